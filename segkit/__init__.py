@@ -1,0 +1,21 @@
+"""segkit: end-to-end training of semantic segmentation models on VOC-style masks.
+
+Importing this package is quick and silent: torch and friends load with the modules that use them.
+"""
+
+import os
+import sys
+
+__version__ = "0.1.0"
+
+if sys.version_info >= (3, 14):
+    raise SystemExit(
+        f"segkit: Python {sys.version.split()[0]} found, 3.10 to 3.13 needed: Hydra 1.3, which reads "
+        "the configuration, does not start on 3.14. Make a virtual environment with python3.13."
+    )
+
+# Both must be set before the library in question is first imported. Busy-waiting OpenMP threads
+# make a training step up to 20 times slower when loader workers share the cores; albumentations
+# asks the network for a newer version at import, which hangs on machines without a route.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -1,0 +1,9 @@
+"""Files to batches: decode -> masks -> voc (or shapes) -> augment -> loader; check runs first.
+
+A data set of your own needs no base class: :class:`SegmentationDataset` says what it must have.
+Name it as ``data.dataset._target_`` with ``_partial_: true``; it is called with ``split=...``.
+"""
+
+from segkit.data.contract import FileDataset, SegmentationDataset
+
+__all__ = ["FileDataset", "SegmentationDataset"]

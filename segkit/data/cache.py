@@ -1,0 +1,82 @@
+"""Remembers which files were checked, so that a second run need not read them again."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from segkit.data.contract import FileDataset
+
+VERSION = 1  # raise it with any change of what is checked or stored
+
+
+class CheckCache:
+    """Pixel counts of items whose files and settings have not changed since they were checked.
+
+    Kept in ``$XDG_CACHE_HOME/segkit``, or ``~/.cache/segkit``. A folder that cannot be written
+    and a damaged file only mean that everything is checked again.
+    """
+
+    def __init__(self, dataset: FileDataset) -> None:
+        self.dataset = dataset
+        folder = dataset.files(0)[1].absolute().parent
+        key = json.dumps([VERSION, dataset.fingerprint, str(folder)])
+        name = f"check-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        self.path = cache_folder() / name
+        self.entries = _read(self.path)
+
+    def get(self, index: int) -> list[int] | None:
+        """The counts stored for an item, None if its files are new or changed."""
+        entry = self.entries.get("\n".join(map(str, self._paths(index))))
+        if not isinstance(entry, dict) or entry.get("stamp") != self._stamp(index):
+            return None
+        counts = entry.get("counts")
+        valid = isinstance(counts, list) and all(isinstance(count, int) for count in counts)
+        return counts if valid else None
+
+    def put(self, index: int, counts: list[int]) -> None:
+        """Remember the counts of an item, until :meth:`save` in memory only."""
+        key = "\n".join(map(str, self._paths(index)))
+        self.entries[key] = {"stamp": self._stamp(index), "counts": counts}
+
+    def save(self) -> None:
+        """Write the file whole or not at all."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".check-")
+            temporary = Path(name)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(self.entries, file)
+                temporary.replace(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # a read-only or full disk: the next run checks again
+
+    def _paths(self, index: int) -> tuple[Path, Path]:
+        image, mask = self.dataset.files(index)
+        return image.absolute(), mask.absolute()
+
+    def _stamp(self, index: int) -> list[int] | None:
+        try:
+            stats = [path.stat() for path in self._paths(index)]
+        except OSError:
+            return None
+        return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+
+
+def cache_folder() -> Path:
+    """Where segkit keeps what it can compute again."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return Path(given or "~/.cache").expanduser() / "segkit"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}

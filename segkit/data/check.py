@@ -1,0 +1,212 @@
+"""The check of a data set before a run: every pair is read once, every problem is told at once.
+
+Alone: ``python -m segkit.data.check data.root=PATH [data.train_split=train ...]``, with the keys
+and the syntax of ``train.py``.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from segkit.data.cache import CheckCache
+from segkit.data.contract import FileDataset, SegmentationDataset, check_pair, first_ten
+from segkit.data.counts import Counts, check_foreground, class_table, unseen_classes
+from segkit.data.voc import VOCSegmentation
+from segkit.errors import ConfigError, DataError, SegkitError
+
+KEYS = (
+    "root",
+    "train_split",
+    "val_split",
+    "classes",
+    "num_classes",
+    "ignore_index",
+    "label_map",
+    "colormap",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found that is no error.
+
+    Attributes:
+        classes: Class names in index order.
+        counts: One entry per split, in the order of the splits.
+        warnings: Sentences to show to the user.
+    """
+
+    classes: Sequence[str]
+    counts: Mapping[str, Counts]
+    warnings: Sequence[str]
+
+    def table(self) -> str:
+        """The classes and their pixels in each split as text."""
+        return class_table(self.classes, self.counts)
+
+
+def check_splits(
+    splits: Mapping[str, SegmentationDataset],
+    *,
+    ignore_index: int = 255,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> Report:
+    """Check all splits in use. The first one is trained on.
+
+    Args:
+        splits: Data sets by name, such as ``{"train": ..., "val": ...}``.
+        ignore_index: Mask value of pixels without a label.
+        num_workers: Threads that read; by default one per core, at most 8. A data set without
+            ``files`` may not expect threads, so it is read by one.
+        progress: Show a bar if the standard error stream is a terminal.
+
+    Raises:
+        DataError: All problems of all splits, the first ten of them in words; or splits that share
+            pictures; or masks whose only object would be ignored.
+    """
+    train_name, *other_names = splits
+    train = splits[train_name]
+    counts: dict[str, Counts] = {}
+    problems: list[str] = []
+    warnings: list[str] = []
+    for name in other_names:
+        if list(splits[name].classes) != list(train.classes):
+            raise DataError(f"the splits {train_name} and {name} have different classes")
+        warnings += check_disjoint(train, splits[name])
+    for name, dataset in splits.items():
+        counts[name], wrong = _count(dataset, ignore_index, num_workers, progress, f"check {name}")
+        # A split may be in use twice, its problems are told once.
+        problems += [problem for problem in wrong if problem not in problems]
+    if problems:
+        raise DataError(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
+    check_foreground(train.classes, counts[train_name], ignore_index)
+    warnings += unseen_classes(train.classes, counts)
+    return Report(train.classes, counts, warnings)
+
+
+def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> list[str]:
+    """Raise a DataError if a picture of ``other`` is also trained on.
+
+    Two cases are taken as meant, and only give a warning: the same split twice, as for a test
+    whether a model can overfit, and a train split called ``trainval``.
+    """
+    known = set(train.ids)
+    shared = [name for name in other.ids if name in known]
+    if not shared:
+        return []
+    if list(train.ids) == list(other.ids) or getattr(train, "split", None) == "trainval":
+        return [
+            f"{len(shared)} of {len(other.ids)} validation pictures are also trained on: "
+            "the scores say how well they are remembered, not how well others are segmented"
+        ]
+    raise DataError(
+        f"{len(shared)} pictures are in the train split and in the validation split, so the scores "
+        f"would be too good. Take them out of one of them:\n{first_ten(shared)}"
+    )
+
+
+def _count(
+    dataset: SegmentationDataset,
+    ignore_index: int,
+    num_workers: int | None,
+    progress: bool,
+    title: str,
+) -> tuple[Counts, list[str]]:
+    """The pixels of a split, and what is wrong with its items."""
+    if len(dataset) == 0 or len(set(dataset.ids)) != len(dataset):
+        raise DataError(
+            f"{title}: {len(dataset)} items with {len(set(dataset.ids))} different ids; "
+            "expected at least one item, and an id of its own for each"
+        )
+    cache = CheckCache(dataset) if isinstance(dataset, FileDataset) else None
+    num_classes = len(dataset.classes)
+
+    def count(index: int) -> tuple[list[int], str | None]:
+        stored = cache.get(index) if cache else None
+        if stored is not None and len(stored) == num_classes + 1:
+            return stored, None
+        try:
+            image, mask = dataset.read(index)
+            check_pair(image, mask, num_classes, ignore_index, name=f"{dataset.ids[index]}")
+        except DataError as error:
+            return [0] * (num_classes + 1), str(error)
+        columns = np.where(mask == ignore_index, num_classes, mask.astype(np.int64))
+        counts: list[int] = np.bincount(columns.ravel(), minlength=num_classes + 1).tolist()
+        if cache:
+            cache.put(index, counts)
+        return counts, None
+
+    if not isinstance(dataset, FileDataset):
+        num_workers = 1
+    elif num_workers is None:
+        num_workers = min(8, os.cpu_count() or 1)
+    # Threads, not processes: Pillow and zlib release the lock while they decode.
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        results = list(
+            tqdm(
+                pool.map(count, range(len(dataset))),
+                desc=title,
+                total=len(dataset),
+                disable=None if progress else True,  # None: shown on a terminal only
+                leave=False,
+            )
+        )
+    if cache:
+        cache.save()
+    sums = np.array([counts for counts, _ in results], dtype=np.int64).sum(axis=0)
+    problems = [problem for _, problem in results if problem is not None]
+    return Counts(sums[:-1], int(sums[-1])), problems
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check the splits of a VOC folder, print the table, return the exit status."""
+    try:
+        settings = _parse(arguments)
+        root = settings.pop("root", None)
+        if root is None:
+            raise ConfigError("data.root is missing: python -m segkit.data.check data.root=PATH")
+        names = [settings.pop("train_split", "train"), settings.pop("val_split", "val")]
+        splits = {str(name): VOCSegmentation(root, str(name), **settings) for name in names}
+        report = check_splits(splits, ignore_index=settings.get("ignore_index", 255))
+    except SegkitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report.table())
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    print(
+        ", ".join(f"{len(dataset)} pairs in {name}" for name, dataset in splits.items()) + ": fine"
+    )
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """``data.<key>=<value>`` arguments as a dict without the prefix."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    keys = [f"data.{key}" for key in KEYS]
+    settings = {}
+    for argument in arguments:
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException as error:
+            raise ConfigError(f"{argument}: {error}; expected key=value") from None
+        if override.key_or_group not in keys:
+            close = difflib.get_close_matches(override.key_or_group, keys, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(keys)}"
+            raise ConfigError(f"unknown key {override.key_or_group}; {hint}")
+        settings[override.key_or_group.removeprefix("data.")] = override.value()
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

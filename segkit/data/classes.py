@@ -1,0 +1,125 @@
+"""Class names and the renumbering of labels, from ``labels.txt`` and the configuration."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from segkit.data.decode import PathLike
+from segkit.errors import DataError
+
+
+def find_classes(
+    labels_file: Path,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    *,
+    renumbered: bool = False,
+) -> list[str]:
+    """The class names in index order, from whichever of the three sources speaks.
+
+    Args:
+        labels_file: One name per line; need not exist.
+        classes: ``data.classes``.
+        num_classes: ``data.num_classes``; without names the classes are ``class_0``, ``class_1``...
+        renumbered: A label map is in use. ``labels_file`` may then describe the masks before it,
+            so ``classes`` and ``num_classes`` need not agree with it.
+
+    Raises:
+        DataError: No source speaks, two disagree, or the names are not unique strings.
+    """
+    if num_classes is not None and not 2 <= num_classes <= 256:
+        raise DataError(
+            f"data.num_classes is {num_classes}; expected 2 to 256. The background counts, "
+            "so one kind of object needs 2"
+        )
+    if classes is not None:
+        _check_names(classes, "data.classes")
+        if num_classes not in (None, len(classes)):
+            raise DataError(
+                f"data.num_classes is {num_classes}, but data.classes has {len(classes)} names. "
+                "Leave num_classes out"
+            )
+    given = classes is not None or num_classes is not None
+    if not labels_file.is_file() or (given and renumbered):
+        if classes is not None:
+            return list(classes)
+        if num_classes is not None:
+            return [f"class_{index}" for index in range(num_classes)]
+        raise DataError(
+            f"{labels_file}: no such file, so the classes are unknown. Write it (one name per "
+            "line, in index order), or set data.classes or data.num_classes"
+        )
+    names = read_lines(labels_file)
+    _check_names(names, str(labels_file))
+    if classes is not None and list(classes) != names:
+        raise DataError(
+            f"{labels_file}: holds the classes {names}, but data.classes is {list(classes)}. "
+            "Correct one of them"
+        )
+    if num_classes not in (None, len(names)):
+        raise DataError(
+            f"{labels_file}: holds {len(names)} names, but data.num_classes is {num_classes}. "
+            "Leave num_classes out, or correct the file"
+        )
+    return names
+
+
+def parse_label_map(
+    label_map: Mapping[int | str, int | str], num_classes: int, ignore_index: int
+) -> dict[int, int]:
+    """The label map with plain ids: keys may be texts, and ``"ignore"`` is ``ignore_index``.
+
+    Raises:
+        DataError: A key that is no id, or a value that is neither a class, nor ignored.
+    """
+    plain: dict[int, int] = {}
+    for key, value in label_map.items():
+        try:
+            old = _id(key)
+            new = ignore_index if value == "ignore" else _id(value)
+        except ValueError:
+            old = new = -1
+        if not 0 <= old <= 65535 or not (0 <= new < num_classes or new == ignore_index):
+            raise DataError(
+                f"data.label_map holds {key!r}: {value!r}; expected an id in the masks, and the "
+                f"class that it becomes (0 to {num_classes - 1}) or ignore"
+            )
+        if old in plain:
+            raise DataError(f"data.label_map lists {old} twice")
+        plain[old] = new
+    return plain
+
+
+def read_lines(path: PathLike) -> list[str]:
+    """The lines of a text file without surrounding blanks; empty lines at its end are left out."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark at the start
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def _check_names(names: Sequence[str], source: str) -> None:
+    for index, name in enumerate(names):
+        if not isinstance(name, str):
+            raise DataError(
+                f"{source}: class {index} is {name!r}, not a text. YAML reads words such as no, "
+                "on or null in its own way: put the name in quotes"
+            )
+        if not name.strip():
+            raise DataError(f"{source}: class {index} has an empty name. Every class needs one")
+        if name in names[:index]:
+            raise DataError(f"{source}: the name {name!r} stands there twice. Make names unique")
+    if not 2 <= len(names) <= 256:
+        raise DataError(
+            f"{source}: holds {len(names)} names; expected 2 to 256. The background counts, "
+            "so one kind of object needs 2"
+        )
+
+
+def _id(value: int | str) -> int:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no id")
+    return int(value)

@@ -1,0 +1,102 @@
+"""Colours of class ids: VOC's palette, and the colours of RGB masks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import DataError
+
+Palette = NDArray[np.uint8]
+ColorMap = str | Sequence[Sequence[int]] | Palette
+
+VOID_COLOR = (224, 224, 192)  # of VOC's borders, and entry 255 of its palette
+
+
+def voc_palette(num_colors: int = 256) -> Palette:
+    """The colours of PASCAL VOC, uint8 (num_colors, 3); entry 255 is the border's (224, 224, 192).
+
+    The bits of an index are dealt out to red, green and blue in turn, highest bits first, so that
+    neighbouring classes get colours that are far apart.
+    """
+    if not 1 <= num_colors <= 256:
+        raise ValueError(f"num_colors must be between 1 and 256, got {num_colors}")
+    index = np.arange(num_colors)
+    palette = np.zeros((num_colors, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            # Bit 3k + channel of the index becomes bit 7 - k of that channel.
+            if 3 * bit + channel < 8:
+                value = (index >> (3 * bit + channel) & 1) << (7 - bit)
+                palette[:, channel] |= value.astype(np.uint8)
+    return palette
+
+
+def fill_palette(colors: Palette | None) -> Palette:
+    """``colors`` (n, 3) continued to uint8 (256, 3) with the entries of :func:`voc_palette`."""
+    palette = voc_palette()
+    if colors is not None:
+        if colors.ndim != 2 or colors.shape[1] != 3 or len(colors) > 256:
+            raise ValueError(f"palette must have shape (n <= 256, 3), got {colors.shape}")
+        palette[: len(colors)] = colors
+    return palette
+
+
+def parse_colormap(colormap: ColorMap) -> Palette:
+    """Colours in class order, uint8 (n, 3), from ``"voc"`` or RGB triples; an array is kept."""
+    if isinstance(colormap, str):
+        if colormap != "voc":
+            raise DataError(f"data.colormap is {colormap!r}; expected voc or a list of RGB triples")
+        return voc_palette(255)  # the last entry is the border's colour, which is no class
+    if isinstance(colormap, np.ndarray):
+        return colormap
+    colors = [tuple(color) for color in colormap]
+    for color in colors:
+        if len(color) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in color):
+            raise DataError(f"data.colormap holds {color}; expected [red, green, blue] of 0 to 255")
+        if colors.count(color) > 1:
+            raise DataError(f"data.colormap holds the colour {color} twice")
+    return np.array(colors, dtype=np.uint8).reshape(-1, 3)
+
+
+def classes_of_colors(
+    rgb: NDArray[np.integer[Any]], colormap: Palette, ignore_index: int, name: str
+) -> NDArray[np.int64]:
+    """Exact look-up of each pixel's colour.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        colormap: uint8 (n, 3) in class order. ``VOID_COLOR`` is ignored unless it is listed.
+        ignore_index: The id of ``VOID_COLOR``.
+        name: What an error calls the mask.
+
+    Returns:
+        Class ids, int64 (H, W).
+    """
+    codes, known = _pack(rgb), _pack(colormap)
+    ids = np.arange(len(known), dtype=np.int64)
+    void = _pack(np.array(VOID_COLOR))
+    if void not in known:
+        known, ids = np.append(known, void), np.append(ids, ignore_index)
+    order = np.argsort(known)
+    known, ids = known[order], ids[order]
+    place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    wrong = known[place] != codes
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        unknown = len(np.unique(codes[wrong]))
+        raise DataError(
+            f"{name}: colour {tuple(rgb[row, column].tolist())} at row {row}, column {column} is "
+            f"not in data.colormap ({wrong.sum()} pixels of {unknown} unknown colours). List every "
+            "colour; if there are many, the mask was resized or compressed: export it again"
+        )
+    classes: NDArray[np.int64] = ids[place]
+    return classes
+
+
+def _pack(rgb: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Each colour (..., 3) as one number (...)."""
+    wide = rgb.astype(np.int64)
+    packed: NDArray[np.int64] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    return packed

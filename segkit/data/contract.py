@@ -1,0 +1,78 @@
+"""What segkit asks of a data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.labels import check_labels
+from segkit.errors import DataError
+
+
+class SegmentationDataset(Protocol):
+    """A sequence of pictures with their masks; any class with these four members will do.
+
+    Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of pictures):
+        ids: One name per item, unique; names the files of predictions.
+        classes: One name per class, in index order.
+    """
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]:
+        """The picture, uint8 (H, W, 3) RGB, and its mask, integer (H, W).
+
+        Mask values are class ids or ``ignore_index``. Called from several worker processes.
+        """
+
+
+@runtime_checkable
+class FileDataset(Protocol):
+    """A data set that also tells where an item comes from, so that a check of it can be cached."""
+
+    @property
+    def fingerprint(self) -> str:
+        """All settings, besides the files, that :meth:`SegmentationDataset.read` depends on."""
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """The files of picture and mask."""
+
+
+def check_pair(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.integer[Any]],
+    num_classes: int,
+    ignore_index: int,
+    *,
+    name: str,
+) -> None:
+    """Raise a DataError unless picture and mask fit together and hold what the contract says."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(
+            f"{name}: the image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)"
+        )
+    if mask.dtype.kind not in "iu" or mask.ndim != 2:
+        raise DataError(f"{name}: the mask is {mask.dtype} {mask.shape}; expected integer (H, W)")
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} (width x height), its image "
+            f"{image.shape[1]} x {image.shape[0]}; expected equal sizes. Resize neither blindly: "
+            "find the mask that was drawn on this image"
+        )
+    check_labels(mask, num_classes, ignore_index, name=name)
+
+
+def first_ten(problems: Sequence[str]) -> str:
+    """The problems as an indented list that ends after ten of them."""
+    lines = [f"  - {problem}" for problem in problems[:10]]
+    if len(problems) > 10:
+        lines.append(f"  ... and {len(problems) - 10} more")
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""Decoding of image files: no other file of segkit opens one.
+
+Pillow is used for its honesty: OpenCV returns half of a truncated JPEG without an error, reads
+16-bit masks as zeros and palette masks as colours. Its limit against decompression bombs stays on,
+and whatever it raises leaves here as a :class:`~segkit.errors.DataError` that names the file.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from segkit.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+
+PathLike = str | os.PathLike[str]
+Pixels = NDArray[np.uint8]
+
+# What the EXIF orientation asks for, on (H, W, 3) arrays; 1 and unknown values ask for nothing.
+_ORIENTATION_TAG = 0x0112
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def read_image(path: PathLike, size: tuple[int, int] | None = None) -> Pixels:
+    """Read a picture as uint8 (H, W, 3) RGB.
+
+    Grey, palette and CMYK pictures become RGB; an alpha channel is dropped, not composited, so
+    that the pixels are those that a reader without alpha sees. 16-bit grey is scaled to 8 bits.
+    The EXIF orientation is applied, unless ``size`` shows that the labels were drawn on the
+    picture as it is stored: then it is left alone.
+
+    Args:
+        path: A JPEG, PNG, BMP, TIFF or WEBP file.
+        size: ``(H, W)`` of the mask that belongs to the picture, if there is one. The result may
+            still differ from it: comparing is left to the caller.
+
+    Raises:
+        DataError: The file is missing, damaged, not a picture, or too large.
+    """
+    path = Path(path)
+    image = _load(path)
+    stored = _to_rgb(image, path)
+    turn = _TURNS.get(_orientation(image))
+    if turn is None:
+        return stored
+    turned = np.ascontiguousarray(turn(stored))
+    if size is not None and turned.shape[:2] != size and stored.shape[:2] == size:
+        return stored
+    return turned
+
+
+def read_labels(path: PathLike) -> NDArray[np.integer[Any]]:
+    """Read the numbers stored in a mask file, without any conversion.
+
+    Returns:
+        Palette indices or grey values, integer (H, W), for a palette, grey, 1-bit or 16-bit file;
+        colours, uint8 (H, W, 3), for an RGB or RGBA file (alpha is dropped).
+
+    Raises:
+        DataError: As for :func:`read_image`, and for a JPEG, which changes values.
+    """
+    path = Path(path)
+    image = _load(path)
+    if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
+        raise DataError(
+            f"{path}: the mask is a JPEG, whose compression changes label values; "
+            "expected a palette or grey PNG. Export the masks again as PNG"
+        )
+    if image.mode == "1":
+        return np.array(image, dtype=np.uint8)
+    if image.mode in ("RGB", "RGBA"):
+        return np.array(image)[..., :3]
+    if image.mode in ("P", "L", "I") or image.mode.startswith("I;16"):
+        labels: NDArray[np.integer[Any]] = np.array(image)
+        return labels
+    raise DataError(
+        f"{path}: the mask has pixels of Pillow's mode {image.mode}; expected palette, "
+        "8- or 16-bit grey, or RGB. Save it as an 8-bit palette or grey PNG"
+    )
+
+
+def read_palette(path: PathLike) -> Pixels | None:
+    """The colours stored in a palette file, uint8 (n, 3) with n <= 256; None for other files."""
+    image = _load(Path(path))
+    colors = image.getpalette() if image.mode == "P" else None
+    return None if colors is None else np.array(colors, dtype=np.uint8).reshape(-1, 3)
+
+
+def _load(path: Path) -> Image.Image:
+    """Decode ``path`` completely and close it."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError
+            # A JPEG of format MPO holds a preview beside the picture; that one comes first.
+            pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if pictures != 1:
+                raise DataError(f"{path}: holds {pictures} pictures; expected one. Split the file")
+            image.load()
+            return image
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"{path}: too large; at most {Image.MAX_IMAGE_PIXELS} pixels are decoded, because a "
+            "small damaged or hostile file can fill the memory. Cut the picture into tiles"
+        ) from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{path}: {_describe(path)}; expected a {', '.join(FORMATS)} picture. "
+            "Copy or download the file again"
+        ) from None
+    except PermissionError:
+        raise DataError(f"{path}: no permission to read it") from None
+    except Exception as error:  # Pillow's decoders leak OSError, SyntaxError, struct.error, ...
+        found = "is a folder, not a file" if path.is_dir() else f"cannot be decoded ({error})"
+        raise DataError(f"{path}: {found}. Copy or download the file again") from error
+
+
+def _describe(path: Path) -> str:
+    """What a file that is no picture holds instead."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    return f"is no picture, it starts with {head!r}" if head else "is empty (0 bytes)"
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Pixels:
+    """Pixels of a loaded image as uint8 (H, W, 3)."""
+    if image.mode.startswith("I;16"):
+        # Rounded v / 257 maps 0..65535 onto 0..255; Pillow's own conversion clips at 255.
+        grey = (np.array(image).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # the way that Pillow asks for where a palette has alpha
+    if image.mode in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        return np.array(image.convert("RGB"))
+    raise DataError(
+        f"{path}: pixels of Pillow's mode {image.mode} have no fixed range; expected 8-bit colour, "
+        "or 8- or 16-bit grey. Convert the picture to one of them"
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1

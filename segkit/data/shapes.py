@@ -1,0 +1,125 @@
+"""The built-in data set: drawn shapes in VOC layout, generated on first use."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segkit.data.colors import ColorMap
+from segkit.data.decode import PathLike
+from segkit.data.masks import write_mask
+from segkit.data.scenes import CLASSES, draw_scene
+from segkit.data.voc import VOCSegmentation
+from segkit.errors import DataError
+
+VERSION = 1  # raise it with any change of the drawn pixels
+SETTINGS_FILE = "shapes.json"
+
+
+def shapes(
+    root: PathLike,
+    split: str,
+    *,
+    num_train: int = 300,
+    num_val: int = 60,
+    height: int = 96,
+    width: int = 128,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    ignore_index: int = 255,
+    label_map: Mapping[int | str, int | str] | None = None,
+    colormap: ColorMap | None = None,
+) -> VOCSegmentation:
+    """A split (``train`` or ``val``) of the shapes in ``root``, which is made if it is missing.
+
+    Args:
+        root: A folder of its own for the data set.
+        split: ``train`` or ``val``.
+        num_train: Number of pictures to train on.
+        num_val: Number of pictures to validate on; they do not depend on ``num_train``.
+        height: Of every picture, in pixels.
+        width: Of every picture, in pixels.
+        seed: The same one draws the same bytes again.
+        classes: This and all that follow are those of :class:`~segkit.data.voc.VOCSegmentation`.
+        num_classes: See there.
+        ignore_index: See there.
+        label_map: See there.
+        colormap: See there.
+
+    Raises:
+        DataError: ``root`` holds something else, or shapes that other settings made.
+    """
+    root = Path(root).expanduser()
+    settings = {
+        "version": VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "height": height,
+        "width": width,
+        "seed": seed,
+    }
+    if min(num_train, num_val) < 1 or min(height, width) < 32 or seed < 0:
+        raise DataError(
+            f"shapes: {settings}; expected at least 1 picture per split, a height and width of at "
+            "least 32, and a seed of at least 0"
+        )
+    if not _is_made(root, settings):
+        _make(root, settings)
+    return VOCSegmentation(
+        root,
+        split,
+        classes=classes,
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        label_map=label_map,
+        colormap=colormap,
+    )
+
+
+def _is_made(root: Path, settings: Mapping[str, int]) -> bool:
+    """Whether ``root`` holds just these shapes; an error if it holds anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        found = json.loads((root / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(
+            f"{root}: is not empty and holds no shapes ({SETTINGS_FILE} is missing or damaged). "
+            "Give data.root another folder"
+        ) from None
+    if found != settings:
+        raise DataError(
+            f"{root}: holds shapes of other settings: {found}, but {dict(settings)} are asked for. "
+            "Delete the folder, or give data.root another one"
+        )
+    return True
+
+
+def _make(root: Path, settings: Mapping[str, int]) -> None:
+    """Draw the data set beside ``root`` and move it there whole, so that no half of it is seen."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
+        new = Path(temporary) / root.name
+        for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (new / folder).mkdir(parents=True)
+        (new / "labels.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+        for number, split in enumerate(("train", "val")):
+            ids = [f"{split}_{index:04d}" for index in range(settings[f"num_{split}"])]
+            for index, name in enumerate(ids):
+                # One generator per picture: none depends on how many were drawn before it.
+                rng = np.random.default_rng([settings["seed"], number, index])
+                image, mask = draw_scene(rng, settings["height"], settings["width"])
+                Image.fromarray(image).save(new / "JPEGImages" / f"{name}.png", compress_level=1)
+                write_mask(new / "SegmentationClass" / f"{name}.png", mask)
+            split_file = new / "ImageSets" / "Segmentation" / f"{split}.txt"
+            split_file.write_text("\n".join(ids) + "\n", encoding="utf-8")
+        (new / SETTINGS_FILE).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        try:
+            new.replace(root)
+        except OSError:
+            if not _is_made(root, settings):  # else another process was faster: use what it made
+                raise

@@ -1,0 +1,203 @@
+"""Data sets in the folder layout of PASCAL VOC.
+
+::
+
+    root/JPEGImages/<id>.jpg                          or .jpeg .png .bmp .tif .tiff .webp
+    root/SegmentationClass/<id>.png                   class ids, 255 where ignored
+    root/ImageSets/Segmentation/{train,val,test}.txt  one id per line
+    root/labels.txt                                   one class name per line, in index order
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.classes import find_classes, parse_label_map, read_lines
+from segkit.data.colors import ColorMap, fill_palette, parse_colormap
+from segkit.data.contract import check_pair, first_ten
+from segkit.data.decode import PathLike, read_image, read_palette
+from segkit.data.labels import apply_label_map
+from segkit.data.masks import read_mask
+from segkit.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class VOCSegmentation:
+    """One split of a data set in VOC layout. Files are found at once and read one by one.
+
+    Args:
+        root: Folder that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
+        split: Name of a file in ``ImageSets/Segmentation``, without ``.txt``.
+        classes: Class names in index order. Without it ``labels.txt`` in ``root`` has them.
+        num_classes: Enough where there are no names.
+        ignore_index: Value of the pixels without a label, 0 to 255.
+        label_map: Ids in the masks to class ids or ``"ignore"``; see
+            :func:`~segkit.data.masks.apply_label_map`. Classes are those after the renumbering.
+        colormap: For RGB masks: their colours in class order, or ``"voc"``.
+
+    Attributes:
+        ids: One name per item, in the order of the split file.
+        classes: One name per class.
+        palette: Colours of the classes, uint8 (256, 3).
+
+    Raises:
+        DataError: Something is missing or contradicts itself; all missing files at once.
+    """
+
+    def __init__(
+        self,
+        root: PathLike,
+        split: str,
+        *,
+        classes: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        label_map: Mapping[int | str, int | str] | None = None,
+        colormap: ColorMap | None = None,
+    ) -> None:
+        if not 0 <= ignore_index <= 255:
+            raise DataError(f"data.ignore_index is {ignore_index}; expected 0 to 255")
+        self.root, self.split = Path(root).expanduser(), split
+        self.ignore_index = ignore_index
+        _check_layout(self.root)
+        self.classes = find_classes(
+            self.root / "labels.txt", classes, num_classes, renumbered=bool(label_map)
+        )
+        self.num_classes = len(self.classes)
+        self.label_map = parse_label_map(label_map or {}, self.num_classes, ignore_index)
+        self.colormap = None if colormap is None else parse_colormap(colormap)
+        self.ids = read_split(self.root, split)
+        self._files = _find_pairs(self.root, self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """The files of picture and mask."""
+        return self._files[index]
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The picture, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W), renumbered and checked.
+
+        Raises:
+            DataError: An unreadable file, unequal sizes, a value that is no class.
+        """
+        image_path, mask_path = self._files[index]
+        name = str(mask_path)
+        mask = read_mask(mask_path, colormap=self.colormap, ignore_index=self.ignore_index)
+        if self.label_map:
+            mask = apply_label_map(mask, self.label_map, self.ignore_index, name=name)
+        image = read_image(image_path, size=(mask.shape[0], mask.shape[1]))
+        check_pair(image, mask, self.num_classes, self.ignore_index, name=name)
+        return image, mask.astype(np.uint8, copy=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """All settings, besides the files, that :meth:`read` depends on."""
+        colors = None if self.colormap is None else self.colormap.tolist()
+        labels = sorted(self.label_map.items())
+        return json.dumps([self.num_classes, self.ignore_index, labels, colors])
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """The first mask's own colours where they tell the classes apart, else VOC's."""
+        stored = self.colormap if self.colormap is not None else read_palette(self.files(0)[1])
+        colors = fill_palette(stored)
+        renumbered = colors.copy()
+        for old, new in reversed(self.label_map.items()):  # of merged classes the first one wins
+            if old <= 255 and new != self.ignore_index:
+                renumbered[new] = colors[old]
+        used = renumbered[: self.num_classes]
+        ramp = np.arange(self.num_classes)[:, None]  # of Pillow, for a palette never chosen: black
+        if len(np.unique(used, axis=0)) < self.num_classes or (used == ramp).all():
+            return fill_palette(None)
+        return renumbered
+
+
+def read_split(root: Path, split: str) -> list[str]:
+    """The ids of a split, in the order of its file.
+
+    Blank lines are skipped, and so is the second column (1, 0 or -1) of VOC's per-class lists.
+
+    Raises:
+        DataError: No such split, no id in it, an id twice, or one that points out of the folder.
+    """
+    folder = root / "ImageSets" / "Segmentation"
+    path = folder / f"{split}.txt"
+    if not path.is_file():
+        found = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
+        raise DataError(f"{path}: no such file. Splits found in {folder}: {found}")
+    lines = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(path)]
+    ids = [line for line in lines if line]
+    if not ids:
+        raise DataError(f"{path}: holds no id; expected one per line")
+    for name in ids:
+        # Ids also name the files of predictions, which must not land anywhere else.
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DataError(f"{path}: the id {name!r} points out of the folder of the images")
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{path}: {len(twice)} ids stand there more than once; keep each once:\n"
+            + first_ten(twice)
+        )
+    return ids
+
+
+def _check_layout(root: Path) -> None:
+    """Raise a DataError that shows the way unless ``root`` looks like a VOC folder."""
+    expected = "expected a folder with JPEGImages, SegmentationClass and ImageSets/Segmentation"
+    if not root.is_dir():
+        raise DataError(
+            f"data.root={root}: no such folder; {expected}. Relative paths start at {Path.cwd()}"
+        )
+    parts = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
+    missing = [part for part in parts if not (root / part).is_dir()]
+    if missing:
+        near = [root.parent, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]
+        better = [str(folder) for folder in near if all((folder / part).is_dir() for part in parts)]
+        hint = f". Did you mean data.root={' or '.join(better)}?" if better else ""
+        raise DataError(f"data.root={root}: has no {', no '.join(missing)}; {expected}{hint}")
+
+
+def _find_pairs(root: Path, ids: Sequence[str]) -> list[tuple[Path, Path]]:
+    """The image and the mask of each id; all that are missing or ambiguous in one error."""
+    folders: dict[Path, dict[str, list[Path]]] = {}  # each is listed once, however many ids
+    problems: list[str] = []
+
+    def find(path: Path, kind: str) -> Path:
+        if path.parent not in folders:
+            folders[path.parent] = _files_by_stem(path.parent)
+        files = folders[path.parent].get(path.name, [])
+        if not files:
+            problems.append(f"{path}: no {kind}")
+        elif len(files) > 1:
+            names = ", ".join(sorted(file.name for file in files))
+            problems.append(f"{path}: {len(files)} files for one {kind} ({names})")
+        return files[0] if files else path
+
+    pairs = [
+        (find(root / "JPEGImages" / name, "image"), find(root / "SegmentationClass" / name, "mask"))
+        for name in ids
+    ]
+    if problems:
+        raise DataError(
+            f"{root}: {len(problems)} files missing or ambiguous. Ids in a split have no suffix; "
+            f"files end in {' '.join(SUFFIXES)}, in any letter case:\n{first_ten(problems)}"
+        )
+    return pairs
+
+
+def _files_by_stem(folder: Path) -> dict[str, list[Path]]:
+    files = defaultdict(list)
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.suffix.lower() in SUFFIXES:
+            files[file.stem].append(file)
+    return files

@@ -1,0 +1,124 @@
+"""What a run writes while it goes on: lines for people, ``metrics.jsonl``, TensorBoard."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+log = logging.getLogger("segkit")
+T = TypeVar("T")
+
+
+def log_to_console() -> None:
+    """Plain lines on standard output; past the progress bar, if there is one."""
+    handler = _ConsoleHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def log_to_file(path: Path) -> None:
+    """The same lines with the time, appended to ``path``."""
+    for handler in list(log.handlers):
+        if isinstance(handler, logging.FileHandler):
+            log.removeHandler(handler)
+            handler.close()
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+
+
+def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
+    """A bar on a terminal, nothing elsewhere (a log file wants lines)."""
+    return iter(tqdm(items, text, total, leave=False, disable=not sys.stderr.isatty(), ncols=80))
+
+
+def new_run_folder(out_dir: str | None, name: str) -> Path:
+    """Make the folder of a run; without ``out_dir`` a new one, named by the time, under ``runs/``.
+
+    Two runs started in one second get two folders.
+
+    Raises:
+        FileExistsError: ``out_dir`` holds a run already.
+    """
+    if out_dir is not None:
+        folder = Path(out_dir).absolute()
+        if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
+            raise FileExistsError(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
+    for number in range(1000):
+        folder = Path("runs", f"{stem}-{number}" if number else stem).absolute()
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise FileExistsError(folder)
+
+
+class RunLog:
+    """Scalars to ``metrics.jsonl``, and with pictures and text to TensorBoard.
+
+    ``metrics.jsonl`` is always written. TensorBoard is a convenience: if it cannot be imported or
+    written, that is said once and the run goes on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.metrics = folder / "metrics.jsonl"
+        self.writer: Any = None
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self.writer = SummaryWriter(folder / "tensorboard")
+        except (ImportError, OSError) as error:
+            log.warning("TensorBoard is not written (%s); metrics.jsonl is", error)
+
+    def epoch(self, values: Mapping[str, float | None]) -> None:
+        """One line of ``metrics.jsonl``; what is not a finite number becomes null."""
+        line = {
+            name: None if isinstance(v, float) and not math.isfinite(v) else v
+            for name, v in values.items()
+        }
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def scalars(self, values: Mapping[str, float | None], step: int) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._try(lambda n=name, v=value: self.writer.add_scalar(n, v, step))  # type: ignore[misc]
+
+    def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """uint8 (H, W, 3)."""
+        self._try(lambda: self.writer.add_image(name, picture, step, dataformats="HWC"))
+
+    def text(self, name: str, text: str) -> None:
+        self._try(lambda: self.writer.add_text(name, text))
+
+    def close(self) -> None:
+        self._try(lambda: self.writer.close())
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if self.writer is None:
+            return
+        try:
+            write()
+        except OSError as error:  # the disk is full, say
+            self.writer = None
+            log.warning("TensorBoard stops here (%s); metrics.jsonl goes on", error)

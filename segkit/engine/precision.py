@@ -1,0 +1,109 @@
+"""Which device computes, and in which number format."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segkit.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first CUDA device, else Apple's MPS, else the CPU.
+
+    Raises:
+        ConfigError: The device named is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"trainer.device={name}: expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+            raise ConfigError(
+                f"trainer.device={name}: PyTorch {torch.__version__} sees {found} here; "
+                "use trainer.device=cpu, or check the driver with nvidia-smi"
+            )
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"trainer.device={name}: no MPS device here; use trainer.device=cpu")
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format of the network's forward pass; weights and losses are always float32.
+
+    Attributes:
+        name: fp32, bf16 or fp16.
+        device: Where it computes.
+    """
+
+    name: str
+    device: torch.device
+
+    @classmethod
+    def pick(cls, name: str, device: torch.device) -> "Precision":
+        """``auto`` is bf16 on CUDA cards that have it, fp16 on older ones, fp32 elsewhere."""
+        if name == "auto":
+            if device.type != "cuda":
+                name = "fp32"
+            else:
+                has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+                name = "bf16" if has_bf16 else "fp16"
+        if name == "fp16" and device.type == "cpu":
+            raise ConfigError(
+                "trainer.precision=fp16 needs a CUDA device; on the CPU use fp32 or bf16"
+            )
+        return cls(name, device)
+
+    @property
+    def reduced(self) -> bool:
+        return self.name != "fp32"
+
+    def autocast(self) -> torch.autocast:
+        """The context for a forward pass; off for fp32, whatever surrounds it."""
+        dtype = DTYPES[self.name] if self.reduced else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.reduced)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss so that small fp16 gradients do not become 0; off for other formats."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Bytes to the floats that the network was trained on, on the device.
+
+    Attributes:
+        mean: Per channel, of values in [0, 1].
+        std: Per channel.
+        channels_last: Memory order of the result.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels_last: bool = True
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) to float32 (N, C, H, W)."""
+        mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return image.to(torch.float32, memory_format=order).div_(255).sub_(mean).div_(std)
+
+
+def allow_tf32() -> None:
+    """Let CUDA multiply float32 matrices in TF32: 10 bits of mantissa, several times faster."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True

@@ -1,0 +1,27 @@
+"""Loss functions: logits and target to a scalar."""
+
+from segkit.losses.bce import BCELoss, bce_loss
+from segkit.losses.class_weights import WEIGHTINGS
+from segkit.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from segkit.losses.dice import DiceLoss, dice_loss
+from segkit.losses.focal import FocalLoss, focal_loss
+from segkit.losses.mse import MSELoss, mse_loss
+from segkit.losses.pixels import PixelLoss, PixelScores
+from segkit.losses.weighted_sum import WeightedSum
+
+__all__ = [
+    "WEIGHTINGS",
+    "BCELoss",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "MSELoss",
+    "PixelLoss",
+    "PixelScores",
+    "WeightedSum",
+    "bce_loss",
+    "cross_entropy",
+    "dice_loss",
+    "focal_loss",
+    "mse_loss",
+]

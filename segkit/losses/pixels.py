@@ -1,0 +1,165 @@
+"""What every loss reads: the scores and labels of the pixels that are not ignored.
+
+Shapes: N images, C classes, H x W pixels.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.losses.settings import checked_index
+
+TARGET_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+class PixelScores:
+    """Checked, cleaned logits and target of one step, made once and read by every loss term.
+
+    Logits become float32 (float64 stays) and are 0 at ignored pixels, so that whatever stood there,
+    NaN included, reaches neither a value nor a gradient. What several terms need (above all the one
+    ``log_softmax``) is computed on first use and kept.
+
+    Args:
+        logits: Raw scores, any float dtype, (N, C, H, W).
+        target: Class ids in ``[0, C)`` or ``ignore_index``, (N, H, W), of one of TARGET_DTYPES.
+        ignore_index: Target value of the pixels to leave out; may be a class id.
+
+    Attributes:
+        logits: float32 or float64 (N, C, H, W), 0 at ignored pixels.
+        target: int64 (N, H, W), 0 at ignored pixels.
+        valid: bool (N, H, W), False at ignored pixels.
+
+    Raises:
+        ValueError: For shapes that do not fit and wrong dtypes; on the CPU also for a target value
+            that is no class. On other devices that look would wait for the device in every step;
+            there the kernels that read the target stop the process.
+    """
+
+    def __init__(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> None:
+        check_shapes_and_dtypes(logits, target)
+        self.num_classes = logits.shape[1]
+        target = target.long()
+        ignored = target == ignore_index
+        self.valid = ~ignored
+        self.target = target.masked_fill(ignored, 0)
+        if self.target.device.type == "cpu":
+            check_class_ids(self.target, self.num_classes, ignore_index)
+        # Before log_softmax: its backward turns a NaN at an ignored pixel into a NaN gradient.
+        self.logits = as_float(logits).masked_fill(ignored.unsqueeze(1), 0.0)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """Logarithm of the softmax, (N, C, H, W)."""
+        return F.log_softmax(self.logits, dim=1)
+
+    @cached_property
+    def nll(self) -> Tensor:
+        """``-log p_t``, where ``p_t`` is the softmax probability of the true class, (N, H, W)."""
+        return -self.of_true_class(self.log_probs)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """Softmax, 0 at ignored pixels, (N, C, H, W)."""
+        return self.log_probs.masked_fill(~self.valid.unsqueeze(1), -math.inf).exp()
+
+    def of_true_class(self, scores: Tensor) -> Tensor:
+        """The entry of each pixel's true class: (N, C, H, W) -> (N, H, W)."""
+        return scores.gather(1, self.target.unsqueeze(1)).squeeze(1)
+
+    def per_class(self, values: Tensor, name: str) -> Tensor:
+        """One setting per class with the dtype and device of the logits, its length checked."""
+        if values.shape != (self.num_classes,):
+            raise ValueError(
+                f"{name} has {values.numel()} values for logits with {self.num_classes} classes"
+            )
+        return values.to(self.logits)
+
+    def weights(self, class_weights: Tensor | None = None) -> Tensor:
+        """Weight of each pixel: that of its true class (1 without weights), 0 where ignored."""
+        if class_weights is None:
+            return self.valid.to(self.logits.dtype)
+        return self.per_class(class_weights, "class_weights")[self.target] * self.valid
+
+    def mean(self, values: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """Weighted mean of (N, H, W) values, divided by the sum of the weights as torch does."""
+        weights = self.weights(class_weights)
+        return ratio((weights * values).sum(), weights.sum())
+
+    def sum_per_class(self, values: Tensor) -> Tensor:
+        """Sum of (N, H, W) values over the valid pixels of each true class, float64 (C,)."""
+        values = torch.where(self.valid, values, 0.0).to(sum_dtype(values))
+        # One bin per image row and class, not per class: the device's atomic adds rarely meet.
+        rows = values.new_zeros((*values.shape[:2], self.num_classes))
+        return rows.scatter_add(2, self.target, values).sum((0, 1))
+
+
+class PixelLoss(nn.Module, ABC):
+    """A loss that reads :class:`PixelScores`, so that :class:`WeightedSum` can share them.
+
+    Args:
+        ignore_index: Target value of the pixels that have no part in the loss.
+    """
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.ignore_index = checked_index("ignore_index", ignore_index)
+
+    @abstractmethod
+    def on(self, pixels: PixelScores) -> Tensor:
+        """The loss as a scalar, read off checked and cleaned scores."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (N, C, H, W) and integer target (N, H, W) as a float32 scalar.
+
+        Float64 logits give a float64 scalar. No valid pixel gives 0 with a zero gradient.
+        """
+        with full_precision(logits):
+            return self.on(PixelScores(logits, target, self.ignore_index))
+
+
+def check_shapes_and_dtypes(logits: Tensor, target: Tensor) -> None:
+    if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            "logits must be (N, C, H, W) and target (N, H, W) with the same N, H and W, "
+            f"got logits {tuple(logits.shape)} and target {tuple(target.shape)}"
+        )
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floats, got {logits.dtype}")
+    if target.dtype not in TARGET_DTYPES:
+        wanted = ", ".join(str(dtype) for dtype in TARGET_DTYPES)
+        raise ValueError(f"target must hold class ids as {wanted}, got {target.dtype}")
+
+
+def check_class_ids(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    if target.numel() == 0:
+        return
+    low, high = (int(value) for value in torch.aminmax(target))
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"target holds {low if low < 0 else high}, which is neither a class id in "
+            f"[0, {num_classes}) nor ignore_index={ignore_index}"
+        )
+
+
+def as_float(logits: Tensor) -> Tensor:
+    """float16 and bfloat16 become float32; float32 and float64 stay."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def full_precision(logits: Tensor) -> torch.autocast:
+    """A context with autocast off: sums over a million pixels need float32."""
+    return torch.autocast(logits.device.type, enabled=False)
+
+
+def ratio(total: Tensor, amount: Tensor) -> Tensor:
+    """``total / amount``, and 0 with a zero gradient where the amount is 0."""
+    return total / amount.masked_fill(amount == 0, math.inf)
+
+
+def sum_dtype(values: Tensor) -> torch.dtype:
+    """float64 for long sums, where the device has it."""
+    return values.dtype if values.device.type == "mps" else torch.float64

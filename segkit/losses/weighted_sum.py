@@ -1,0 +1,104 @@
+"""Any sum of losses, as the config composes it: ``'loss=[ce,dice]' loss.terms.dice.weight=0.5``."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from segkit.losses.pixels import (
+    PixelLoss,
+    PixelScores,
+    as_float,
+    check_shapes_and_dtypes,
+    full_precision,
+)
+from segkit.losses.settings import checked_number
+
+
+class Term(TypedDict):
+    """One named part of the sum."""
+
+    weight: float
+    loss: nn.Module
+
+
+class WeightedSum(nn.Module):
+    """``sum of weight * loss`` over named terms that share one softmax.
+
+    Terms made of :class:`PixelLoss` read the same :class:`PixelScores`. Any other module is called
+    as ``loss(logits, target)`` with float32 logits and int64 target and has to return a scalar.
+
+    Args:
+        terms: Name -> ``{"weight": number, "loss": module}``; weights at least 0, not all 0.
+
+    Attributes:
+        last_terms: Name -> scalar of the last call, detached and without its weight. They stay on
+            the device, where reading them as numbers would wait for the step to end.
+        ignore_index: What the terms agree on; None if no term has one.
+
+    Raises:
+        ValueError: For no terms, an empty name, a term of another form, or terms that disagree
+            about ``ignore_index``.
+    """
+
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError("a weighted sum needs at least one term, got none")
+        for name, term in terms.items():
+            check_term(name, term)
+        self.names = tuple(terms)
+        self.weights = tuple(float(term["weight"]) for term in terms.values())
+        # A list, because a ModuleDict refuses innocent names such as "type" and "keys".
+        self.losses = nn.ModuleList(term["loss"] for term in terms.values())
+        if not any(self.weights):
+            raise ValueError(f"all weights are 0 (terms: {', '.join(self.names)})")
+        self.ignore_index = common_ignore_index(terms)
+        self.last_terms: dict[str, Tensor] = {}
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The weighted sum for logits (N, C, H, W) and integer target (N, H, W), a scalar."""
+        check_shapes_and_dtypes(logits, target)
+        with full_precision(logits):
+            values = self.values_of_terms(as_float(logits), target.long())
+            weighted = [weight * value for weight, value in zip(self.weights, values, strict=True)]
+            total = torch.stack(weighted).sum()
+        self.last_terms = {n: v.detach() for n, v in zip(self.names, values, strict=True)}
+        return total
+
+    def values_of_terms(self, logits: Tensor, target: Tensor) -> list[Tensor]:
+        pixels = None
+        if self.ignore_index is not None:
+            pixels = PixelScores(logits, target, self.ignore_index)
+        values = []
+        for name, loss in zip(self.names, self.losses, strict=True):
+            if pixels is not None and isinstance(loss, PixelLoss):
+                value = loss.on(pixels)
+            else:
+                value = loss(logits, target)
+            if not isinstance(value, Tensor) or value.ndim != 0:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"loss term {name!r} must return a scalar tensor, got {shape}")
+            values.append(value)
+        return values
+
+
+def check_term(name: str, term: Term) -> None:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a loss term needs a non-empty name, got {name!r}")
+    if not isinstance(term, Mapping) or set(term) != {"weight", "loss"}:
+        got = sorted(map(str, term)) if isinstance(term, Mapping) else repr(term)
+        raise ValueError(f"loss term {name!r} must have the keys weight and loss, got {got}")
+    checked_number(f"weight of loss term {name!r}", term["weight"])
+    if not isinstance(term["loss"], nn.Module):
+        raise ValueError(f"loss of term {name!r} must be a torch module, got {term['loss']!r}")
+
+
+def common_ignore_index(terms: Mapping[str, Term]) -> int | None:
+    named = {name: getattr(term["loss"], "ignore_index", None) for name, term in terms.items()}
+    found: dict[str, int] = {name: index for name, index in named.items() if index is not None}
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name}: {index}" for name, index in found.items())
+        raise ValueError(f"the loss terms must agree about ignore_index, got {listed}")
+    return next(iter(found.values()), None)

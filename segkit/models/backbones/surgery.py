@@ -1,0 +1,152 @@
+"""What turns an image classifier into a backbone: dilation, input channels, pretrained tensors."""
+
+from collections.abc import Callable, Iterable
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from torch import Tensor, nn
+
+from segkit.errors import CheckpointError
+from segkit.models.layers import SafeConv2d
+from segkit.models.weights import compare, copy_tensors, read_tensors, strip_prefixes
+
+
+def dilate(blocks: Iterable[nn.Module], *, stride: int, output_stride: int) -> None:
+    """Trade stride for dilation in ``blocks``, in place, so that they end at ``output_stride``.
+
+    From the block on where the stride would exceed ``output_stride``, strides become 1 and what
+    follows is dilated. The strided convolution itself keeps the dilation from before, as in
+    torchvision: so every ``k``-th pixel of the result equals the undilated network's result.
+    Grouped layers become :class:`SafeConv2d`, under the same name with the same parameters.
+
+    Args:
+        blocks: Blocks in the order of the data, their convolutions in the order of registration.
+        stride: Stride of what enters the first block.
+        output_stride: 8 or 16.
+
+    Raises:
+        ValueError: For another ``output_stride``.
+    """
+    if output_stride not in (8, 16):
+        raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
+    dilation = 1
+    for block in blocks:
+        convolutions = [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Conv2d)]
+        step = max(conv.stride[0] for _, conv in convolutions)
+        if stride * step <= output_stride:
+            stride, step = stride * step, 1
+        for name, conv in convolutions:
+            if step > 1 and conv.stride[0] == step:
+                conv.stride = (1, 1)
+                _set_dilation(block, name, conv, dilation)
+            else:
+                _set_dilation(block, name, conv, dilation * step)
+        dilation *= step
+
+
+def _set_dilation(block: nn.Module, name: str, conv: nn.Conv2d, dilation: int) -> None:
+    if conv.kernel_size == (1, 1) or dilation == 1:
+        return
+    if conv.groups > 1:
+        safe = SafeConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            stride=conv.stride,  # type: ignore[arg-type]
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device="meta",  # draws no random numbers: the parameters come from conv
+        )
+        safe.weight, safe.bias = conv.weight, conv.bias
+        block.set_submodule(name, safe)
+        conv = safe
+    conv.dilation = (dilation, dilation)
+    conv.padding = tuple(dilation * (size // 2) for size in conv.kernel_size)
+
+
+def with_in_channels(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    """``conv`` itself if it takes ``in_channels`` already, else a new one like it that does."""
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+    if in_channels == conv.in_channels:
+        return conv
+    new = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        stride=conv.stride,  # type: ignore[arg-type]
+        padding=conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new
+
+
+def load_pretrained(
+    backbone: nn.Module,
+    name: str,
+    weights: str | None,
+    *,
+    first_conv: str,
+    leftover: tuple[str, ...],
+    download: Callable[[], dict[str, Any]],
+) -> None:
+    """Fill ``backbone`` with the tensors of a torchvision classifier; all of them or an error.
+
+    Where the backbone takes other than three channels, the kernel of its first convolution is the
+    mean over red, green and blue, repeated and scaled by ``3 / in_channels``: a grey picture gives
+    the same response as before.
+
+    Args:
+        backbone: Module whose state-dict keys are torchvision's.
+        name: Network, for messages.
+        weights: None (nothing is loaded), ``imagenet``, or the path of a state-dict file.
+        first_conv: Key of the first convolution's weight.
+        leftover: Beginnings of the keys of the parts that were cut off.
+        download: Returns torchvision's state dict, from its cache or the network.
+
+    Raises:
+        CheckpointError: If the download fails, the file cannot be read or is of another network.
+    """
+    if weights is None:
+        return
+    if weights == "imagenet":
+        tensors = _download(name, download)
+    else:
+        tensors = strip_prefixes(read_tensors(Path(weights)))
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(leftover)}
+    own = backbone.state_dict()
+    # Files from before PyTorch 0.4.1 do not count batches.
+    counters = {k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}
+    tensors = {**counters, **tensors}
+    if isinstance(kernel := tensors.get(first_conv), Tensor) and kernel.ndim == 4:
+        tensors[first_conv] = _adapt_kernel(kernel, in_channels=own[first_conv].shape[1])
+    report = compare(backbone, tensors, model_name=name)
+    if report.skipped:
+        raise CheckpointError(
+            f"{weights}: not the weights of {name}: {len(report.skipped)} tensors do not fit "
+            f"({len(report.taken) - len(counters)} of {report.total - len(counters)} do): "
+            f"{report.reasons()}"
+        )
+    copy_tensors(backbone, tensors, report.taken)
+
+
+def _adapt_kernel(kernel: Tensor, in_channels: int) -> Tensor:
+    if kernel.shape[1] == in_channels:
+        return kernel
+    mean = kernel.mean(1, keepdim=True) * (kernel.shape[1] / in_channels)
+    return mean.repeat(1, in_channels, 1, 1)
+
+
+def _download(name: str, download: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return download()
+    # A broken connection, a wrong hash, a damaged file in the cache.
+    except (OSError, HTTPException, RuntimeError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}). Without network: "
+            "model.backbone.weights=null trains from random start, model.backbone.weights=PATH "
+            "takes torchvision's file from disk."
+        ) from error

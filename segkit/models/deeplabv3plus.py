@@ -1,0 +1,159 @@
+"""DeepLabV3+: encoder, atrous pyramid and decoder (Chen et al. 2018, arXiv:1802.02611)."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segkit.models.aspp import ASPP
+from segkit.models.backbones import BACKBONES
+from segkit.models.decoder import Decoder
+from segkit.models.layers import init_convolutions
+
+# The field of view in pixels stays the same: half the stride, twice the rates.
+ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+
+
+class DeepLabV3Plus(nn.Module):
+    """Image to logits at the size of the image, whatever that is.
+
+    The parts are attributes: ``backbone``, ``aspp``, ``decoder``, ``classifier``.
+
+    Args:
+        backbone: What makes one, called with ``output_stride`` and ``in_channels`` (see
+            ``segkit.models.backbones``); or a short name such as ``resnet50``, from random start;
+            or a finished module.
+        num_classes: Channels of the logits.
+        output_stride: Image pixels per pixel of the last features: 16, or 8 for finer and slower.
+        in_channels: Channels of the image.
+        atrous_rates: Dilations of ASPP; None is (6, 12, 18), doubled at output stride 8.
+        aspp_channels: Channels of each ASPP branch and of its result.
+        decoder_channels: Channels of the decoder's 3x3 convolutions.
+        low_level_channels: Channels left of the stride-4 features.
+        separable: Depthwise-separable 3x3 convolutions in ASPP and decoder: several times faster
+            on a CPU.
+        dropout: Probability at the end of ASPP, as in the authors' code.
+        norm: ``bn`` or ``gn`` (GroupNorm, for tiny batches) in ASPP and decoder.
+        freeze_bn: Every BatchNorm keeps its statistics, weight and bias, in train mode too.
+        freeze_backbone: True: the backbone keeps its parameters and statistics, in train mode too.
+            ``low_level``: its part up to stride 4 does, which no gradient has to reach then; a
+            third of a training step on a CPU, and little lost after ImageNet.
+
+    Raises:
+        ValueError: For a value out of range, or a backbone that breaks the contract.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[..., nn.Module] | nn.Module | str,
+        num_classes: int,
+        *,
+        output_stride: int = 16,
+        in_channels: int = 3,
+        atrous_rates: Sequence[int] | None = None,
+        aspp_channels: int = 256,
+        decoder_channels: int = 256,
+        low_level_channels: int = 48,
+        separable: bool = False,
+        dropout: float = 0.1,
+        norm: str = "bn",
+        freeze_bn: bool = False,
+        freeze_backbone: bool | str = False,
+    ) -> None:
+        super().__init__()
+        if output_stride not in ATROUS_RATES:
+            raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
+        rates = ATROUS_RATES[output_stride] if atrous_rates is None else tuple(atrous_rates)
+        for name, value in (
+            ("num_classes", num_classes),
+            ("in_channels", in_channels),
+            ("aspp_channels", aspp_channels),
+            ("decoder_channels", decoder_channels),
+            ("low_level_channels", low_level_channels),
+            *(("atrous_rates", rate) for rate in rates),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
+
+        if freeze_backbone not in (False, True, "low_level"):
+            raise ValueError(
+                f"freeze_backbone must be false, true or low_level, got {freeze_backbone!r}"
+            )
+
+        self.backbone = _make_backbone(backbone, output_stride, in_channels)
+        channels: tuple[int, ...] = self.backbone.channels  # type: ignore[assignment]
+        self.aspp = ASPP(
+            channels[-1], rates, aspp_channels, separable=separable, dropout=dropout, norm=norm
+        )
+        self.decoder = Decoder(
+            aspp_channels,
+            channels[0],
+            low_level_channels,
+            decoder_channels,
+            separable=separable,
+            norm=norm,
+        )
+        self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
+        init_convolutions(self.aspp)
+        init_convolutions(self.decoder)
+        # Near-zero logits: the first loss is that of a fair guess, log(num_classes).
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+        self.freeze_bn, self.freeze_backbone = freeze_bn, freeze_backbone
+        for layer in self._frozen():
+            layer.requires_grad_(False)
+        self.train()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (N, num_classes, H, W) of an image, float (N, in_channels, H, W), H and W >= 1."""
+        features = self.backbone(image)
+        out = self.decoder(self.aspp(features[-1]), features[0])
+        return F.interpolate(
+            self.classifier(out), size=image.shape[2:], mode="bilinear", align_corners=False
+        )
+
+    def train(self, mode: bool = True) -> "DeepLabV3Plus":
+        """Train or eval mode as usual, but what is frozen stays in eval mode."""
+        super().train(mode)
+        for layer in self._frozen():
+            layer.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        frozen: list[nn.Module] = []
+        if self.freeze_backbone == "low_level":
+            frozen += self.backbone.low_level_parts()  # type: ignore[operator]
+        elif self.freeze_backbone:
+            frozen.append(self.backbone)
+        if self.freeze_bn:
+            frozen += [layer for layer in self.modules() if isinstance(layer, _BatchNorm)]
+        return frozen
+
+
+def _make_backbone(
+    backbone: Callable[..., nn.Module] | nn.Module | str, output_stride: int, in_channels: int
+) -> nn.Module:
+    if isinstance(backbone, str):
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}")
+        backbone = BACKBONES[backbone]
+    if not isinstance(backbone, nn.Module):
+        backbone = backbone(output_stride=output_stride, in_channels=in_channels)
+    name = type(backbone).__name__
+    for attribute in ("channels", "strides"):
+        if not hasattr(backbone, attribute):
+            raise ValueError(
+                f"backbone {name} lacks the attribute `{attribute}`: a tuple with one whole number "
+                "for each of the features that it returns"
+            )
+    strides: tuple[int, ...] = backbone.strides  # type: ignore[assignment]
+    if strides[0] != 4 or strides[-1] != output_stride:
+        raise ValueError(
+            f"backbone {name} has strides {tuple(strides)}, expected 4 first and "
+            f"output_stride={output_stride} last"
+        )
+    return backbone

@@ -1,0 +1,1 @@
+"""Scores to what a person looks at: tables, pictures and files."""

@@ -1,0 +1,92 @@
+"""Masks and matrices as pictures, uint8 (H, W, 3) RGB."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+
+PAPER, INK = (255, 255, 255), (30, 30, 30)
+GAP = 4
+
+
+def color(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
+    """Class ids (H, W) as colours; ids above 255 share the last colour."""
+    return palette[np.minimum(mask, 255)]
+
+
+def panel(
+    image: Picture,
+    target: NDArray[np.integer[Any]],
+    pred: NDArray[np.integer[Any]],
+    palette: Picture,
+    ignore_index: int,
+) -> Picture:
+    """Image, target and prediction side by side. What is ignored is hatched in the target."""
+    rows, columns = np.indices(target.shape)
+    hatch = np.where((rows + columns) // 4 % 2 == 0, 90, 160).astype(np.uint8)[..., None]
+    ignored = (target == ignore_index)[..., None]
+    parts = [image, np.where(ignored, hatch, color(target, palette)), color(pred, palette)]
+    gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
+
+
+def legend(classes: Sequence[str], palette: Picture, width: int) -> Picture:
+    """Colour and name of each class, in as many lines as ``width`` needs."""
+    font = ImageFont.load_default(12)
+    places, x, y = [], GAP, GAP
+    for name in classes:
+        length = 26 + int(font.getlength(name))
+        if x > GAP and x + length > width:
+            x, y = GAP, y + 18
+        places.append((x, y, name))
+        x += length
+    picture = Image.new("RGB", (width, y + 18), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for index, (x, y, name) in enumerate(places):
+        draw.rectangle((x, y + 1, x + 12, y + 13), tuple(map(int, palette[index])), INK)
+        draw.text((x + 17, y), name, INK, font)
+    return np.asarray(picture)
+
+
+def with_legend(picture: Picture, classes: Sequence[str], palette: Picture) -> Picture:
+    return np.concatenate([picture, legend(classes, palette, picture.shape[1])])
+
+
+def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Picture:
+    """Rows are true classes, columns predicted ones; percent of the row as number and shade."""
+    counts = np.asarray(matrix, np.float64)
+    total = counts.sum(1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    font = ImageFont.load_default(12)
+    margin = 24 + int(max(font.getlength(name) for name in classes))
+    cell, size = 36, len(classes)
+    picture = Image.new("RGB", (margin + cell * size + 8, margin + cell * size + 8), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for row in range(size):
+        for column in range(size):
+            x, y = margin + column * cell, margin + row * cell
+            part = float(share[row, column])
+            # From paper to a dark blue; the number changes colour where the cell is dark.
+            shade = tuple(round(p + (q - p) * part) for p, q in zip(PAPER, (8, 48, 107), strict=True))
+            draw.rectangle((x, y, x + cell - 1, y + cell - 1), shade, (220, 220, 220))
+            if total[row, 0] > 0 and part >= 0.005:
+                ink = PAPER if part > 0.5 else INK
+                middle = (x + cell // 2, y + cell // 2)
+                draw.text(middle, f"{100 * part:.0f}", ink, font, anchor="mm")
+        middle_of_row = (margin - 6, margin + row * cell + cell // 2)
+        draw.text(middle_of_row, classes[row], INK, font, anchor="rm")
+        # Names of columns stand upright: drawn on a strip, then turned.
+        strip = Image.new("RGB", (margin - 24, cell), PAPER)
+        ImageDraw.Draw(strip).text((0, cell // 2), classes[row], INK, font, anchor="lm")
+        picture.paste(strip.rotate(90, expand=True), (margin + row * cell, 20))
+    draw.text((margin, 4), "predicted (percent of the true class)", INK, font)
+    draw.text((4, margin - 16), "true", INK, font)
+    return np.asarray(picture)
+
+
+def write_picture(path: str, picture: Picture) -> None:
+    Image.fromarray(picture).save(path)

@@ -1,0 +1,65 @@
+"""Scores as text and as files."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def scalar_scores(
+    scores: Mapping[str, Any], classes: Sequence[str], prefix: str
+) -> dict[str, float | None]:
+    """Scores under their log names: ``val/miou``, ``val/iou/<class>``, and so on."""
+    flat: dict[str, float | None] = {}
+    for name, value in scores.items():
+        if name in ("iou", "precision", "recall", "f1"):
+            for class_name, one in zip(classes, value, strict=True):
+                flat[f"{prefix}{name}/{class_name}"] = one
+        elif name != "support":
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def class_table(scores: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """One line per class (IoU, precision, recall, F1 in percent, target pixels), then the means."""
+    width = max(len("class"), *(len(name) for name in classes))
+    lines = [f"{'class':<{width}}    IoU   prec    rec     F1       pixels"]
+    columns = zip(
+        classes,
+        scores["iou"],
+        scores["precision"],
+        scores["recall"],
+        scores["f1"],
+        scores["support"],
+        strict=True,
+    )
+    for name, iou, precision, recall, f1, support in columns:
+        numbers = " ".join(percent(value) for value in (iou, precision, recall, f1))
+        absent = "  (absent, not averaged)" if iou is None else ""
+        lines.append(f"{name:<{width}} {numbers} {support:12d}{absent}")
+    lines.append(
+        f"mIoU {percent(scores['miou']).strip()} % over {scores['num_classes_averaged']} of "
+        f"{len(classes)} classes (one confusion matrix over all pixels), "
+        f"pixel accuracy {percent(scores['pixel_accuracy']).strip()} %, "
+        f"mean accuracy {percent(scores['mean_accuracy']).strip()} %, "
+        f"fw IoU {percent(scores['fw_iou']).strip()} %"
+    )
+    return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    """Six characters: `` 87.31``, or a dash where a score is not defined."""
+    return f"{'-':>6}" if value is None else f"{100 * value:6.2f}"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Strict JSON: null where a score is not defined, never NaN."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

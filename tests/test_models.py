@@ -1,0 +1,309 @@
+"""DeepLabV3+ and its parts: sizes, counts by hand, freezing, precision."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from segkit.models import DeepLabV3Plus
+from segkit.models.aspp import ASPP
+from segkit.models.backbones import MobileNet, Tiny
+from segkit.models.decoder import Decoder
+from segkit.models.layers import BatchNorm, ConvNormAct, SafeConv2d, make_norm
+
+
+def small(backbone: Any = "tiny", num_classes: int = 3, **settings: Any) -> DeepLabV3Plus:
+    torch.manual_seed(0)
+    narrow = {"aspp_channels": 32, "decoder_channels": 32, "low_level_channels": 16}
+    return DeepLabV3Plus(backbone, num_classes, **{**narrow, **settings})
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+# --- sizes -----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 47), (65, 97), (500, 375)])
+def test_logits_have_the_size_of_the_image(
+    size: tuple[int, int], train: bool, separable: bool
+) -> None:
+    logits = small(separable=separable).train(train)(torch.randn(1, 3, *size))
+    assert logits.shape == (1, 3, *size)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_large"])
+def test_batch_of_one_trains(name: str) -> None:
+    model = small(name)
+    model(torch.randn(1, 3, 33, 47)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@torch.no_grad()
+def test_single_class_and_other_channels() -> None:
+    assert small(num_classes=1, in_channels=4)(torch.randn(2, 4, 32, 32)).shape == (2, 1, 32, 32)
+
+
+@torch.no_grad()
+def test_eval_treats_every_image_of_a_batch_alone() -> None:
+    model = small().double().eval()
+    images = torch.randn(3, 3, 40, 56).double()
+    assert_close(model(images), torch.cat([model(image[None]) for image in images]))
+
+
+def test_exports_with_free_size() -> None:
+    height, width = torch.export.Dim("height", min=33), torch.export.Dim("width", min=33)
+    model = small().eval()
+    exported = torch.export.export(
+        model, (torch.randn(2, 3, 64, 80),), dynamic_shapes={"image": {2: height, 3: width}}
+    ).module()
+    image = torch.randn(2, 3, 97, 65)
+    assert_close(exported(image), model(image))
+
+
+# --- counts by hand --------------------------------------------------------------------------
+
+
+def test_aspp_counts() -> None:
+    one, norm = 2048 * 256, 2 * 256
+    expected = (one + norm) + 3 * (9 * one + norm) + (one + norm) + (5 * 256 * 256 + norm)
+    assert count(ASPP(2048, (6, 12, 18))) == expected  # 15.5 million, as in the paper's model
+    depthwise = 9 * 2048 + 2 * 2048
+    expected = (one + norm) * 5 + 3 * depthwise + (5 * 256 * 256 + norm)
+    assert count(ASPP(2048, (6, 12, 18), separable=True)) == expected
+
+
+def test_decoder_counts() -> None:
+    reduce = 256 * 48 + 2 * 48
+    expected = reduce + (9 * 304 * 256 + 2 * 256) + (9 * 256 * 256 + 2 * 256)
+    assert count(Decoder(256, 256)) == expected
+    expected = reduce + (9 + 2) * 304 + 304 * 256 + 512 + (9 + 2) * 256 + 256 * 256 + 512
+    assert count(Decoder(256, 256, separable=True)) == expected
+
+
+def test_rates_follow_the_output_stride() -> None:
+    def rates(model: DeepLabV3Plus) -> list[int]:
+        return [branch[0].dilation[0] for branch in model.aspp.branches][1:]
+
+    assert rates(small()) == [6, 12, 18]
+    assert rates(small(output_stride=8)) == [12, 24, 36]
+    assert rates(small(atrous_rates=[2, 3])) == [2, 3]
+
+
+# --- parts -----------------------------------------------------------------------------------
+
+
+def test_aspp_at_a_single_pixel_is_its_centre_taps() -> None:
+    """On a 1x1 map every tap but the centre reads padding, and the pooled mean is the pixel."""
+    torch.manual_seed(0)
+    aspp = ASPP(8, (6,), 4).double().eval()
+    pixel = torch.randn(8).double()
+    one, atrous = (branch[0].weight for branch in aspp.branches)
+    views = [one[:, :, 0, 0], atrous[:, :, 1, 1], aspp.pooled[0].weight[:, :, 0, 0]]
+    scale = (1 + 1e-5) ** -0.5  # BatchNorm with mean 0, variance 1
+    joined = torch.cat([F.relu(view @ pixel * scale) for view in views])
+    expected = F.relu(aspp.project[0].weight[:, :, 0, 0] @ joined * scale)
+    assert_close(aspp(pixel.reshape(1, 8, 1, 1)).flatten(), expected)
+
+
+def test_separable_block_is_depthwise_then_pointwise() -> None:
+    block = ConvNormAct(4, 6, 3, dilation=2, separable=True)
+    depthwise, pointwise = block[0], block[3]
+    assert (depthwise.groups, depthwise.dilation, depthwise.padding) == (4, (2, 2), (2, 2))
+    assert (pointwise.groups, pointwise.kernel_size, pointwise.padding) == (1, (1, 1), (0, 0))
+    assert [type(block[1]), type(block[2])] == [BatchNorm, nn.ReLU]
+    assert block(torch.randn(2, 4, 5, 7)).shape == (2, 6, 5, 7)
+
+
+def test_batch_norm_of_a_single_value_uses_its_running_statistics() -> None:
+    norm = BatchNorm(2)
+    norm.running_mean, norm.running_var = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 9.0])
+    out = norm(torch.tensor([3.0, 8.0]).reshape(1, 2, 1, 1))
+    assert_close(out.flatten(), torch.tensor([1.0, 2.0]))  # (3 - 1) / 2 and (8 - 2) / 3
+    assert norm.running_mean.tolist() == [1.0, 2.0]
+    assert norm.num_batches_tracked == 0
+
+
+def test_batch_norm_of_more_values_is_the_usual_one() -> None:
+    ours, usual, input = BatchNorm(2), nn.BatchNorm2d(2), torch.randn(2, 2, 1, 1)
+    assert torch.equal(ours(input), usual(input))
+    assert torch.equal(ours.running_var, usual.running_var)
+
+
+@pytest.mark.parametrize("channels, groups", [(8, 1), (24, 1), (48, 3), (56, 2), (256, 16), (7, 1)])
+def test_group_norm_groups(channels: int, groups: int) -> None:
+    norm = make_norm("gn", channels)
+    assert isinstance(norm, nn.GroupNorm)
+    assert norm.num_groups == groups
+
+
+def test_group_norm_leaves_no_batch_norm() -> None:
+    model = small(partial(Tiny, norm="gn"), norm="gn")
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert model.train()(torch.randn(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+
+
+# --- freezing --------------------------------------------------------------------------------
+
+
+def train_three_steps(model: DeepLabV3Plus) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state before and after; ``train()`` is called before each step, as a loop does."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for _ in range(3):
+        model.train()
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.ones(2, 32, 32).long()).backward()
+        optimizer.step()
+    return before, model.state_dict()
+
+
+def test_everything_moves_when_nothing_is_frozen() -> None:
+    before, after = train_three_steps(small())
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+def test_freeze_bn() -> None:
+    model = small(freeze_bn=True)
+    before, after = train_three_steps(model)
+    norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert still == {name for name in before if name.rpartition(".")[0] in norms}
+
+
+def test_freeze_backbone() -> None:
+    before, after = train_three_steps(small(freeze_backbone=True))
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert still == {name for name in before if name.startswith("backbone.")}
+
+
+def test_train_and_eval_switch_the_rest() -> None:
+    model = small(freeze_backbone=True)
+    assert model.training
+    assert model.aspp.training
+    assert not model.backbone.training
+    assert not model.eval().aspp.training
+
+
+# --- bfloat16 on the CPU ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("groups", [4, 2])
+def test_safe_convolution_computes_its_gradients_in_float32(groups: int, autocast: bool) -> None:
+    torch.manual_seed(0)
+    conv = SafeConv2d(4, 4, 3, padding=2, dilation=2, groups=groups)
+    conv = conv.to(torch.float32 if autocast else torch.bfloat16)
+    image = torch.randn(2, 4, 23, 30).bfloat16().contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn(2, 4, 23, 30).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = conv(image)
+    out.backward(gradient)
+    assert out.dtype == torch.bfloat16
+    weight = conv.weight.detach().double()
+    bias = conv.bias.detach().double()
+    expected = F.conv2d(image.double(), weight, bias, padding=2, dilation=2, groups=groups)
+    assert_close(out, expected.bfloat16())
+    expected = torch.nn.grad.conv2d_weight(
+        image.double(), weight.shape, gradient.double(), padding=2, dilation=2, groups=groups
+    )
+    error = (conv.weight.grad.double() - expected).norm() / expected.norm()
+    assert error < (1e-5 if autocast else 2**-8)  # float32 accumulated; bfloat16 rounded once
+
+
+@pytest.mark.parametrize("settings", [{"groups": 1, "dilation": 2}, {"groups": 4, "dilation": 1}])
+def test_safe_convolution_leaves_other_layers_in_bfloat16(settings: dict[str, int]) -> None:
+    conv = SafeConv2d(4, 4, 3, **settings)
+    image = torch.randn(1, 4, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv(image), nn.Conv2d.forward(conv, image))
+    assert torch.equal(conv(image), nn.Conv2d.forward(conv, image))
+
+
+def test_every_weight_gradient_in_bfloat16_channels_last() -> None:
+    """Each convolution's gradient against float64 from the same input and arriving gradient.
+
+    Layer by layer, because the gradients of the whole network differ between bfloat16 and float32
+    for honest reasons: a rounded value falls on the other side of a ReLU.
+    """
+    model = small(partial(MobileNet, "mobilenet_v2"), separable=True)
+    model = model.to(memory_format=torch.channels_last)
+    inputs, gradients = {}, {}
+
+    def record(name: str, layer: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+        inputs[name] = args[0].detach()
+        out.register_hook(lambda gradient: gradients.update({name: gradient}))
+
+    convolutions = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    for name, conv in convolutions.items():
+        conv.register_forward_hook(partial(record, name))
+    image = torch.randn(2, 3, 96, 128).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(image)
+    F.cross_entropy(logits.float(), torch.randint(3, (2, 96, 128))).backward()
+
+    assert logits.dtype == torch.bfloat16
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    for name, conv in convolutions.items():
+        expected = torch.nn.grad.conv2d_weight(
+            inputs[name].double(),
+            conv.weight.shape,
+            gradients[name].double(),
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+        )
+        error = (conv.weight.grad.double() - expected).norm() / expected.norm()
+        assert error < 0.01, f"{name}: relative error {error:.3g}"
+
+
+# --- construction ----------------------------------------------------------------------------
+
+
+def test_first_loss_is_that_of_a_fair_guess() -> None:
+    logits = small(num_classes=5)(torch.randn(2, 3, 64, 64))
+    loss = F.cross_entropy(logits, torch.randint(5, (2, 64, 64)))
+    assert abs(loss.item() - 1.609) < 0.05  # ln 5
+
+
+def test_backbone_as_factory_name_or_module() -> None:
+    for backbone in (Tiny, partial(Tiny, width=32), "tiny", Tiny()):
+        assert isinstance(small(backbone).backbone, Tiny)
+
+
+def test_dry_build_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = DeepLabV3Plus("resnet101", 21)
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_classes": None}, "num_classes must be a whole number of at least 1, got None"),
+        ({"num_classes": 0}, "num_classes .* got 0"),
+        ({"output_stride": 32}, "output_stride must be 8 or 16, got 32"),
+        ({"atrous_rates": [6, 0]}, "atrous_rates .* got 0"),
+        ({"atrous_rates": [1.5]}, r"atrous_rates .* got 1\.5"),
+        ({"in_channels": 0}, "in_channels .* got 0"),
+        ({"aspp_channels": -1}, "aspp_channels .* got -1"),
+        ({"dropout": 1.0}, r"dropout must be at least 0 and below 1, got 1\.0"),
+        ({"norm": "ln"}, "norm must be 'bn' or 'gn', got 'ln'"),
+        ({"backbone": "vgg"}, "backbone must be one of tiny, resnet18.* got 'vgg'"),
+        ({"backbone": nn.Identity()}, "backbone Identity lacks the attribute `channels`"),
+        ({"backbone": Tiny(), "output_stride": 8}, r"Tiny has strides \(4, 16\), expected 4 first"),
+    ],
+)
+def test_bad_values(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**settings)
