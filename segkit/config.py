@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -369,6 +369,55 @@ def build(node: Any) -> Any:
             text = " ".join(str(cause).split())
             raise ConfigError(f"{path}: {text}" if path else text) from error
         raise (cause or error) from None
+
+
+def rebuild(node: Any, allow: Sequence[str]) -> Any:
+    """:func:`build` for a node that came out of a file: a checkpoint is data, not code.
+
+    Args:
+        node: Builtins, as read from the checkpoint.
+        allow: Modules of the user's own that may be named besides segkit's.
+
+    Raises:
+        ConfigError: It names anything else.
+    """
+    trusted = ("segkit", *allow)
+    for target in targets(node):
+        # The name first, since looking further imports it. Then where it is defined:
+        # `segkit.models.weights.torch.load` begins with segkit, too.
+        if not is_below(target, trusted) or not is_below(home_of(target), trusted):
+            module = target.rpartition(".")[0]
+            raise ConfigError(
+                f"the checkpoint names {target}, which is no part of segkit; if you know and trust "
+                f"that code, add 'allow=[{module}]'"
+            )
+    return build(OmegaConf.create(node))
+
+
+def is_below(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def home_of(target: str) -> str:
+    """The module in which the object with this dotted name is defined."""
+    try:
+        return str(getattr(get_object(target), "__module__", ""))
+    except Exception as error:
+        raise ConfigError(
+            f"_target_={target}: cannot be imported ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Every ``_target_`` in a tree of builtins."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for child in node.values():
+            yield from targets(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from targets(child)
 
 
 def build_augment(cfg: DictConfig) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -138,7 +139,7 @@ def test_one_class_with_hardly_any_border_passes():
 
 def test_pictures_in_both_splits_are_an_error(tmp_path):
     root = make_voc(tmp_path / "voc", {"train": ["a", "b", "c"], "val": ["b", "c", "d"]})
-    with pytest.raises(DataError, match="2 pictures are in the train split .*\n  - b\n  - c"):
+    with pytest.raises(DataError, match=r"2 pictures are in the train split .*\n  - b\n  - c"):
         check_splits(both(root))
 
 
@@ -162,7 +163,7 @@ def test_trainval_holds_val_on_purpose(tmp_path):
 def test_problems_of_a_split_used_twice_are_told_once(root):
     (root / "SegmentationClass" / "a.png").write_bytes(b"")
     train = VOCSegmentation(root, "train")
-    with pytest.raises(DataError, match="^1 items cannot be used"):
+    with pytest.raises(DataError, match=r"^1 items cannot be used"):
         check_splits({"train": train, "val": train})
 
 
@@ -344,7 +345,7 @@ def test_the_command_explains_mistakes(root, capsys, arguments, message):
     assert main([argument.replace("{root}", str(root)) for argument in arguments]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert __import__("re").search(message, captured.err)
+    assert re.search(message, captured.err)
 
 
 def test_the_command_as_a_module(root):

@@ -257,9 +257,9 @@ def test_one_hot_refuses_other_values_shapes_and_dtypes(convert):
         one_hot(convert(np.array([[-1, 0]])), 3)
     with pytest.raises(ValueError, match=r"integer \(H, W\), got .*int64 \(1, 1, 1\)"):
         one_hot(convert(np.zeros((1, 1, 1), dtype=np.int64)), 3)
-    with pytest.raises(ValueError, match="got .*float32"):
+    with pytest.raises(ValueError, match=r"got .*float32"):
         one_hot(convert(np.zeros((1, 1), dtype=np.float32)), 3)
-    with pytest.raises(ValueError, match="got .*bool"):
+    with pytest.raises(ValueError, match=r"got .*bool"):
         one_hot(convert(np.zeros((1, 1), dtype=bool)), 3)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         one_hot(convert(MASK), 0)

@@ -76,6 +76,7 @@ def test_labels_file_of_windows(root):
         ({"label_map": {1: 3}}, "holds 1: 3; .*0 to 2.* or ignore"),
         ({"label_map": {"cat": 1}}, "holds 'cat': 1; expected an id"),
         ({"label_map": {1: True}}, "holds 1: True; expected an id"),
+        ({"label_map": {1: 1.9}}, "holds 1: 1.9; expected an id"),
         ({"label_map": {1: None}}, "holds 1: None; expected an id"),
         ({"label_map": {-1: 0}}, "holds -1: 0; expected an id"),
         ({"label_map": {1: 0, "1": 2}}, "lists 1 twice"),

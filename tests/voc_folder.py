@@ -1,4 +1,4 @@
-"""A small data set in VOC layout, written into a temporary folder, for the tests of the data room."""
+"""A small data set in VOC layout, written into a temporary folder for a test."""
 
 from pathlib import Path
 

@@ -120,6 +120,6 @@ def _check_names(names: Sequence[str], source: str) -> None:
 
 
 def _id(value: int | str) -> int:
-    if isinstance(value, bool):
+    if type(value) not in (int, str):  # True and 1.9 would become 1
         raise ValueError(f"{value} is no id")
     return int(value)

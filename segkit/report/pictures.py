@@ -1,6 +1,7 @@
 """Masks and matrices as pictures, uint8 (H, W, 3) RGB."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,5 +89,5 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
     return np.asarray(picture)
 
 
-def write_picture(path: str, picture: Picture) -> None:
+def write_picture(path: Path, picture: Picture) -> None:
     Image.fromarray(picture).save(path)
