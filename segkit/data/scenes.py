@@ -1,9 +1,11 @@
 """Drawn pictures with exact masks: textured shapes that overlap on a textured ground.
 
-Only the outline tells the classes apart: colours, textures, sizes, rotations and the light are
-random for every object, and the ground has textures too.
+Each class leans to a hue, but neighbouring hues overlap, so colour alone does not tell the classes
+apart; the outline does. Textures, sizes, rotations and the light are random for every object, and
+the ground, which is pale, has textures too.
 """
 
+import colorsys
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ IGNORE = 255
 _SUPERSAMPLING = 4  # outlines are drawn this many times larger, so that edges are anti-aliased
 _RADIUS = (0.20, 0.32)  # of an object's outer circle, as a share of the shorter side
 _OBJECTS = (2, 4)
+_HUE_SPREAD = 20 / 360  # standard deviation; the classes' hues lie 72 / 360 apart
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed
 
@@ -29,7 +32,7 @@ def draw_scene(
         The picture, uint8 (height, width, 3) RGB, and its mask, uint8 (height, width): indices of
         :data:`CLASSES`, and ``IGNORE`` in a border two pixels wide around every visible outline.
     """
-    ground_color = rng.uniform(40, 215, 3).astype(np.float32)
+    ground_color = _rgb(rng.random(), rng.uniform(0.0, 0.25), rng.uniform(0.2, 0.8))
     picture = _paint(rng, height, width, ground_color, contrast=10)
     mask = np.zeros((height, width), dtype=np.uint8)
     for _ in range(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1)):
@@ -38,7 +41,7 @@ def draw_scene(
         if placed is None:
             continue
         box, cover = placed
-        color = _contrasting(rng, ground_color)
+        color = _color(rng, kind)
         paint = _paint(rng, cover.shape[0], cover.shape[1], color, contrast=20)
         picture[box] += cover[..., None] * (paint - picture[box])
         mask[box][cover >= 0.5] = kind
@@ -105,12 +108,14 @@ def _cover(rings: list[Floats], height: int, width: int) -> Floats:
     return np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
 
 
-def _contrasting(rng: np.random.Generator, other: Floats) -> Floats:
-    """A random colour that can be told from ``other``."""
-    while True:
-        color = rng.uniform(20, 235, 3).astype(np.float32)
-        if np.linalg.norm(color - other) > 100:
-            return color
+def _color(rng: np.random.Generator, kind: int) -> Floats:
+    """A strong colour whose hue lies around that of the class."""
+    hue = (kind - 1) / (len(CLASSES) - 1) + rng.normal(0, _HUE_SPREAD)
+    return _rgb(hue, rng.uniform(0.55, 1.0), rng.uniform(0.45, 1.0))
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Floats:
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32)
 
 
 def _paint(
