@@ -10,11 +10,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from segkit.config import check_command_line, rebuild, run
+
+if __name__ == "__main__":
+    check_command_line("evaluate")  # before the imports that take seconds: a wrong key ends at once
+
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from segkit.config import rebuild, run
 from segkit.data.check import check_splits
 from segkit.data.loader import Collate, batches, eval_loader, resolve_num_workers
 from segkit.data.masks import write_mask
@@ -42,10 +46,11 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         allow_tf32()
 
     # Checkpoint -> data set -> batches
-    split = cfg.split or about.config["data"]["val_split"]
+    saved = OmegaConf.create(about.config)  # may name environment variables
+    split = cfg.split or saved.data.val_split
     dataset_node = about.config["data"]["dataset"]
     if cfg.data.root is not None:
-        dataset_node["root"] = os.path.abspath(cfg.data.root)
+        dataset_node["root"] = cfg.data.root
     dataset = rebuild(dataset_node, list(cfg.allow))(split=split)
     if list(dataset.classes) != about.classes:
         raise ConfigError(
@@ -59,17 +64,17 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     fill = tuple(round(255 * value) for value in about.mean)
     image_batches = eval_loader(
         dataset,
-        collate=Collate(fill, about.ignore_index),  # type: ignore[arg-type]
+        collate=Collate(fill, about.ignore_index),
         batch_size=cfg.loader.batch_size,
         num_workers=resolve_num_workers(cfg.loader.num_workers),
         device=device,
     )
 
     # Checkpoint -> model
-    model = load_model(checkpoint, list(cfg.allow))
-    channels_last = bool(about.config["trainer"]["channels_last"])
+    model = load_model(checkpoint, list(cfg.allow)).to(device)
+    channels_last = bool(saved.trainer.channels_last)
     order = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=order)
+    model = model.to(memory_format=order)
 
     # Batches -> scores and files
     folder = make_folder(cfg.out_dir, checkpoint.path, split)
@@ -147,7 +152,9 @@ def load_model(checkpoint: Checkpoint, allow: list[str]) -> torch.nn.Module:
 
 def make_folder(out_dir: str | None, checkpoint: Path, split: str) -> Path:
     """Where the files go: by default ``eval/<split>-<checkpoint>`` in the run folder."""
-    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    home = (
+        checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    )
     folder = Path(out_dir) if out_dir else home / "eval" / f"{split}-{checkpoint.stem}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,21 +10,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from omegaconf import DictConfig, OmegaConf
-
 from segkit.config import (
     build,
     build_augment,
+    check_class_values,
+    check_command_line,
     did_you_mean,
     fill_class_weights,
     needs_class_counts,
     plain_config,
     run,
 )
+
+if __name__ == "__main__":
+    check_command_line("train")  # before the imports that take seconds: a wrong key ends at once
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
 from segkit.data.check import check_splits
 from segkit.data.loader import Collate, batches, eval_loader, resolve_num_workers, train_loader
+from segkit.data.masks import voc_palette
 from segkit.engine.checkpoint import Best, Description, TrainState, init_from, save_checkpoint
 from segkit.engine.gradient_check import check_precision
 from segkit.engine.log import (
@@ -36,7 +43,7 @@ from segkit.engine.log import (
     progress,
 )
 from segkit.engine.loop import Prediction, StepSettings, evaluate, param_groups, train_one_epoch
-from segkit.engine.memory import keep_freed_memory
+from segkit.engine.memory import keep_freed_memory, peak_memory_mib
 from segkit.engine.precision import Normalize, Precision, allow_tf32, pick_device
 from segkit.errors import ConfigError
 from segkit.metrics import ConfusionMatrix
@@ -58,13 +65,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     # Files -> data sets. Their classes complete the config; the check comes before anything else.
     make_dataset = build(cfg.data.dataset)
-    train_set, val_set = (
-        make_dataset(split=cfg.data.train_split),
-        make_dataset(split=cfg.data.val_split),
-    )
+    train_set = make_dataset(split=cfg.data.train_split)
+    val_set = make_dataset(split=cfg.data.val_split)
     classes = list(train_set.classes)
     cfg.data.classes, cfg.data.num_classes = classes, len(classes)
     monitor, mode = check_monitor(cfg, classes)
+    check_class_values(cfg.loss, classes)
     pixels = None
     if cfg.data.check or needs_class_counts(cfg.loss):
         report = check_splits(
@@ -80,7 +86,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     # Data sets -> batches
     augment = build_augment(cfg)
     fill = tuple(round(255 * value) for value in cfg.data.mean)
-    collate = Collate(fill, cfg.data.ignore_index)  # type: ignore[arg-type]
+    collate = Collate(fill, cfg.data.ignore_index)
     num_workers = resolve_num_workers(cfg.loader.num_workers)
     train_batches = train_loader(
         train_set,
@@ -136,7 +142,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     about = Description(
         config=plain_config(cfg),
         classes=classes,
-        palette=train_set.palette.tolist(),
+        palette=getattr(train_set, "palette", voc_palette()).tolist(),
         ignore_index=cfg.data.ignore_index,
         mean=list(cfg.data.mean),
         std=list(cfg.data.std),
@@ -170,7 +176,6 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 normalize=normalize,
                 precision=precision,
                 settings=settings,
-                num_batches=len(train_batches),
                 on_step=on_step,
             )
         )
@@ -195,9 +200,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             if state.best.improves(values[monitor]):
                 state.best.score, state.best.epoch = values[monitor], epoch
                 best_scores = scores
-        if device.type == "cuda":
-            values["memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-        values["seconds"] = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        values |= {"memory_mib": peak_memory_mib(device), "seconds": seconds}
         run_log.epoch({"epoch": epoch, "step": state.step} | values)
         run_log.scalars(values, epoch)
         is_best = state.best.epoch == epoch
@@ -208,11 +212,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             line,
             values["lr"],
             values["images_per_second"],
-            minutes(values["seconds"]),
+            minutes(seconds),
             "  best" if is_best else "",
         )
     run_log.close()
 
+    seconds = time.perf_counter() - started
     summary = {
         "best_epoch": state.best.epoch,
         "monitor": monitor,
@@ -221,11 +226,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         "epochs": state.epoch,
         "steps": state.step,
         "skipped_steps": state.skipped_steps,
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
     }
     write_json(folder / "summary.json", summary)
     log.info("\n%s", class_table(best_scores, classes))
-    log.info("%s", farewell(folder, state.best, summary["seconds"]))
+    log.info("%s", farewell(folder, state.best, seconds))
     return summary
 
 

@@ -2,7 +2,7 @@
 
 
 class SegkitError(ValueError):
-    """Something the user gave is wrong: the message says what, where, what was expected, the way out."""
+    """Something the user gave is wrong; says what, where, what was expected, the way out."""
 
 
 class ConfigError(SegkitError):

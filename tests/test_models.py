@@ -186,6 +186,31 @@ def test_freeze_backbone() -> None:
     assert still == {name for name in before if name.startswith("backbone.")}
 
 
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
+def test_freeze_low_level(name: str) -> None:
+    model = small(name, freeze_backbone="low_level")
+    parts = model.backbone.low_level_parts()
+    # state_dict() makes new tensors that share memory, so compare by where they are.
+    places = {t.data_ptr() for part in parts for t in part.state_dict().values()}
+    inside = [n for n, tensor in model.state_dict().items() if tensor.data_ptr() in places]
+    before, after = train_three_steps(model)
+    still = {n for n in before if torch.equal(before[n], after[n])}
+    assert still == set(inside)
+    assert inside and all(n.startswith("backbone.") for n in inside)
+
+
+def test_low_level_features_need_no_gradient() -> None:
+    model = small(freeze_backbone="low_level")
+    low_level, high_level = model.backbone(torch.randn(1, 3, 32, 32))
+    assert not low_level.requires_grad
+    assert high_level.requires_grad
+
+
+def test_freeze_backbone_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="freeze_backbone must be false, true or low_level"):
+        small(freeze_backbone="half")
+
+
 def test_train_and_eval_switch_the_rest() -> None:
     model = small(freeze_backbone=True)
     assert model.training

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import ConfigError
+from segkit.errors import ConfigError, DataError
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.integer[Any]]
@@ -40,6 +40,7 @@ class Augment:
         ignore_index: int = 255,
         fill: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> None:
+        self.ignore_index = ignore_index
         self.steps: list[Callable[..., Any]] = []
         for position, transform in enumerate(transforms):
             if not callable(transform):
@@ -54,17 +55,55 @@ class Augment:
             self.steps.append(transform)
 
     def __call__(self, image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
-        """Transform uint8 (H, W, 3) and integer (H, W); all random numbers come from ``rng``."""
+        """Transform uint8 (H, W, 3) and integer (H, W); all random numbers come from ``rng``.
+
+        The mask keeps its dtype if that holds ``ignore_index``, else gets one that does.
+
+        Raises:
+            DataError: A transform cannot take this image, or returns something else than arrays of
+                these dtypes and of one size.
+        """
         py_random = random.Random(int(rng.integers(2**63)))
-        dtype = mask.dtype
-        for step in self.steps:
+        dtype = np.promote_types(mask.dtype, np.min_scalar_type(self.ignore_index))
+        mask = mask.astype(dtype, copy=False)
+        for position, step in enumerate(self.steps):
             # One stream for all: `Compose(seed=...)` would give every transform the same numbers,
             # so that an image is flipped both ways or not at all.
             if hasattr(step, "set_random_state"):
                 step.set_random_state(rng, py_random)
-            result = step(image=image, mask=mask)
+            name = f"augment.train[{position}] ({_name(step)})"
+            try:
+                result = step(image=image, mask=mask)
+            except Exception as error:
+                if not isinstance(step, A.Compose):
+                    raise  # a user's own code: its traceback tells where
+                raise DataError(
+                    f"{name} cannot take an image of {image.shape[1]} x "
+                    f"{image.shape[0]} (width x height): {error}"
+                ) from error
             image, mask = result["image"], result["mask"]
+            _check_result(image, mask, name)
         return image, mask.astype(dtype, copy=False)
+
+
+def _name(step: Callable[..., Any]) -> str:
+    inner = step.transforms[0] if isinstance(step, A.Compose) else step
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _check_result(image: Any, mask: Any, name: str) -> None:
+    for what, array, ndim, kinds, expected in (
+        ("image", image, 3, "u", "uint8 (H, W, 3)"),
+        ("mask", mask, 2, "iu", "integer (H, W)"),
+    ):
+        shape, dtype = tuple(array.shape), array.dtype
+        is_array = isinstance(array, np.ndarray) and array.ndim == ndim
+        if not is_array or dtype.kind not in kinds or shape[:2] != image.shape[:2]:
+            raise DataError(
+                f"{name} returned the {what} as {type(array).__name__} {dtype} {shape}; expected "
+                f"an array {expected} as big as the other. Leave out Normalize and ToTensorV2: "
+                "that is done later, on the device"
+            )
 
 
 def fill_holes(
@@ -73,6 +112,8 @@ def fill_holes(
     """Set what a transform leaves in holes, in place and through all that it holds."""
     for child in getattr(transform, "transforms", []):
         fill_holes(child, ignore_index, fill)
+    if isinstance(transform, A.ImageOnlyTransform):
+        return  # makes no holes; the fill of ChannelDropout, say, is another thing
     if getattr(transform, "area_for_downscale", None) == "image_mask":
         raise ConfigError(
             f"{type(transform).__name__}: area_for_downscale='image_mask' blends class ids into "
@@ -83,10 +124,16 @@ def fill_holes(
         "fill_mask": ignore_index,
         "border_mode": cv2.BORDER_CONSTANT,
         "mask_interpolation": cv2.INTER_NEAREST,
+        "mask_drop_value": None,  # PixelDropout's noise leaves labels as they are
+        "_get_pad_value": _as_given,  # CropAndPad would draw one number from the three of a colour
     }
     for name, value in settings.items():
         if hasattr(transform, name):
             setattr(transform, name, value)
+
+
+def _as_given(fill: Any) -> Any:
+    return fill
 
 
 def one_thread() -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segkit.data.augment import Augment, one_thread
 from segkit.data.contract import SegmentationDataset
-from segkit.errors import SegkitError
+from segkit.errors import DataError, SegkitError
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,18 @@ class Samples(Dataset[Sample | SegkitError]):
     def __getitem__(self, key: tuple[int, int]) -> Sample | SegkitError:
         """The sample, or what is wrong with its files: see :func:`batches`."""
         epoch, index = key
+        name = self.dataset.ids[index]
         try:
             image, mask = self.dataset.read(index)
         except SegkitError as error:
             return error
         if self.augment is not None:
             rng = np.random.default_rng([self.seed, epoch, index])
-            image, mask = self.augment(image, mask, rng)
-        return image, mask, self.dataset.ids[index]
+            try:
+                image, mask = self.augment(image, mask, rng)
+            except SegkitError as error:
+                return DataError(f"{name}: {error}")
+        return image, mask, name
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -93,7 +97,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.size)
         if self.shuffle:
-            # A stream of its own: (seed, epoch) alone would be the parent of the samples' streams.
+            # An index of its own: numpy takes (seed, epoch) for (seed, epoch, 0), the first sample.
             np.random.default_rng([self.seed, self.epoch, 2**32 - 1]).shuffle(order)
         return iter([(self.epoch, int(index)) for index in order[: self.num_samples]])
 
@@ -102,7 +106,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class Collate:
     """Puts samples together; smaller ones are padded at the right and bottom."""
 
-    fill: tuple[int, int, int]
+    fill: tuple[int, ...]  # RGB
     ignore_index: int
 
     def __call__(self, samples: Sequence[Sample | SegkitError]) -> Batch | SegkitError:

@@ -14,6 +14,7 @@ from segkit.errors import CheckpointError
 from segkit.models.weights import LoadReport, load_matching, read_tensors, strip_prefixes
 
 FORMAT = 1
+ENTRIES = {"format", "state", "about", "scores"}
 
 
 @dataclass
@@ -80,7 +81,8 @@ class TrainState:
         for name in ("epoch", "step", "batch", "skipped_steps"):
             setattr(self, name, state[name])
         torch.set_rng_state(state["rng"]["cpu"])
-        if state["rng"]["cuda"] and torch.cuda.is_available():
+        # On another number of devices there is no same stream to go on with.
+        if len(state["rng"]["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["rng"]["cuda"])
 
 
@@ -139,8 +141,8 @@ def save_checkpoint(
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         # torch.save reports a full disk as a RuntimeError
         raise CheckpointError(
-            f"{path}: could not be written ({str(error).splitlines()[0]}); "
-            "is the disk full? What was there before is untouched"
+            f"{path}: could not be written ({str(error).partition(chr(10))[0]}); is the disk "
+            "full? What was there before is untouched"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -189,16 +191,15 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = find_checkpoint(path)
     content = read_tensors(path)
-    if not {"format", "state", "about", "scores"} <= content.keys():
+    if not ENTRIES <= content.keys():
         raise CheckpointError(
             f"{path}: no checkpoint of segkit (its entries: {', '.join(map(str, content))[:80]}); "
             "to start from foreign weights use train.py with model.backbone.weights=PATH"
         )
     if content["format"] != FORMAT:
         raise CheckpointError(
-            f"{path}: checkpoint format {content['format']}, this segkit "
-            f"({segkit.__version__}) reads format {FORMAT}; it was written by segkit "
-            f"{content.get('segkit')}"
+            f"{path}: checkpoint format {content['format']}; segkit {segkit.__version__} reads "
+            f"format {FORMAT}. Use the segkit that wrote it, {content.get('segkit')}"
         )
     try:
         about = Description(**content["about"])
@@ -217,7 +218,7 @@ def init_from(model: nn.Module, path: Path | str) -> LoadReport:
     """
     path = find_checkpoint(path)
     content = read_tensors(path)
-    weights = content["state"]["model"] if "format" in content else content
+    weights = content["state"]["model"] if ENTRIES <= content.keys() else content
     try:
         return load_matching(model, strip_prefixes(weights))
     except CheckpointError as error:

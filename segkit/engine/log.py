@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +18,13 @@ T = TypeVar("T")
 
 
 def log_to_console() -> None:
-    """Plain lines on standard output; past the progress bar, if there is one."""
+    """Plain lines on standard output, past the progress bar if there is one, and nowhere else."""
+    for old in list(log.handlers):
+        log.removeHandler(old)
+        old.close()
     handler = _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers[:] = [handler]
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -33,11 +36,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to_file(path: Path) -> None:
-    """The same lines with the time, appended to ``path``."""
-    for handler in list(log.handlers):
-        if isinstance(handler, logging.FileHandler):
-            log.removeHandler(handler)
-            handler.close()
+    """The same lines with the time, appended to ``path``, until the next :func:`log_to_console`."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
@@ -100,25 +99,27 @@ class RunLog:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
+        """Curves; None leaves a gap."""
         for name, value in values.items():
             if value is not None:
-                self._try(lambda n=name, v=value: self.writer.add_scalar(n, v, step))  # type: ignore[misc]
+                self._write("add_scalar", name, value, step)
 
     def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """uint8 (H, W, 3)."""
-        self._try(lambda: self.writer.add_image(name, picture, step, dataformats="HWC"))
+        self._write("add_image", name, picture, step, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
-        self._try(lambda: self.writer.add_text(name, text))
+        """Markdown."""
+        self._write("add_text", name, text)
 
     def close(self) -> None:
-        self._try(lambda: self.writer.close())
+        self._write("close")
 
-    def _try(self, write: Callable[[], None]) -> None:
+    def _write(self, method: str, *values: object, **options: str) -> None:
         if self.writer is None:
             return
         try:
-            write()
+            getattr(self.writer, method)(*values, **options)
         except OSError as error:  # the disk is full, say
             self.writer = None
             log.warning("TensorBoard stops here (%s); metrics.jsonl goes on", error)

@@ -1,9 +1,11 @@
 """What one epoch of training and one pass of evaluation do. ``train.py`` tells the whole story."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,10 @@ from segkit.metrics import ConfusionMatrix
 
 # Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.
 MAX_SKIPPED_IN_A_ROW = 30
+ADVICE = (
+    "The weights were not changed by this step. Try a lower optimizer.lr, "
+    "trainer.clip_grad_norm=1, or trainer.precision=fp32"
+)
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,9 @@ def train_one_epoch(
     normalize: Normalize,
     precision: Precision,
     settings: StepSettings,
-    num_batches: int,
     on_step: Callable[[dict[str, float]], None],
 ) -> dict[str, float]:
-    """One pass over the training batches; returns the epoch's mean values under their log names.
+    """One pass over the training batches; returns the mean of the steps' values by log name.
 
     ``on_step`` is called after each optimizer step with that step's values.
 
@@ -79,17 +84,60 @@ def train_one_epoch(
         TrainingError: Loss or gradient norm is not finite. The weights are those before the step.
     """
     state.model.train()
-    device, accumulate = precision.device, settings.accumulate
-    sums: dict[str, float] = {}
-    num_images, skipped_in_a_row, started = 0, 0, time.perf_counter()
-    ids: list[str] = []
-    step_values: dict[str, float] = {}
-    for position, batch in enumerate(batches):
-        # A last, shorter group of batches is divided by its own size.
-        first = position - position % accumulate
-        group_size = min(accumulate, num_batches - first)
-        ids.extend(batch.ids)
-        moved = batch.to(device)
+    columns: dict[str, list[float]] = {}
+    num_images, skipped_in_a_row, lr, started = 0, 0, 0.0, time.perf_counter()
+    for group in _groups(batches, settings.accumulate):
+        ids = [name for batch in group for name in batch.ids]
+        values = _backward(state, group, loss_fn, normalize, precision, ids)
+        factor = settings.schedule.factor(
+            state.step, settings.total_steps, settings.steps_per_epoch
+        )
+        for params in state.optimizer.param_groups:
+            params["lr"] = params["base_lr"] * factor
+        lr = max(params["lr"] for params in state.optimizer.param_groups)
+        grad_norm = _optimizer_step(state, settings.clip_grad_norm, ids)
+        if math.isfinite(grad_norm):
+            values["train/grad_norm"], skipped_in_a_row = grad_norm, 0
+        else:
+            state.skipped_steps, skipped_in_a_row = state.skipped_steps + 1, skipped_in_a_row + 1
+        if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"step {state.step}: {skipped_in_a_row} steps in a row had gradients that overflow "
+                "fp16 at any scale; use trainer.precision=bf16 or fp32, or a lower optimizer.lr"
+            )
+        state.step += 1
+        state.batch += len(group)
+        num_images += len(ids)
+        on_step(values | {"lr": lr})
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+    state.epoch, state.batch = state.epoch + 1, 0
+    return {name: statistics.fmean(column) for name, column in columns.items()} | {
+        "lr": lr,
+        "train/skipped_steps": float(state.skipped_steps),
+        "images_per_second": num_images / (time.perf_counter() - started),
+    }
+
+
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """The batches of each step; the last step of an epoch may have fewer."""
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _backward(
+    state: TrainState,
+    group: list[Batch],
+    loss_fn: nn.Module,
+    normalize: Normalize,
+    precision: Precision,
+    ids: list[str],
+) -> dict[str, float]:
+    """Add the gradients of the batches' mean loss; returns it and its terms by log name."""
+    total: dict[str, float] = {}
+    for batch in group:
+        moved = batch.to(precision.device)
         with precision.autocast():
             logits = state.model(normalize(moved.image))
         loss = loss_fn(logits, moved.target.long())
@@ -99,54 +147,19 @@ def train_one_epoch(
         # One transfer for all values: each would wait for the device.
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         _check_loss(values, state.step, ids)
-        state.scaler.scale(loss / group_size).backward()
+        state.scaler.scale(loss / len(group)).backward()
         for name, value in values.items():
-            step_values[name] = step_values.get(name, 0.0) + value / group_size
-        num_images += len(batch)
-        state.batch = position + 1
-        if position + 1 - first < group_size:
-            continue
-
-        lr_factor = settings.schedule.factor(
-            state.step, settings.total_steps, settings.steps_per_epoch
-        )
-        for group in state.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor
-        grad_norm = _optimizer_step(state, settings.clip_grad_norm, ids)
-        skipped = not math.isfinite(grad_norm)
-        skipped_in_a_row = skipped_in_a_row + 1 if skipped else 0
-        if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"step {state.step}: {skipped_in_a_row} steps in a row had gradients that overflow "
-                "fp16 at any scale; use trainer.precision=bf16 or fp32, or a lower optimizer.lr"
-            )
-        state.skipped_steps += skipped
-        state.step += 1
-        lr = max(group["lr"] for group in state.optimizer.param_groups)
-        on_step(step_values | {"lr": lr, "train/grad_norm": grad_norm})
-        if not skipped:
-            step_values["train/grad_norm"] = grad_norm
-        for name, value in step_values.items():
-            sums[name] = sums.get(name, 0.0) + value
-        step_values, ids = {}, []
-    state.epoch, state.batch = state.epoch + 1, 0
-    seconds = time.perf_counter() - started
-    steps = max(1, math.ceil(num_batches / accumulate))
-    return {name: total / steps for name, total in sums.items()} | {
-        "lr": max(group["lr"] for group in state.optimizer.param_groups),
-        "train/skipped_steps": float(state.skipped_steps),
-        "images_per_second": num_images / seconds,
-    }
+            total[name] = total.get(name, 0.0) + value / len(group)
+    return total
 
 
 def _check_loss(values: dict[str, float], step: int, ids: list[str]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        term = next((name for name in bad if name != "train/loss"), bad[0])
+        term = bad[-1]  # one of the terms, which come after their sum
         raise TrainingError(
-            f"step {step}: {term} is {values[term]}. Batch: {', '.join(ids)}. The weights were not "
-            "changed by this step. Try a lower optimizer.lr, trainer.clip_grad_norm=1, or "
-            "trainer.precision=fp32; look at these files if it always happens with them"
+            f"step {step}: {term} is {values[term]}. Batch: {', '.join(ids)}. {ADVICE}; look at "
+            "these files if it always happens with them"
         )
 
 
@@ -155,17 +168,17 @@ def _optimizer_step(state: TrainState, clip: float | None, ids: list[str]) -> fl
     state.scaler.unscale_(state.optimizer)
     params = [p for group in state.optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-    grad_norm = float(norm)
-    if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
+    grad_norm = norm.item()
+    if math.isfinite(grad_norm):
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(params, clip, norm)
+        state.scaler.step(state.optimizer)
+    elif not state.scaler.is_enabled():
         raise TrainingError(
             f"step {state.step}: the gradient of {_first_bad_layer(state.model)} is not finite. "
-            f"Batch: {', '.join(ids)}. The weights were not changed by this step. Try a lower "
-            "optimizer.lr, trainer.clip_grad_norm=1, or trainer.precision=fp32"
+            f"Batch: {', '.join(ids)}. {ADVICE}"
         )
-    if clip is not None:
-        nn.utils.clip_grads_with_norm_(params, clip, norm)
-    state.scaler.step(state.optimizer)  # left out by the scaler where a gradient overflowed
-    state.scaler.update()
+    state.scaler.update()  # to a smaller scale, if a gradient overflowed
     state.optimizer.zero_grad(set_to_none=True)
     return grad_norm
 
@@ -179,31 +192,41 @@ def _first_bad_layer(model: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image of an evaluation: logits float32 (1, C, H, W), pred int64 (1, H, W)."""
+    """One image of an evaluation, on the device.
+
+    Attributes:
+        batch: The image alone, N = 1.
+        logits: float32 (1, C, H, W).
+        pred: Class ids, int64 (1, H, W).
+    """
 
     batch: Batch
     logits: Tensor
     pred: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predictions(
     model: nn.Module, batches: Iterable[Batch], *, normalize: Normalize, precision: Precision
 ) -> Iterator[Prediction]:
-    """Logits of every image at its own size, image by image. The batch stays on the CPU."""
+    """What the model, in eval mode, makes of every image at its own size.
+
+    Image by image: the sums of a convolution are split differently for another batch size, which
+    changes the last bits of the logits, and scores must not depend on it.
+    """
     model.eval()
     for batch in batches:
         moved = batch.to(precision.device)
-        with precision.autocast():
-            logits = model(normalize(moved.image))
-        logits = logits.float()
-        # max, not argmax: the same ids, seven times faster on the CPU
-        pred = logits.max(1).indices
-        for i in range(len(batch)):
-            one = Batch(moved.image[i : i + 1], moved.target[i : i + 1], batch.ids[i : i + 1])
-            yield Prediction(one, logits[i : i + 1], pred[i : i + 1])
+        for i, name in enumerate(batch.ids):
+            one = Batch(moved.image[i : i + 1], moved.target[i : i + 1], (name,))
+            with precision.autocast():
+                logits = model(normalize(one.image))
+            logits = logits.float()
+            # max, not argmax: the same ids, seven times faster on the CPU
+            yield Prediction(one, logits, logits.max(1).indices)
 
 
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],

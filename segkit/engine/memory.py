@@ -1,9 +1,24 @@
-"""How the C library hands out memory during training on the CPU."""
+"""Memory of a run: how much it took, and how the C library hands it out on the CPU."""
 
 import ctypes
+import math
 import sys
 
+import torch
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory used so far: on the CUDA device, elsewhere by this process, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return math.nan  # nothing in the standard library tells
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB on Linux
 
 
 def keep_freed_memory() -> bool:

@@ -1,5 +1,6 @@
 """Which device computes, and in which number format."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -20,23 +21,20 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
         raise ConfigError(f"trainer.device={name}: expected auto, cpu, cuda, cuda:N or mps")
+    device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
             raise ConfigError(
                 f"trainer.device={name}: PyTorch {torch.__version__} sees {found} here; "
-                "use trainer.device=cpu, or check the driver with nvidia-smi"
+                "use cpu, or check the driver with nvidia-smi"
             )
         return torch.device("cuda", device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"trainer.device={name}: no MPS device here; use trainer.device=cpu")
+        raise ConfigError(f"trainer.device={name}: no MPS device here; use cpu")
     return device
 
 
@@ -54,17 +52,21 @@ class Precision:
 
     @classmethod
     def pick(cls, name: str, device: torch.device) -> "Precision":
-        """``auto`` is bf16 on CUDA cards that have it, fp16 on older ones, fp32 elsewhere."""
+        """``auto`` is bf16 on CUDA cards that have it, fp16 on older ones, fp32 elsewhere.
+
+        Raises:
+            ConfigError: No such precision, or fp16 on the CPU.
+        """
         if name == "auto":
             if device.type != "cuda":
                 name = "fp32"
             else:
                 has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
                 name = "bf16" if has_bf16 else "fp16"
+        if name not in DTYPES:
+            raise ConfigError(f"precision={name}: expected auto, {', '.join(DTYPES)}")
         if name == "fp16" and device.type == "cpu":
-            raise ConfigError(
-                "trainer.precision=fp16 needs a CUDA device; on the CPU use fp32 or bf16"
-            )
+            raise ConfigError("precision=fp16 needs a CUDA device; on the CPU use fp32 or bf16")
         return cls(name, device)
 
     @property

@@ -13,12 +13,12 @@ class Schedule:
 
     def __init__(self, warmup_epochs: float = 0.0) -> None:
         if not (math.isfinite(warmup_epochs) and warmup_epochs >= 0):
-            raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs}")
+            raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}")
         self.warmup_epochs = warmup_epochs
 
     def decay(self, progress: float) -> float:
         """Factor at a part ``progress`` in [0, 1] of the way from the warm-up to the end."""
-        raise TypeError(f"{type(self).__name__} has no decay(progress)")
+        raise NotImplementedError(f"{type(self).__name__} has no decay(progress)")
 
     def factor(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
         """Factor for optimizer step ``step``, counted from 0. Past the end it stays at the last."""
@@ -31,12 +31,12 @@ class Schedule:
 
 
 class Poly(Schedule):
-    """``(1 - progress) ** power``, as in the DeepLab papers (Chen et al. 2017, arXiv:1606.00915)."""
+    """``(1 - progress) ** power``, as in DeepLab (Chen et al. 2017, arXiv:1606.00915)."""
 
     def __init__(self, power: float = 0.9, warmup_epochs: float = 0.0) -> None:
         super().__init__(warmup_epochs)
-        if not power > 0:
-            raise ValueError(f"power must be above 0, got {power}")
+        if not 0 < power < math.inf:
+            raise ValueError(f"power must be above 0 and finite, got {power}")
         self.power = power
 
     def decay(self, progress: float) -> float:
@@ -76,8 +76,8 @@ class Step(Schedule):
             raise ValueError(
                 f"milestones must be rising parts of the run between 0 and 1, got {milestones}"
             )
-        if not gamma > 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma must be above 0 and finite, got {gamma}")
         self.milestones, self.gamma = tuple(milestones), gamma
 
     def decay(self, progress: float) -> float:

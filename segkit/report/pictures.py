@@ -72,7 +72,9 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
             x, y = margin + column * cell, margin + row * cell
             part = float(share[row, column])
             # From paper to a dark blue; the number changes colour where the cell is dark.
-            shade = tuple(round(p + (q - p) * part) for p, q in zip(PAPER, (8, 48, 107), strict=True))
+            shade = tuple(
+                round(p + (q - p) * part) for p, q in zip(PAPER, (8, 48, 107), strict=True)
+            )
             draw.rectangle((x, y, x + cell - 1, y + cell - 1), shade, (220, 220, 220))
             if total[row, 0] > 0 and part >= 0.005:
                 ink = PAPER if part > 0.5 else INK

@@ -1,0 +1,57 @@
+"""What is saved of a configuration: resolved, with absolute paths, without the environment."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
+
+from segkit.config.schema import SCHEMAS
+
+
+def absolute_paths(cfg: DictConfig, name: str) -> None:
+    """Make relative paths absolute, in place: they mean "from where the user started".
+
+    A path that is made of an environment variable stays as it is written.
+    """
+    keys = list(path_keys(SCHEMAS[name]))
+    weights = OmegaConf.select(cfg, "model.backbone.weights") if name == "train" else None
+    if isinstance(weights, str) and Path(weights).expanduser().is_file():
+        keys.append("model.backbone.weights")
+    raw = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+    for key in keys:
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(raw, parent) if parent else raw
+        path = OmegaConf.select(cfg, key)
+        if path is not None and not OmegaConf.is_interpolation(node, last):
+            OmegaConf.update(cfg, key, str(Path(path).expanduser().absolute()))
+
+
+def path_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of the schema that name files or folders."""
+    for f in fields(schema):
+        if is_dataclass(f.default_factory):
+            yield from path_keys(f.default_factory, f"{prefix}{f.name}.")
+        elif f.metadata.get("path"):
+            yield f"{prefix}{f.name}"
+
+
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as builtins; environment variables stay ``${oc.env:...}``.
+
+    A saved file must not spell out a secret that was given through the environment.
+    """
+    copy = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+
+    def unresolved(*names: str) -> str:
+        return "${oc.env:" + ",".join(names) + "}"
+
+    OmegaConf.register_new_resolver("oc.env", unresolved, replace=True)
+    try:
+        plain = OmegaConf.to_container(copy, resolve=True)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,219 @@
+"""Every mistake ends as one readable message with exit code 1, and nothing is written."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scripts import call, spawn
+from voc_folder import make_voc
+
+# Arguments -> what the message must hold: the key, what is wrong, the way out.
+TABLE = [
+    ("trainer.max_epocs=3", "trainer.max_epocs: no such key; did you mean max_epochs?"),
+    ("+trainer.max_epocs=3", "trainer.max_epocs: no such key; did you mean max_epochs?"),
+    ("++trainer.max_epocs=3", "trainer.max_epocs: no such key; did you mean max_epochs?"),
+    ("trainer.max_epochs=ten", "trainer.max_epochs=ten: expected a whole number"),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: expected a whole number"),
+    ("trainer.max_epochs=-1", "trainer.max_epochs=-1: expected at least 1"),
+    ("trainer.max_epochs=null", "trainer.max_epochs: null is not possible here"),
+    ("trainer.max_epochs=", "trainer.max_epochs=: expected a whole number"),
+    ("trainer.max_epochs=???", "trainer.max_epochs is not set: give trainer.max_epochs="),
+    ("trainer.compile=maybe", "trainer.compile=maybe: expected true or false"),
+    ("trainer.clip_grad_norm=nan", "trainer.clip_grad_norm=nan: expected a finite number"),
+    ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm=0.0: expected a number above 0"),
+    ("trainer.precision=fp61", "trainer.precision=fp61: no such value; did you mean fp16?"),
+    ("trainer.device=tpu", "trainer.device=tpu: expected auto, cpu, cuda, cuda:N or mps"),
+    ("trainer=5", "trainer=5: holds other keys"),
+    ("~trainer.max_epochs", "trainer.max_epochs: "),
+    ("--trainer.lr=1", "--trainer.lr=1: drop the dashes: trainer.lr=1"),
+    ("--trainer.lr 1", "--trainer.lr: drop the dashes: trainer.lr="),
+    ("a=b=c", "a=b=c: expected key=value"),
+    ("los=focal", "los: no such key; did you mean loss?"),
+    ("loss=focl", "loss=focl: no such choice; did you mean focal? (there are bce, ce, dice"),
+    ("loss=[ce,dicc]", "loss=dicc: no such choice; did you mean dice?"),
+    ("loss=null", "loss=null: null is no choice"),
+    ("experiment=null", "experiment=null: null is no choice; leave it out"),
+    ("experiment=camvit", "experiment=camvit: no such choice; did you mean camvid?"),
+    ("~loss", "Could not delete 'loss'"),
+    ("~optimizer", "optimizer is not set"),
+    ("~model/backbone", "model.backbone is not set: segkit.models.DeepLabV3Plus needs it"),
+    (
+        "loss=focal loss.terms.focal.loss.gama=1",
+        "loss.terms.focal.loss.gama: no such key; did you mean gamma?",
+    ),
+    (
+        "+loss.terms.ce.loss.gama=1",
+        "loss.terms.ce.loss.gama: segkit.losses.CrossEntropyLoss has no",
+    ),
+    ("loss.terms.ce.weight=-1", "loss: weight of loss term 'ce' must be a finite number"),
+    (
+        "loss.terms.ce.loss.class_weights=balnced",
+        "loss.terms.ce.loss.class_weights=balnced: no such weighting; did you mean balanced?",
+    ),
+    ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+    ("optimizer.lr=abc", "optimizer.lr=abc: expected a number"),
+    ("scheduler.power=-1", "scheduler: power must be above 0, got -1"),
+    ("model.output_stride=7", "model: output_stride must be 8 or 16, got 7"),
+    ("model.separable=maybe", "model.separable=maybe: expected true or false"),
+    ("loader.batch_size=0", "loader.batch_size=0: expected at least 1"),
+    ("loader.num_workers=many", "loader.num_workers=many: expected auto or a whole number"),
+    ("seed=-1", "seed=-1: expected at least 0"),
+    ("init_from=nothing.pt", "init_from=nothing.pt: no such file or folder"),
+    ("data=voc", "data.root is not set: give data.root=PATH"),
+    ("data.root=null", "data.dataset.root: null is not possible here"),
+    ("data.root=${oc.env:SEGKIT_NO_SUCH}", "Environment variable 'SEGKIT_NO_SUCH' not found"),
+    ("data=voc data.root=does/not/exist", "does/not/exist: no such folder"),
+    ("data.label_map=nonsense", "data.label_map=nonsense: expected a mapping"),
+    ("data.classes=cat", "data.classes: expected a list, [a,b]"),
+    ("data.std=[0,1,1]", "data.std=[0.0, 1.0, 1.0]: expected a number above 0"),
+    ("data.mean=[0.5]", "data.mean=[0.5]: expected 3 values"),
+    ("data.dataset=null", "data.dataset=None: expected a node with _target_"),
+    ("augment.crop_size=[64]", "augment.crop_size=[64]: expected 2 values"),
+    ("augment.train=5", "augment.train: expected a list"),
+    (
+        "augment.train=[{_target_:albumentations.HorizontalFlip,p:7}]",
+        "augment.train[0]: 1 validation error for InitSchema p Input should be less than",
+    ),
+    ("hydra.verbos=true", "hydra.verbos: no such key; did you mean verbose?"),
+]
+IN_FILES = {
+    "experiment=key": "In 'experiment/key': trainer.max_epocs: no such key; did you mean max",
+    "experiment=top": "In 'experiment/top': sead: no such key; did you mean seed?",
+    "experiment=type": "In 'experiment/type': seed=one: expected a whole number",
+    "loss=argument": "loss.terms.focal.loss.gama: segkit.losses.FocalLoss has no such argument",
+    "loss=target": "loss._target_=segkit.losses.WeigthedSum: cannot be imported",
+    "loss=module": "loss._target_=my_looses.TopK: cannot be imported",
+    "loss=syntax": "while parsing a flow",
+    "augment=argument": "augment.train[0].pp: albumentations.HorizontalFlip has no such argument",
+}
+WITH_DATA = [
+    ("trainer.monitor=val/iou/cta", "trainer.monitor=val/iou/cta: no such logged value; did you"),
+    ("data.label_map={255:x}", "data.label_map holds 255: 'x'"),
+    ("data.classes=[a,b]", "data.classes is ['a', 'b']"),
+    ("data.train_split=tain", "tain.txt: no such file. Splits found"),
+    ("loss.terms.ce.loss.class_weights=[1,2]", "expected one for each of the 3 classes"),
+    ("loss=focal loss.terms.focal.loss.alpha=[1,2]", "loss.terms.focal.loss.alpha has 2 values"),
+    ("out_dir=../used", "holds a run already"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder
+
+
+def assert_refused(script: str, arguments: list[str], expected: str, here: Path) -> None:
+    result = call(script, *arguments, cwd=here)
+    assert result.status == 1
+    assert result.err.startswith("error: ")
+    assert expected in result.err
+    assert "Traceback" not in result.err
+    assert result.err.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "expected"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_mistake_on_the_command_line(arguments: str, expected: str, here: Path) -> None:
+    assert_refused("train.py", arguments.split(), expected, here)
+
+
+@pytest.mark.parametrize(("argument", "expected"), IN_FILES.items(), ids=IN_FILES)
+def test_a_mistake_in_a_file_of_the_user(
+    argument: str, expected: str, here: Path, tmp_path: Path
+) -> None:
+    files = {
+        "experiment/key": "# @package _global_\ntrainer: {max_epocs: 3}",
+        "experiment/top": "# @package _global_\nsead: 3",
+        "experiment/type": "# @package _global_\nseed: one",
+        "loss/argument": "_target_: segkit.losses.WeightedSum\nterms:\n  focal:\n    weight: 1.0\n"
+        "    loss: {_target_: segkit.losses.FocalLoss, gama: 1.0}",
+        "loss/target": "_target_: segkit.losses.WeigthedSum\nterms: {}",
+        "loss/module": "_target_: my_looses.TopK",
+        "loss/syntax": "terms: [1\nb: 2",
+        "augment/argument": "train: [{_target_: albumentations.HorizontalFlip, pp: 0.5}]",
+    }
+    for name, text in files.items():
+        path = tmp_path / "my_configs" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert_refused("train.py", ["--config-dir", "../my_configs", argument], expected, here)
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WITH_DATA, ids=[row[0] for row in WITH_DATA])
+def test_a_mistake_that_the_data_shows(
+    arguments: str, expected: str, here: Path, tmp_path: Path
+) -> None:
+    make_voc(tmp_path / "voc")
+    (tmp_path / "used" / "checkpoints").mkdir(parents=True)
+    arguments_and_data = ["data=voc", "data.root=../voc", *arguments.split()]
+    result = call("train.py", *arguments_and_data, "model/backbone=tiny", cwd=here)
+    assert result.status == 1
+    assert expected in result.err
+    assert list(here.iterdir()) == []
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["checkpoints"]
+
+
+def test_all_mistakes_are_named_at_once(here: Path) -> None:
+    result = call("train.py", "seed=-1", "trainer.max_epochs=0", "loader.batch_size=0", cwd=here)
+    assert len(result.err.splitlines()) == 3
+    result = call("train.py", "optimizer.lr=-1", "scheduler.power=-1", cwd=here)
+    assert len(result.err.splitlines()) == 2
+
+
+def test_cuda_where_there_is_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert_refused("train.py", ["trainer.device=cuda"], "sees no CUDA device here", here)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", "checkpoint is not set: give checkpoint=PATH"),
+        ("checkpoint=nothing.pt", "checkpoint=nothing.pt: no such file or folder"),
+        ("chekpoint=x", "chekpoint: no such key; did you mean checkpoint?"),
+        ("checkpoint=. precision=fp61", "precision=fp61: no such value; did you mean fp16?"),
+        ("checkpoint=.", "no checkpoints/best.pt or checkpoints/last.pt in this folder"),
+        ("--split=test", "--split=test: drop the dashes: split=test"),
+    ],
+)
+def test_a_mistake_in_evaluate(arguments: str, expected: str, here: Path) -> None:
+    assert_refused("evaluate.py", arguments.split(), expected, here)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("trainer.max_epocs=3", "did you mean max_epochs?"),
+        ("+trainer.max_epocs=3", "did you mean max_epochs?"),
+        ("optimizer.lr=-1", "Invalid learning rate"),
+        ("data=voc data.root=does/not/exist", "no such folder"),
+    ],
+)
+def test_in_a_process_of_its_own(
+    arguments: str, expected: str, here: Path, record_property: Callable[[str, object], None]
+) -> None:
+    start = time.perf_counter()
+    result = spawn("train.py", *arguments.split(), cwd=here)
+    record_property("seconds", time.perf_counter() - start)  # 5 are promised on a quiet machine
+    assert result.status == 1
+    assert expected in result.err
+    assert len(result.err.splitlines()) == 1
+    assert result.out == ""
+    assert list(here.iterdir()) == []
+
+
+def test_a_wrong_key_ends_before_torch_is_imported(here: Path) -> None:
+    result = spawn("train.py", "trainer.max_epocs=3", cwd=here, PYTHONPROFILEIMPORTTIME="1")
+    assert "hydra.main" in result.err
+    assert " torch\n" not in result.err
+    assert " albumentations\n" not in result.err
+
+
+def test_help_and_cfg_show_something_once_and_train_nothing(here: Path) -> None:
+    result = call("train.py", "--cfg", "job", cwd=here)
+    assert result.status == 0
+    assert result.out.count("max_epochs:") == 1
+    assert list(here.iterdir()) == []
