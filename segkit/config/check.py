@@ -86,20 +86,17 @@ def value_problems(schema: type, values: Mapping[Any, Any], prefix: str = "") ->
             yield from value_problems(f.default_factory, value, f"{name}.")
         if not limits or value is None:
             continue
-        if limits["choices"] and value not in limits["choices"]:
+        if limits["choices"] and isinstance(value, str) and value not in limits["choices"]:
             yield f"{name}={value}: no such value{did_you_mean(value, limits['choices'])}"
         if limits["exists"] and not Path(value).expanduser().exists():
             yield f"{name}={value}: no such file or folder; relative paths start at {Path.cwd()}"
         if not isinstance(value, limits["kind"]):
-            yield f"{name}={value}: expected a mapping, {{key: value}}"
+            yield f"{name}={value}: expected {limits['text']}"
         if limits["length"] not in (None, len(value) if isinstance(value, list) else None):
             yield f"{name}={value}: expected {limits['length']} values"
         numbers = value if isinstance(value, list) else [value]
         found = [p for n in numbers for p in number_problems(f"{name}={value}", n, limits)]
         yield from found[:1]
-    workers = values.get("num_workers", "auto")
-    if workers != "auto" and not (type(workers) is int and workers >= 0):
-        yield f"{prefix}num_workers={workers}: expected auto or a whole number of at least 0"
 
 
 def number_problems(start: str, number: Any, limits: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Every key that is not an argument of a component: its type, default, meaning and limits."""
 
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
@@ -15,9 +16,9 @@ def option(
     *,
     low: float | None = None,
     above: float | None = None,
-    choices: tuple[object, ...] = (),
+    choices: tuple[str, ...] = (),
     length: int | None = None,
-    kind: type = object,
+    kind: type | UnionType = object,
     path: bool = False,
     exists: bool = False,
 ) -> Any:
@@ -28,9 +29,9 @@ def option(
         text: What it is for.
         low: Least number that makes sense, here or for each in a list.
         above: Number that it must exceed.
-        choices: All values that make sense.
+        choices: All texts that make sense.
         length: Of a list.
-        kind: Of a value that OmegaConf does not check, such as a mapping that starts as null.
+        kind: Of a value that OmegaConf does not check; ``text`` says what is expected then.
         path: It names a file or folder; a relative one starts where the user does.
         exists: What it names must be there already.
     """
@@ -60,7 +61,9 @@ class DataConfig:
     classes: Optional[list[Any]] = option(None, "names in index order; null: from labels.txt")
     num_classes: Optional[int] = option(None, "number of classes where there are no names", low=1)
     ignore_index: int = option(255, "mask value of pixels without a label", low=0)
-    label_map: Any = option(None, "ids in the masks to classes, e.g. {255: 1}", kind=dict)
+    label_map: Any = option(
+        None, "a mapping of ids in the masks to classes or ignore, as {255: 1}", kind=dict
+    )
     colormap: Any = option(None, "colours of RGB masks in class order, or voc")
     check: bool = option(True, "read every file before the first step")
     mean: list[float] = option(
@@ -82,7 +85,13 @@ class AugmentConfig:
 @dataclass
 class LoaderConfig:
     batch_size: int = option(8, "images per step", low=1)
-    num_workers: Any = option("auto", "processes that load; auto: one per core but the first, <= 4")
+    num_workers: Any = option(
+        "auto",
+        "a number of processes that load, or auto: one per core but the first, at most 4",
+        low=0,
+        choices=("auto",),
+        kind=int | str,
+    )
 
 
 @dataclass

@@ -1,0 +1,68 @@
+"""The two scripts as commands: where they start, what they show, how they end."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scripts import SMALL, call, spawn
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder
+
+
+def test_train_and_evaluate_in_processes_of_their_own(here: Path) -> None:
+    trained = spawn("train.py", *SMALL, "trainer.max_epochs=1", cwd=here)
+    assert trained.status == 0, trained.err
+    assert trained.err == ""  # no bar and no warning where nobody looks
+    (run,) = (here / "runs").iterdir()
+    assert sorted(path.name for path in here.iterdir()) == ["data", "runs"]
+    assert f"checkpoint=runs/{run.name}" in trained.out
+
+    elsewhere = here.parent / "elsewhere"
+    elsewhere.mkdir()
+    evaluated = spawn("evaluate.py", f"checkpoint=../here/runs/{run.name}", cwd=elsewhere)
+    assert evaluated.status == 0, evaluated.err
+    assert list(elsewhere.iterdir()) == []
+    scores = json.loads((run / "eval/val-best/metrics.json").read_text())
+    assert scores["miou"] == json.loads((run / "summary.json").read_text())["best_score"]
+
+
+def test_help_lists_the_groups(here: Path) -> None:
+    result = call("train.py", "--help", cwd=here)
+    assert result.status == 0
+    assert "train is powered by Hydra" in result.out
+    assert "loss: bce, ce, dice, focal, mse" in result.out
+    assert list(here.iterdir()) == []
+
+
+def test_a_wrong_job_of_a_sweep_is_found_before_the_first_one_runs(here: Path) -> None:
+    result = call("train.py", "-m", *SMALL, "seed=0,-1", cwd=here)
+    assert result.status == 1
+    assert result.err == "error: seed=-1: expected at least 0\n"
+    assert not (here / "data").exists()
+    assert [path.name for path in here.glob("runs/*")] in ([], ["multirun.yaml"])
+
+
+def test_an_interrupt_ends_quietly(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segkit.config.command.check_values", interrupted)
+    result = call("train.py", cwd=here)
+    assert (result.status, result.err) == (130, "")
+
+
+def test_a_defect_shows_where_it_is(here: Path) -> None:
+    (here / "my_data.py").write_text("def bad(split):\n    return {}['lost key']\n")
+    (here / "my_configs/data").mkdir(parents=True)
+    (here / "my_configs/data/bad.yaml").write_text(
+        "dataset: {_target_: my_data.bad, _partial_: true}\nroot: null\n"
+    )
+    result = spawn("train.py", "--config-dir", "my_configs", "data=bad", cwd=here)
+    assert result.status == 1
+    assert 'my_data.py", line 2, in bad' in result.err
+    assert "KeyError: 'lost key'" in result.err

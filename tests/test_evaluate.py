@@ -1,0 +1,155 @@
+"""evaluate.py repeats what training logged, and trusts nothing that a checkpoint names."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from scripts import SMALL, call
+
+from segkit.data.masks import read_mask
+from segkit.metrics import ConfusionMatrix
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate") / "here"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Path:
+    result = call("train.py", *SMALL, "out_dir=run", cwd=home)
+    assert result.status == 0, result.err
+    return home / "run"
+
+
+def refuse(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is not strict JSON")
+
+
+def evaluated(run: Path, home: Path, *arguments: str) -> Path:
+    name = f"out_dir=eval{len(list(home.iterdir()))}"
+    result = call("evaluate.py", f"checkpoint={run}", name, *arguments, cwd=home)
+    assert result.status == 0, result.err
+    return home / name.partition("=")[2]
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    text = (folder / "metrics.json").read_text()
+    content: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return content
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_the_scores_are_those_that_training_logged(batch_size: int, run: Path, home: Path) -> None:
+    found = scores(evaluated(run, home, f"loader.batch_size={batch_size}", "loader.num_workers=0"))
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = json.loads((run / "summary.json").read_text())["best_epoch"]
+    logged = log[best - 1]
+    assert found["epoch"] == best
+    assert found["miou"] == logged["val/miou"]
+    assert found["iou"] == [logged[f"val/iou/{name}"] for name in found["classes"]]
+
+
+def test_it_needs_nothing_but_the_checkpoint(run: Path, home: Path) -> None:
+    elsewhere = home.parent / "nowhere"
+    elsewhere.mkdir()
+    result = call("evaluate.py", f"checkpoint={run / 'checkpoints/best.pt'}", cwd=elsewhere)
+    assert result.status == 0, result.err
+    assert list(elsewhere.iterdir()) == []
+    files = {path.name for path in (run / "eval/val-best").iterdir()}
+    assert files == {
+        "metrics.json",
+        "confusion_matrix.csv",
+        "confusion_matrix.png",
+        "per_image.csv",
+    }
+
+
+def test_the_files_agree_with_each_other(run: Path, home: Path) -> None:
+    folder = evaluated(run, home, "save_predictions=true")
+    found = scores(folder)
+    matrix = ConfusionMatrix(len(found["classes"]))
+    masks = home / "data/shapes/SegmentationClass"
+    predictions = sorted((folder / "predictions").iterdir())
+    assert len(predictions) == found["images"] == 6
+    for path in predictions:
+        pred, target = read_mask(path), read_mask(masks / path.name)
+        matrix.update(torch.from_numpy(pred.astype(np.int64)), torch.from_numpy(target).long())
+    assert matrix.compute()["iou"] == found["iou"]
+
+    with (folder / "confusion_matrix.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert [[int(n) for n in row[1:]] for row in rows[1:]] == matrix.matrix.tolist()
+    with (folder / "per_image.csv").open(newline="") as file:
+        images = list(csv.DictReader(file))
+    assert [image["id"] for image in images] == [path.stem for path in predictions]
+    assert sum(int(image["pixels"]) for image in images) == int(matrix.matrix.sum())
+    assert math.isclose(
+        sum(int(i["pixels"]) * float(i["pixel_accuracy"]) for i in images),
+        int(matrix.matrix.trace()),
+    )
+
+
+def test_another_split(run: Path, home: Path) -> None:
+    found = scores(evaluated(run, home, "split=train"))
+    assert (found["split"], found["images"]) == ("train", 24)
+
+
+def test_data_with_other_classes_is_refused(run: Path, home: Path) -> None:
+    other = home / "other"
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets"):
+        (other / part).parent.mkdir(exist_ok=True)
+        (other / part).symlink_to(home / "data/shapes" / part)
+    settings = (home / "data/shapes/shapes.json").read_text()
+    (other / "shapes.json").write_text(settings)
+    (other / "labels.txt").write_text("background\na\nb\nc\nd\ne\n")
+    result = call("evaluate.py", f"checkpoint={run}", "data.root=other", cwd=home)
+    assert result.status == 1
+    assert len(result.err.splitlines()) == 1
+    assert "other/labels.txt: holds the classes ['background', 'a'" in result.err
+    assert "but data.classes is ['background', 'disk'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        ("model", "torch.utils.collect_env.run"),
+        ("model", "segkit.models.weights.torch.load"),
+        ("model", "segkit.data.loader.os.system"),
+        ("model", "segkitten.Model"),
+        ("dataset", "os.system"),
+        ("hidden", "torch.utils.collect_env.run"),
+    ],
+)
+def test_a_checkpoint_that_names_foreign_code_is_refused(
+    place: str, target: str, run: Path, home: Path, tmp_path: Path
+) -> None:
+    content = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    config = content["about"]["config"]
+    if place == "model":
+        config["model"]["backbone"]["_target_"] = target
+    elif place == "dataset":
+        config["data"]["dataset"]["_target_"] = target
+    else:  # a node that is only made when it is looked at
+        config["model"]["backbone"] = "${oc.create:{_target_:" + target + "}}"
+    torch.save(content, tmp_path / "evil.pt")
+    result = call("evaluate.py", f"checkpoint={tmp_path / 'evil.pt'}", cwd=home)
+    assert result.status == 1
+    assert f"the checkpoint names {target}, which is no part of segkit" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_second_interpolation_is_refused(run: Path, home: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    content["about"]["config"]["model"]["backbone"] = r"\${oc.create:{_target_:os.system}}"
+    torch.save(content, tmp_path / "evil.pt")
+    result = call("evaluate.py", f"checkpoint={tmp_path / 'evil.pt'}", cwd=home)
+    assert result.status == 1
+    assert "hides a second interpolation" in result.err

@@ -1,0 +1,244 @@
+"""train.py from end to end on the CPU, on a small set of shapes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripts import SMALL, SMALL_RUN, call
+from voc_folder import make_voc
+
+FILES = {
+    "config.yaml",
+    "checkpoints/last.pt",
+    "checkpoints/best.pt",
+    "metrics.jsonl",
+    "train.log",
+    "summary.json",
+}
+CLASSES = ["background", "disk", "square", "triangle", "star", "ring"]
+TINY = (*SMALL_RUN, "model/backbone=tiny", "augment=none", "optimizer=adamw")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train") / "here"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> Path:
+    result = call("train.py", *SMALL, "out_dir=first", cwd=home)
+    assert result.status == 0, result.err
+    assert "next: python evaluate.py checkpoint=first" in result.out
+    return home / "first"
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    content = torch.load(run / "checkpoints" / name, weights_only=True)
+    state: dict[str, torch.Tensor] = content["state"]["model"]
+    return state
+
+
+def numbers(run: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the machine."""
+    timed = ("seconds", "images_per_second", "memory_mib")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines(run)]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    assert numbers(run) == numbers(other)
+    mine, theirs = weights(run), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def train(home: Path, name: str, *arguments: str) -> Path:
+    result = call("train.py", *arguments, f"out_dir={name}", cwd=home)
+    assert result.status == 0, result.err
+    return home / name
+
+
+def test_a_run_writes_what_is_promised(first: Path, home: Path) -> None:
+    files = {str(p.relative_to(first)) for p in first.rglob("*") if p.is_file()}
+    events = {name for name in files if name.startswith("tensorboard/")}
+    assert files - events == FILES
+    assert len(events) == 1
+    assert {path.name for path in home.iterdir()} >= {"data", "first"}
+
+
+def test_one_line_per_epoch_with_every_value(first: Path) -> None:
+    log = lines(first)
+    assert [line["epoch"] for line in log] == [1, 2]
+    assert [line["step"] for line in log] == [3, 6]  # 24 pictures in batches of 8
+    expected = {"train/loss", "train/loss/ce", "train/grad_norm", "lr", "val/loss", "val/miou"}
+    expected |= {f"val/iou/{name}" for name in CLASSES} | {"images_per_second"}
+    assert all(expected <= line.keys() for line in log)
+
+
+def test_the_summary_names_the_best_epoch(first: Path) -> None:
+    summary = json.loads((first / "summary.json").read_text())
+    scores = [line["val/miou"] for line in lines(first)]
+    assert summary["best_score"] == max(scores)
+    assert summary["best_epoch"] == 1 + scores.index(max(scores))
+    assert summary["scores"]["miou"] == summary["best_score"]
+    assert summary["seconds"] > 0
+
+
+def test_twice_the_same_run(first: Path, home: Path) -> None:
+    assert_same_run(first, train(home, "again", *SMALL))
+
+
+def test_loader_processes_change_nothing(first: Path, home: Path) -> None:
+    assert_same_run(first, train(home, "workers", *SMALL, "loader.num_workers=1"))
+
+
+@pytest.mark.parametrize("loss", ["focal", "dice", "bce", "mse", "[ce,dice]", "[focal,dice]"])
+def test_every_loss_trains(loss: str, home: Path, first: Path) -> None:
+    name = "loss_" + loss.strip("[]").replace(",", "_")
+    arguments = (f"loss={loss}", "loader.batch_size=12", "trainer.max_epochs=1")
+    run = train(home, name, *SMALL, *arguments)
+    (line,) = lines(run)
+    assert line["step"] == 2
+    assert {f"train/loss/{term}" for term in loss.strip("[]").split(",")} <= line.keys()
+    assert all(line[f"train/loss/{term}"] > 0 for term in loss.strip("[]").split(","))
+
+
+def test_class_weights_by_name_are_saved_as_numbers(home: Path, first: Path) -> None:
+    arguments = ("loss.terms.ce.loss.class_weights=balanced", "trainer.max_epochs=1")
+    result = call("train.py", *SMALL, *arguments, "out_dir=weighted", cwd=home)
+    assert "class weights (balanced): background " in result.out
+    content = torch.load(home / "weighted/checkpoints/last.pt", weights_only=True)
+    saved = content["about"]["config"]["loss"]["terms"]["ce"]["loss"]["class_weights"]
+    assert len(saved) == len(CLASSES)
+
+
+def test_accumulating_clipping_and_validating_less_often(home: Path, first: Path) -> None:
+    arguments = ("trainer.accumulate=2", "trainer.clip_grad_norm=0.1", "trainer.val_every=2")
+    log = lines(train(home, "steps", *SMALL, *arguments, "trainer.max_epochs=3"))
+    assert [line["step"] for line in log] == [2, 4, 6]  # three batches: a pair and one more
+    assert ["val/miou" in line for line in log] == [False, True, True]
+
+
+def test_the_monitored_class_decides_what_is_best(home: Path, first: Path) -> None:
+    run = train(home, "monitor", *SMALL, "trainer.monitor=val/iou/background")
+    scores = [line["val/iou/background"] for line in lines(run)]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["monitor"] == "val/iou/background"
+    assert summary["best_epoch"] == 1 + scores.index(max(scores))
+    worst = train(
+        home, "worst", *SMALL, "trainer.monitor=val/iou/background", "trainer.monitor_mode=min"
+    )
+    summary = json.loads((worst / "summary.json").read_text())
+    assert summary["best_epoch"] == 1 + scores.index(min(scores))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(home: Path, first: Path) -> None:
+    huge = "optimizer.lr=1e30"
+    result = call("train.py", *SMALL, huge, "scheduler.warmup_epochs=0", "out_dir=nan", cwd=home)
+    assert result.status == 1
+    assert "error: step " in result.err
+    assert "Try a lower optimizer.lr" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_the_saved_config_holds_absolute_paths_and_no_secrets(
+    home: Path, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_TEST_ROOT", str(home / "data/shapes"))
+    from_env = "data.root=${oc.env:SEGKIT_TEST_ROOT}"
+    run = train(home, "env", *SMALL, from_env, "trainer.max_epochs=1", "init_from=first")
+    text = (run / "config.yaml").read_text()
+    assert "root: ${oc.env:SEGKIT_TEST_ROOT}" in text
+    assert str(home / "data") not in text
+    assert f"init_from: {first}" in text
+    config = torch.load(run / "checkpoints/last.pt", weights_only=True)["about"]["config"]
+    assert config["data"]["dataset"]["root"] == "${oc.env:SEGKIT_TEST_ROOT}"
+    assert f"root: {home / 'data/shapes'}\n" in (first / "config.yaml").read_text()
+
+    elsewhere = home.parent / "elsewhere"
+    elsewhere.mkdir()
+    result = call("evaluate.py", f"checkpoint={run}", cwd=elsewhere)
+    assert result.status == 0, result.err
+    monkeypatch.delenv("SEGKIT_TEST_ROOT")
+    result = call("evaluate.py", f"checkpoint={run}", cwd=elsewhere)
+    assert result.status == 1
+    assert "Environment variable 'SEGKIT_TEST_ROOT' not found" in result.err
+    result = call(
+        "evaluate.py", f"checkpoint={run}", "data.root=../here/data/shapes", cwd=elsewhere
+    )
+    assert result.status == 0, result.err
+
+
+def voc(home: Path, name: str, sizes: dict[str, tuple[int, int]], val: list[str]) -> Path:
+    """A VOC folder with pictures of the given sizes (width, height)."""
+    root = make_voc(home / name, {"train": list(sizes), "val": val, "trainval": list(sizes)})
+    for item, size in sizes.items():
+        for file in root.glob(f"*/{item}.png"):
+            Image.open(file).resize(size, Image.Resampling.NEAREST).save(file)
+    return root
+
+
+def test_images_of_mixed_sizes_in_odd_batches(home: Path) -> None:
+    sizes = {"a": (33, 47), "b": (64, 40), "c": (40, 64), "d": (33, 47), "e": (50, 50)}
+    voc(home, "mixed", {**sizes, "f": (65, 33), "g": (20, 21)}, ["f", "g"])
+    (home / "mixed/ImageSets/Segmentation/train.txt").write_text("a\nb\nc\nd\ne\n")
+    arguments = ("data=voc", "data.root=mixed", "loader.batch_size=2", "trainer.max_epochs=1")
+    (line,) = lines(train(home, "mixed_run", *TINY, *arguments))
+    assert line["step"] == 2  # a last batch of one is left out
+
+
+def test_one_image_one_batch(home: Path) -> None:
+    voc(home, "one", {"a": (48, 40)}, ["a"])
+    arguments = ("data=voc", "data.root=one", "loader.batch_size=1", "trainer.max_epochs=1")
+    (line,) = lines(train(home, "one_run", *TINY, *arguments))
+    assert line["step"] == 1
+    assert "small for BatchNorm" in (home / "one_run/train.log").read_text()
+
+
+def test_trainval_is_taken_with_a_warning(home: Path) -> None:
+    voc(home, "both", {"a": (48, 40), "b": (48, 40)}, ["b"])
+    arguments = ("data=voc", "data.root=both", "data.train_split=trainval", "trainer.max_epochs=1")
+    result = call("train.py", *TINY, *arguments, "out_dir=both_run", cwd=home)
+    assert result.status == 0, result.err
+    assert "1 of 1 validation pictures are also trained on" in result.out
+
+
+def test_a_binary_mask_of_0_and_255_with_a_label_map(home: Path) -> None:
+    root = voc(home, "binary", {"a": (32, 32), "b": (32, 32)}, ["b"])
+    (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
+    (root / "labels.txt").unlink()
+    for name in "ab":
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:20, 8:20] = 255
+        Image.fromarray(mask).save(root / "SegmentationClass" / f"{name}.png")
+    arguments = ("data=voc", "data.root=binary", "trainer.max_epochs=1", "data.num_classes=2")
+    result = call("train.py", *TINY, *arguments, "out_dir=refused", cwd=home)
+    assert result.status == 1
+    assert "data.label_map={255: 1}" in result.err
+    assert not (home / "refused").exists()
+    (line,) = lines(train(home, "binary_run", *TINY, *arguments, "data.label_map={255:1}"))
+    assert "val/iou/class_1" in line
+    names = "data.classes=[nothing,thing]"
+    (line,) = lines(train(home, "named", *TINY, *arguments[:3], "data.label_map={255:1}", names))
+    assert "val/iou/thing" in line
+
+
+def test_a_corrupt_image_is_found_before_a_folder_is_made(home: Path) -> None:
+    root = voc(home, "corrupt", {"a": (32, 32), "b": (32, 32)}, ["b"])
+    (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
+    image = root / "JPEGImages/a.png"
+    image.write_bytes(image.read_bytes()[:200])
+    result = call("train.py", *TINY, "data=voc", "data.root=corrupt", "out_dir=bad", cwd=home)
+    assert result.status == 1
+    assert "corrupt/JPEGImages/a.png" in result.err
+    assert not (home / "bad").exists()
+    assert not (home / "runs").exists()
