@@ -64,8 +64,10 @@ def call(script: str, *arguments: str, cwd: Path) -> Result:
     return Result(status, out.getvalue(), err.getvalue())
 
 
-def spawn(script: str, *arguments: str, cwd: Path, **environment: str) -> Result:
-    """Run ``script`` in a process of its own."""
+def spawn(
+    script: str, *arguments: str, cwd: Path, limit: float = 120, **environment: str
+) -> Result:
+    """Run ``script`` in a process of its own, for ``limit`` seconds at most."""
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],
         cwd=cwd,
@@ -74,7 +76,7 @@ def spawn(script: str, *arguments: str, cwd: Path, **environment: str) -> Result
         | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=limit,
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)

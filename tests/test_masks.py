@@ -134,6 +134,8 @@ def test_a_listed_border_colour_is_a_class(tmp_path):
     [
         ("cityscapes", "'cityscapes'; expected voc"),
         ([[0, 0, 0], [0, 0, 0]], "twice"),
+        (5, "data.colormap is 5; expected voc"),
+        ([1, 2], "expected .red, green, blue"),
         ([[0, 0]], "expected .red, green, blue"),
         ([[0, 0, 256]], "expected .red, green, blue"),
         ([[0, 0, True]], "expected .red, green, blue"),

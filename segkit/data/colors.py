@@ -51,7 +51,9 @@ def parse_colormap(colormap: ColorMap) -> Palette:
         return voc_palette(255)  # the last entry is the border's colour, which is no class
     if isinstance(colormap, np.ndarray):
         return colormap
-    colors = [tuple(color) for color in colormap]
+    if not isinstance(colormap, Sequence):
+        raise DataError(f"data.colormap is {colormap!r}; expected voc or a list of RGB triples")
+    colors = [tuple(c) if isinstance(c, Sequence) else (c,) for c in colormap]
     for color in colors:
         if len(color) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in color):
             raise DataError(f"data.colormap holds {color}; expected [red, green, blue] of 0 to 255")
