@@ -4,7 +4,7 @@ import inspect
 import math
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,9 @@ from segkit.config.weightings import named_weightings, unknown_weightings
 from segkit.errors import ConfigError
 
 INDENT = "\n       "
+# Components by what looking at them imports: torch alone, or torchvision and albumentations too.
+QUICK = ("optimizer", "scheduler", "loss")
+HEAVY = ("data", "augment", "model")
 HINTS = {
     "data.root": "data.root=PATH, the folder with JPEGImages, SegmentationClass and ImageSets",
     "checkpoint": "checkpoint=PATH, a .pt file or a run folder under runs/",
@@ -37,13 +40,23 @@ def check_config(cfg: DictConfig, name: str) -> None:
         ConfigError: Everything that is wrong, one line each.
     """
     check_values(cfg, name)
-    if name != "train":
-        return
+    if name == "train":
+        check_components(cfg, QUICK)
+        check_components(cfg, HEAVY)
+
+
+def check_components(cfg: DictConfig, names: Sequence[str]) -> None:
+    """Refuse what these components of a training would not be built with.
+
+    Raises:
+        ConfigError: Everything that is wrong, one line each.
+    """
     trial = DictConfig(OmegaConf.to_container(cfg))
     # The data set will say how many classes there are; any number shows whether the rest fits.
     trial.data.num_classes = trial.data.num_classes or len(trial.data.classes or "ab")
-    problems = list(target_problems(OmegaConf.to_container(trial, resolve=True)))
-    if problems := problems or list(trial_problems(trial)):
+    plain: Any = OmegaConf.to_container(trial, resolve=True)
+    problems = [problem for name in names for problem in target_problems(plain[name], name)]
+    if problems := problems or list(trial_problems(trial, names)):
         raise ConfigError(INDENT.join(problems))
 
 
@@ -178,8 +191,8 @@ def type_problem(start: str, value: Any, parameter: inspect.Parameter) -> Iterat
         yield f"{start}: expected a number"
 
 
-def trial_problems(trial: DictConfig) -> Iterator[str]:
-    """Build everything that is cheap to build: constructors know which values are impossible.
+def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:
+    """Build what is cheap to build: constructors know which values are impossible.
 
     Changes ``trial``, which is to be a copy.
     """
@@ -187,7 +200,8 @@ def trial_problems(trial: DictConfig) -> Iterator[str]:
 
     if OmegaConf.select(trial, "model.backbone.weights") is not None:
         trial.model.backbone.weights = None  # reading or downloading them is not cheap
-    yield from unknown_weightings(trial.loss)
+    if "loss" in names:
+        yield from unknown_weightings(trial.loss)
     for _, node in named_weightings(trial.loss):
         node["class_weights"] = None
     parameter = [torch.nn.Parameter(torch.zeros(1, 1))]
@@ -198,9 +212,9 @@ def trial_problems(trial: DictConfig) -> Iterator[str]:
         "augment": lambda: build_augment(trial),
         "model": lambda: _on_meta(trial.model),
     }
-    for name, step in steps.items():
+    for name in names:
         try:
-            step()
+            steps.get(name, lambda: None)()  # reading the data is not cheap
         except (ValueError, TypeError) as error:
             text = str(error)
             yield text if text.startswith(name) else f"{name}: {text}"

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.check import check_config, check_values
+from segkit.config.check import QUICK, check_components, check_config, check_values
 from segkit.config.explain import dashes, explain, null_choices
 from segkit.config.saved import absolute_paths
 from segkit.errors import ConfigError, SegkitError
@@ -23,7 +23,10 @@ INDENT = "\n       "  # further lines stand under the first, past "error: "
 
 
 def check_command_line(name: str) -> None:
-    """End here, before torch is imported, if a key, type or value of the command line is wrong.
+    """End here, before slow imports, if a key, type or value of the command line is wrong.
+
+    What the schema knows is refused before torch is imported, what an optimizer, schedule or loss
+    knows before torchvision and albumentations are.
 
     Also ends here, with exit status 0, where Hydra was only asked to show something, as by
     ``--help`` or ``--cfg job``.
@@ -32,6 +35,8 @@ def check_command_line(name: str) -> None:
 
     def cheap_check(cfg: DictConfig) -> None:
         check_values(cfg, name)
+        if name == "train":
+            check_components(cfg, QUICK)
         checked.append(cfg)
 
     try:
@@ -51,8 +56,6 @@ def run(name: str, task: Callable[[DictConfig], object]) -> None:
     defect and shows its full traceback. The folder where the user started is searched for modules
     last, so that ``_target_: my_losses.TopK`` finds ``my_losses.py`` beside the user's configs.
     """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
 
     def checked_task(cfg: DictConfig) -> None:
         check_config(cfg, name)
@@ -63,6 +66,8 @@ def run(name: str, task: Callable[[DictConfig], object]) -> None:
 
 
 def _compose(name: str, task: Callable[[DictConfig], None]) -> None:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     # Hydra would print a shortened traceback itself and hide where an error came from.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 

@@ -92,17 +92,15 @@ def _name(step: Callable[..., Any]) -> str:
 
 
 def _check_result(image: Any, mask: Any, name: str) -> None:
-    for what, array, ndim, kinds, expected in (
-        ("image", image, 3, "u", "uint8 (H, W, 3)"),
-        ("mask", mask, 2, "iu", "integer (H, W)"),
+    for what, array, fits, expected in (
+        ("image", image, image.dtype == np.uint8 and image.shape[2:] == (3,), "uint8 (H, W, 3)"),
+        ("mask", mask, mask.shape == image.shape[:2], "integer (H, W) of the image's size"),
     ):
-        shape, dtype = tuple(array.shape), array.dtype
-        is_array = isinstance(array, np.ndarray) and array.ndim == ndim
-        if not is_array or dtype.kind not in kinds or shape[:2] != image.shape[:2]:
+        if not (isinstance(array, np.ndarray) and fits and array.dtype.kind in "iu"):
             raise DataError(
-                f"{name} returned the {what} as {type(array).__name__} {dtype} {shape}; expected "
-                f"an array {expected} as big as the other. Leave out Normalize and ToTensorV2: "
-                "that is done later, on the device"
+                f"{name} returned the {what} as {type(array).__name__} {array.dtype} "
+                f"{tuple(array.shape)}; expected an array {expected}. Leave out Normalize and "
+                "ToTensorV2: that is done later, on the device"
             )
 
 
@@ -118,6 +116,11 @@ def fill_holes(
         raise ConfigError(
             f"{type(transform).__name__}: area_for_downscale='image_mask' blends class ids into "
             "classes that are not there; use 'image'"
+        )
+    if isinstance(transform, A.GridElasticDeform):
+        raise ConfigError(
+            "GridElasticDeform makes holes of class 0 and cannot be told otherwise; use "
+            "ElasticTransform or GridDistortion"
         )
     settings = {
         "fill": tuple(fill),

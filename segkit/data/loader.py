@@ -4,8 +4,10 @@ A sample is a pure function of (seed, epoch, index), so it is the same for any n
 and after a resume, and differs from epoch to epoch.
 """
 
+import atexit
 import os
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segkit.data.augment import Augment, one_thread
+from segkit.data.augment import Augment, Image, Mask, one_thread
 from segkit.data.contract import SegmentationDataset
 from segkit.errors import DataError, SegkitError
 
@@ -50,7 +52,7 @@ class Batch:
         )
 
 
-Sample = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], str]
+Sample = tuple[Image, Mask, str]
 
 
 class Samples(Dataset[Sample | SegkitError]):
@@ -67,16 +69,20 @@ class Samples(Dataset[Sample | SegkitError]):
         epoch, index = key
         name = self.dataset.ids[index]
         try:
-            image, mask = self.dataset.read(index)
+            return *self.read(epoch, index), name
         except SegkitError as error:
             return error
-        if self.augment is not None:
-            rng = np.random.default_rng([self.seed, epoch, index])
-            try:
-                image, mask = self.augment(image, mask, rng)
-            except SegkitError as error:
-                return DataError(f"{name}: {error}")
-        return image, mask, name
+        except Exception as error:  # a defect of somebody's code: with the name of its picture
+            raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
+
+    def read(self, epoch: int, index: int) -> tuple[Image, Mask]:
+        image, mask = self.dataset.read(index)
+        if self.augment is None:
+            return image, mask
+        try:
+            return self.augment(image, mask, np.random.default_rng([self.seed, epoch, index]))
+        except DataError as error:
+            raise DataError(f"{self.dataset.ids[index]}: {error}") from error
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -88,8 +94,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __init__(self, size: int, *, shuffle: bool, seed: int, batch_size: int) -> None:
         self.size, self.shuffle, self.seed, self.epoch = size, shuffle, seed, 0
-        lonely = shuffle and size % batch_size == 1 and size > batch_size
-        self.num_samples = size - 1 if lonely else size
+        self.num_samples = size - (shuffle and size % batch_size == 1 and size > batch_size)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -110,17 +115,16 @@ class Collate:
     ignore_index: int
 
     def __call__(self, samples: Sequence[Sample | SegkitError]) -> Batch | SegkitError:
+        bad = [sample for sample in samples if isinstance(sample, SegkitError)]
         good = [sample for sample in samples if not isinstance(sample, SegkitError)]
-        if len(good) < len(samples):
-            return next(sample for sample in samples if isinstance(sample, SegkitError))
-        return self.stack(good)
+        return bad[0] if bad else self.stack(good)
 
     def stack(self, samples: Sequence[Sample]) -> Batch:
         height = max(image.shape[0] for image, _, _ in samples)
         width = max(image.shape[1] for image, _, _ in samples)
         small = 0 <= self.ignore_index <= 255 and all(m.dtype == np.uint8 for _, m, _ in samples)
-        image = np.empty((len(samples), height, width, 3), np.uint8)
-        target = np.empty((len(samples), height, width), np.uint8 if small else np.int64)
+        shape = (len(samples), height, width)
+        image, target = np.empty((*shape, 3), np.uint8), np.empty(shape, "u1" if small else "i8")
         for i, (one, mask, _) in enumerate(samples):
             h, w = mask.shape
             image[i], target[i] = self.fill, self.ignore_index
@@ -184,11 +188,25 @@ def batches(loader: "DataLoader[Any]") -> Iterator[Batch]:
         SegkitError: A sample could not be read. It travels here as a value: raised in a worker
             process it would arrive wrapped in that process's traceback.
     """
-    for item in loader:
+    iterator = iter(loader)
+    if hasattr(iterator, "_shutdown_workers") and iterator not in _with_workers:
+        _with_workers.add(iterator)
+        # Registered after PyTorch's own clean-up of these workers, so it runs before.
+        atexit.register(_end_workers, weakref.ref(iterator))
+    for item in iterator:
         for batch in item if isinstance(item, list) else [item]:
             if isinstance(batch, SegkitError):
                 raise batch
             yield batch
+
+
+_with_workers: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def _end_workers(iterator: "weakref.ref[Any]") -> None:
+    """At exit, where a traceback may still hold the iterator: PyTorch would wait 5 s for each."""
+    if (alive := iterator()) is not None:
+        alive._shutdown_workers()
 
 
 def resolve_num_workers(num_workers: int | str) -> int:
@@ -225,8 +243,8 @@ def _loader(
 
 
 def _start_worker(worker_id: int) -> None:
-    # The parent decides what a signal to the whole group means, and ends its workers.
+    # Ctrl-C reaches the whole group, and the parent decides what it means. SIGTERM is not ignored:
+    # with it Python ends workers at exit, and would wait for one that ignores it for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     one_thread()

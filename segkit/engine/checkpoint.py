@@ -57,7 +57,7 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        on_cuda = any(p.is_cuda for p in self.model.parameters())
         return {
             "model": strip_prefixes(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -67,7 +67,10 @@ class TrainState:
             "step": self.step,
             "batch": self.batch,
             "skipped_steps": self.skipped_steps,
-            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "rng": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if on_cuda else [],
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -191,7 +194,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = find_checkpoint(path)
     content = read_tensors(path)
-    if not ENTRIES <= content.keys():
+    if not content.keys() >= ENTRIES:
         raise CheckpointError(
             f"{path}: no checkpoint of segkit (its entries: {', '.join(map(str, content))[:80]}); "
             "to start from foreign weights use train.py with model.backbone.weights=PATH"
@@ -218,7 +221,7 @@ def init_from(model: nn.Module, path: Path | str) -> LoadReport:
     """
     path = find_checkpoint(path)
     content = read_tensors(path)
-    weights = content["state"]["model"] if ENTRIES <= content.keys() else content
+    weights = content["state"]["model"] if content.keys() >= ENTRIES else content
     try:
         return load_matching(model, strip_prefixes(weights))
     except CheckpointError as error:

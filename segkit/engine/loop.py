@@ -86,7 +86,8 @@ def train_one_epoch(
     state.model.train()
     columns: dict[str, list[float]] = {}
     num_images, skipped_in_a_row, lr, started = 0, 0, 0.0, time.perf_counter()
-    for group in _groups(batches, settings.accumulate):
+    remaining = iter(batches)
+    while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
         ids = [name for batch in group for name in batch.ids]
         values = _backward(state, group, loss_fn, normalize, precision, ids)
         factor = settings.schedule.factor(
@@ -119,13 +120,6 @@ def train_one_epoch(
     }
 
 
-def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """The batches of each step; the last step of an epoch may have fewer."""
-    iterator = iter(batches)
-    while group := list(islice(iterator, size)):
-        yield group
-
-
 def _backward(
     state: TrainState,
     group: list[Batch],
@@ -156,7 +150,7 @@ def _backward(
 def _check_loss(values: dict[str, float], step: int, ids: list[str]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        term = bad[-1]  # one of the terms, which come after their sum
+        term = bad[-1]  # a term rather than the sum, which comes first
         raise TrainingError(
             f"step {step}: {term} is {values[term]}. Batch: {', '.join(ids)}. {ADVICE}; look at "
             "these files if it always happens with them"
@@ -184,10 +178,10 @@ def _optimizer_step(state: TrainState, clip: float | None, ids: list[str]) -> fl
 
 
 def _first_bad_layer(model: nn.Module) -> str:
-    for name, p in model.named_parameters():
-        if p.grad is not None and not p.grad.isfinite().all():
-            return name
-    return "all layers together"
+    bad = (
+        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    )
+    return next(bad, "all layers together")
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,12 @@ class Schedule:
         raise NotImplementedError(f"{type(self).__name__} has no decay(progress)")
 
     def factor(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """Factor for optimizer step ``step``, counted from 0. Past the end it stays at the last."""
+        """Factor for optimizer step ``step``, counted from 0. Past the end nothing changes."""
+        step = min(step, total_steps)  # past it, (negative) ** 0.9 is a complex number
         warmup_steps = min(round(self.warmup_epochs * steps_per_epoch), total_steps)
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        # Clamped: python's (negative) ** 0.9 is a complex number.
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return self.decay(min(1.0, progress))
+        return self.decay((step - warmup_steps) / max(1, total_steps - warmup_steps))
 
 
 class Poly(Schedule):

@@ -16,7 +16,8 @@ GAP = 4
 
 def color(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
     """Class ids (H, W) as colours; ids above 255 share the last colour."""
-    return palette[np.minimum(mask, 255)]
+    picture: Picture = palette[np.minimum(mask, 255)]
+    return picture
 
 
 def panel(
@@ -64,8 +65,11 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
     share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
     font = ImageFont.load_default(12)
     margin = 24 + int(max(font.getlength(name) for name in classes))
-    cell, size = 36, len(classes)
-    picture = Image.new("RGB", (margin + cell * size + 8, margin + cell * size + 8), PAPER)
+    size = len(classes)
+    cell = 36 if size <= 40 else 14  # of many classes there is room for the shades alone
+    title = "predicted (percent of the true class)"
+    width = margin + 8 + max(cell * size, int(font.getlength(title)))
+    picture = Image.new("RGB", (width, margin + cell * size + 8), PAPER)
     draw = ImageDraw.Draw(picture)
     for row in range(size):
         for column in range(size):
@@ -76,7 +80,7 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
                 round(p + (q - p) * part) for p, q in zip(PAPER, (8, 48, 107), strict=True)
             )
             draw.rectangle((x, y, x + cell - 1, y + cell - 1), shade, (220, 220, 220))
-            if total[row, 0] > 0 and part >= 0.005:
+            if part >= 0.005 and cell == 36:
                 ink = PAPER if part > 0.5 else INK
                 middle = (x + cell // 2, y + cell // 2)
                 draw.text(middle, f"{100 * part:.0f}", ink, font, anchor="mm")
@@ -86,7 +90,7 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
         strip = Image.new("RGB", (margin - 24, cell), PAPER)
         ImageDraw.Draw(strip).text((0, cell // 2), classes[row], INK, font, anchor="lm")
         picture.paste(strip.rotate(90, expand=True), (margin + row * cell, 20))
-    draw.text((margin, 4), "predicted (percent of the true class)", INK, font)
+    draw.text((margin, 4), title, INK, font)
     draw.text((4, margin - 16), "true", INK, font)
     return np.asarray(picture)
 

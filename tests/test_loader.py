@@ -1,0 +1,351 @@
+"""Samples and batches: the same for any number of workers, new in each epoch."""
+
+import itertools
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from voc_folder import make_voc
+
+from segkit.data.augment import Augment
+from segkit.data.loader import (
+    Batch,
+    Collate,
+    EpochSampler,
+    _with_workers,
+    batches,
+    eval_loader,
+    resolve_num_workers,
+    train_loader,
+)
+from segkit.data.voc import VOCSegmentation
+from segkit.errors import DataError
+
+CPU = torch.device("cpu")
+COLLATE = Collate(fill=(1, 2, 3), ignore_index=255)
+
+
+class Pictures:
+    """``size`` pictures in memory; the red of each pixel is its number."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, size: int, shapes: Sequence[tuple[int, int]] = ((6, 8),)) -> None:
+        self.ids = [f"picture_{i}" for i in range(size)]
+        self.shapes = shapes
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, index: int) -> tuple[Any, Any]:
+        shape = self.shapes[index % len(self.shapes)]
+        return np.full((*shape, 3), index, np.uint8), np.full(shape, index % 3, np.uint8)
+
+
+class Broken(Pictures):
+    """Its second picture fails, by a defect of its own."""
+
+    def read(self, index: int) -> tuple[Any, Any]:
+        if index == 1:
+            raise KeyError("no such thing")
+        return super().read(index)
+
+
+def make_train_loader(
+    dataset: Any,
+    *,
+    augment: Augment | None = None,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    seed: int = 3,
+) -> DataLoader[Batch]:
+    transforms = [A.RandomCrop(4, 5, p=1), A.RandomBrightnessContrast(p=1)]
+    return train_loader(
+        dataset,
+        augment or Augment(transforms, fill=(1, 2, 3)),
+        collate=COLLATE,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        seed=seed,
+        device=CPU,
+    )
+
+
+def make_eval_loader(dataset: Any, *, num_workers: int = 0, batch_size: int = 4) -> Any:
+    return eval_loader(
+        dataset, collate=COLLATE, batch_size=batch_size, num_workers=num_workers, device=CPU
+    )
+
+
+def one_epoch(loader: DataLoader[Batch], epoch: int) -> list[tuple[tuple[str, ...], bytes, bytes]]:
+    loader.sampler.epoch = epoch  # type: ignore[attr-defined]
+    return [
+        (batch.ids, batch.image.numpy().tobytes(), batch.target.numpy().tobytes())
+        for batch in batches(loader)
+    ]
+
+
+def read_red(loader: DataLoader[Batch], epoch: int) -> Iterator[tuple[str, int]]:
+    loader.sampler.epoch = epoch  # type: ignore[attr-defined]
+    for batch in batches(loader):
+        yield from zip(batch.ids, batch.image[:, 0, 0, 0].tolist(), strict=True)
+
+
+@pytest.fixture(autouse=True)
+def no_workers_left() -> Iterator[None]:
+    """The traceback of an expected error may hold a loader: end its workers, as at exit."""
+    yield
+    for iterator in list(_with_workers):
+        iterator._shutdown_workers()
+    assert not multiprocessing.active_children()
+
+
+def test_samples_are_the_same_for_any_number_of_workers() -> None:
+    dataset = Pictures(10)
+    reference = [one_epoch(make_train_loader(dataset), epoch) for epoch in (1, 2)]
+    for num_workers in (1, 2):
+        loader = make_train_loader(dataset, num_workers=num_workers)
+        next(batches(loader))  # an abandoned pass leaves nothing behind
+        assert [one_epoch(loader, epoch) for epoch in (1, 2)] == reference
+        del loader
+
+
+def test_samples_are_the_same_in_spawned_workers() -> None:
+    dataset = Pictures(3)
+    loader = make_train_loader(dataset, num_workers=1)
+    loader.multiprocessing_context = "spawn"
+    assert one_epoch(loader, 1) == one_epoch(make_train_loader(dataset), 1)
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_pixels() -> None:
+    dataset = Pictures(64)
+    first, second = (one_epoch(make_train_loader(dataset), epoch) for epoch in (1, 2))
+    other_seed = one_epoch(make_train_loader(dataset, seed=4), 1)
+    orders = [[ids for ids, _, _ in run] for run in (first, second, other_seed)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert sorted(sum(orders[0], ())) == sorted(dataset.ids)
+
+    runs = [dict(read_red(make_train_loader(dataset, seed=s), e)) for s in (3, 4) for e in (1, 2)]
+    for one, other in itertools.combinations(runs, 2):
+        assert sum(one[name] == other[name] for name in one) < len(dataset) / 2
+
+
+def test_iterating_draws_no_global_random_numbers() -> None:
+    state, numpy_state = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
+    list(batches(make_train_loader(Pictures(5))))
+    list(batches(make_eval_loader(Pictures(5), num_workers=1)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert str(np.random.get_state()) == numpy_state  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "expected"),
+    [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (4, 4, [4])],
+)
+def test_a_lonely_last_sample_is_left_out_of_training(
+    size: int, batch_size: int, expected: list[int]
+) -> None:
+    loader = make_train_loader(Pictures(size), batch_size=batch_size)
+    assert [len(batch) for batch in batches(loader)] == expected
+    assert len(loader) == len(expected)
+
+
+def test_the_one_left_out_changes_with_the_epoch() -> None:
+    sampler = EpochSampler(5, shuffle=True, seed=0, batch_size=2)
+    left_out = set()
+    for sampler.epoch in range(30):
+        left_out |= set(range(5)) - {index for _, index in sampler}
+    assert left_out == set(range(5))
+
+
+def test_evaluation_sees_every_whole_picture_in_order() -> None:
+    dataset = Pictures(9)
+    seen = list(batches(make_eval_loader(dataset)))
+    assert [name for batch in seen for name in batch.ids] == dataset.ids
+    assert [len(batch) for batch in seen] == [4, 4, 1]
+    assert torch.cat([batch.image[:, 0, 0, 0] for batch in seen]).tolist() == list(range(9))
+
+
+def test_a_batch_is_bytes_in_the_order_of_channels_last() -> None:
+    batch = next(batches(make_eval_loader(Pictures(4))))
+    assert batch.image.dtype == batch.target.dtype == torch.uint8
+    assert batch.image.shape == (4, 3, 6, 8)
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_sizes_that_differ_are_padded_for_training() -> None:
+    dataset = Pictures(2, shapes=((2, 5), (4, 3)))
+    loader = make_train_loader(dataset, augment=Augment([]))
+    (batch,) = batches(loader)
+    assert batch.image.shape == (2, 3, 4, 5)
+    for name, image, target in zip(batch.ids, batch.image, batch.target, strict=True):
+        index = dataset.ids.index(name)
+        height, width = dataset.shapes[index]
+        assert (image[:, :height, :width] == index).all()
+        assert (target[:height, :width] == index % 3).all()
+        image[:, :height, :width] = torch.tensor(COLLATE.fill).view(3, 1, 1)
+        target[:height, :width] = 255
+        assert (image == torch.tensor(COLLATE.fill).view(3, 1, 1)).all()
+        assert (target == 255).all()
+
+
+def test_sizes_that_differ_are_never_padded_in_evaluation() -> None:
+    dataset = Pictures(6, shapes=((2, 5), (2, 5), (4, 3)))
+    seen = list(batches(make_eval_loader(dataset)))
+    assert [tuple(batch.target.shape) for batch in seen] == [
+        (2, 2, 5),
+        (1, 4, 3),
+        (1, 2, 5),
+        (1, 2, 5),
+        (1, 4, 3),
+    ]
+    assert [name for batch in seen for name in batch.ids] == dataset.ids
+
+
+@pytest.mark.parametrize(
+    ("ignore_index", "dtype", "expected"),
+    [
+        (255, np.uint8, torch.uint8),
+        (0, np.uint8, torch.uint8),
+        (300, np.uint8, torch.int64),
+        (-100, np.uint8, torch.int64),
+        (255, np.uint16, torch.int64),
+    ],
+)
+def test_targets_are_bytes_where_all_values_fit(
+    ignore_index: int, dtype: Any, expected: torch.dtype
+) -> None:
+    masks = [np.full((2, 3), 1, dtype), np.full((1, 1), 2, dtype)]
+    samples = [(np.zeros((*mask.shape, 3), np.uint8), mask, "a") for mask in masks]
+    batch = Collate((0, 0, 0), ignore_index)(samples)
+    assert isinstance(batch, Batch)
+    assert batch.target.dtype == expected
+    assert set(batch.target[1].flatten().tolist()) == {2, ignore_index}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_corrupt_file_is_one_message_with_its_name(tmp_path: Path, num_workers: int) -> None:
+    root = make_voc(tmp_path, {"train": ["a", "b", "c"]})
+    path = root / "JPEGImages" / "b.png"
+    path.write_bytes(path.read_bytes()[:60])
+    dataset = VOCSegmentation(root, "train")
+    for loader in (
+        make_train_loader(dataset, num_workers=num_workers),
+        make_eval_loader(dataset, num_workers=num_workers),
+    ):
+        with pytest.raises(DataError, match=r"b\.png") as info:
+            list(batches(loader))
+        assert "Traceback" not in str(info.value)
+        assert "worker" not in str(info.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_augmentation_that_cannot_be_done_names_the_picture(num_workers: int) -> None:
+    augment = Augment([A.RandomCrop(64, 64)])
+    loader = make_train_loader(Pictures(2), augment=augment, num_workers=num_workers)
+    with pytest.raises(DataError, match=r"^picture_\d: augment\.train\[0\] \(RandomCrop\) cannot"):
+        list(batches(loader))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_defect_of_a_data_set_keeps_its_traceback_and_names_the_picture(num_workers: int) -> None:
+    loader = make_eval_loader(Broken(3), num_workers=num_workers)
+    with pytest.raises(RuntimeError, match="picture_1: KeyError: 'no such thing'"):
+        list(batches(loader))
+
+
+EXIT = """
+import multiprocessing, sys, time
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_loader as t
+loader = t.make_eval_loader(t.Broken(3), num_workers=2)
+try:
+    list(t.batches(loader))
+except RuntimeError as error:
+    print(time.time(), *[child.pid for child in multiprocessing.active_children()])
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="looks for processes by POSIX means")
+def test_a_program_that_ends_with_an_error_ends_its_workers_at_once() -> None:
+    """Its traceback holds the loader, and PyTorch alone would wait 5 s for each worker."""
+    tests = Path(__file__).parent
+    script = EXIT.format(tests=str(tests), root=str(tests.parent))
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3, done.stderr
+    ended = time.time()
+    failed, *workers = done.stdout.split()
+    assert len(workers) == 2
+    assert ended - float(failed) < 8
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
+def test_workers_compute_with_one_thread_and_leave_ctrl_c_to_the_parent() -> None:
+    class Probe(Pictures):
+        def read(self, index: int) -> tuple[Any, Any]:
+            import signal
+
+            import cv2
+
+            ignored = [
+                signal.getsignal(s) == signal.SIG_IGN for s in (signal.SIGINT, signal.SIGTERM)
+            ]
+            found = [torch.get_num_threads(), cv2.getNumThreads(), *map(int, ignored)]
+            return np.array(found, np.uint8).reshape(1, 4, 1).repeat(3, 2), np.zeros(
+                (1, 4), np.uint8
+            )
+
+    (batch,) = batches(make_eval_loader(Probe(1), num_workers=1))
+    assert batch.image[0, 0, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Batch) -> Batch:
+        raise AssertionError
+
+    monkeypatch.setattr(Batch, "pin_memory", fail)
+    assert len(list(batches(make_train_loader(Pictures(4))))) == 1
+    assert not make_train_loader(Pictures(4)).pin_memory
+    loader = train_loader(
+        Pictures(4),
+        Augment([]),
+        collate=COLLATE,
+        batch_size=2,
+        num_workers=0,
+        seed=0,
+        device=torch.device("cuda", 0),
+    )
+    assert loader.pin_memory
+
+
+def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_num_workers(3) == 3
+    for cores, expected in ((1, 0), (2, 1), (5, 4), (64, 4)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        assert resolve_num_workers("auto") == expected
+
+
+@pytest.mark.gpu
+def test_a_batch_arrives_pinned_and_moves_to_the_device() -> None:
+    device = torch.device("cuda", 0)
+    loader = eval_loader(Pictures(2), collate=COLLATE, batch_size=2, num_workers=1, device=device)
+    (batch,) = batches(loader)
+    assert batch.image.is_pinned()
+    assert batch.target.is_pinned()
+    moved = batch.to(device)
+    assert moved.image.device == moved.target.device == device
+    assert torch.equal(moved.image.cpu(), batch.image)

@@ -1,0 +1,153 @@
+"""Run folders, the lines for people, ``metrics.jsonl`` and TensorBoard."""
+
+import builtins
+import json
+import logging
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segkit.engine import log as log_module
+from segkit.engine.log import RunLog, log, log_to_console, log_to_file, new_run_folder, progress
+
+
+@pytest.fixture(autouse=True)
+def console() -> Iterator[None]:
+    log_to_console()
+    yield
+    log_to_console()  # closes files
+
+
+def test_lines_go_to_the_console_and_with_the_time_to_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.info("before")
+    log_to_file(tmp_path / "train.log")
+    log.warning("epoch %d", 1)
+    assert capsys.readouterr().out == "before\nepoch 1\n"
+    text = (tmp_path / "train.log").read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING epoch 1\n", text)
+
+
+def test_a_second_run_in_one_process_leaves_the_first_log_alone(tmp_path: Path) -> None:
+    log_to_file(tmp_path / "first.log")
+    first = next(h for h in log.handlers if isinstance(h, logging.FileHandler))
+    log_to_console()
+    log_to_file(tmp_path / "second.log")
+    log.info("two")
+    assert (tmp_path / "first.log").read_text() == ""
+    assert "two" in (tmp_path / "second.log").read_text()
+    assert first not in log.handlers
+    assert first.stream is None  # closed
+
+
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress(range(3), "epoch 1")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_two_runs_in_one_second_get_two_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Frozen":
+            return cls(2024, 1, 2, 3, 4, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(log_module, "datetime", Frozen)
+    folders = [new_run_folder(None, "voc") for _ in range(3)]
+    stem = "2024-01-02_03-04-05_voc"
+    assert [folder.name for folder in folders] == [stem, f"{stem}-1", f"{stem}-2"]
+    assert all(folder.is_dir() and folder.parent == tmp_path / "runs" for folder in folders)
+
+
+@pytest.mark.parametrize("what", ["metrics.jsonl", "checkpoints/last.pt"])
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path, what: str) -> None:
+    folder = new_run_folder(str(tmp_path / "run"), "voc")
+    assert new_run_folder(str(folder), "voc") == folder == tmp_path / "run"  # empty: fine
+    (folder / what).parent.mkdir(exist_ok=True)
+    (folder / what).touch()
+    with pytest.raises(FileExistsError, match="run"):
+        new_run_folder(str(folder), "voc")
+
+
+def test_metrics_are_strict_json_one_line_per_epoch(tmp_path: Path) -> None:
+    run_log = RunLog(tmp_path)
+    run_log.epoch({"epoch": 1, "val/miou": 0.5, "val/iou/cat": None})
+    run_log.epoch({"epoch": 2, "train/loss": float("nan"), "val/miou": float("-inf")})
+    run_log.close()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=refuse) for line in lines] == [
+        {"epoch": 1, "val/miou": 0.5, "val/iou/cat": None},
+        {"epoch": 2, "train/loss": None, "val/miou": None},
+    ]
+
+
+def test_tensorboard_holds_curves_pictures_and_text(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_log = RunLog(tmp_path)
+    for step in (1, 2):
+        run_log.scalars({"val/miou": step / 4, "val/iou/cat": None}, step)
+    run_log.picture("val/picture", np.zeros((4, 5, 3), np.uint8), 2)
+    run_log.text("config", "seed: 0")
+    run_log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert tags["scalars"] == ["val/miou"]
+    assert [(e.step, e.value) for e in events.Scalars("val/miou")] == [(1, 0.25), (2, 0.5)]
+    assert [(e.step, e.width, e.height) for e in events.Images("val/picture")] == [(2, 5, 4)]
+    assert tags["tensors"] == ["config/text_summary"]
+
+
+def test_a_full_disk_ends_tensorboard_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_log = RunLog(tmp_path)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer = run_log.writer
+    monkeypatch.setattr(writer, "add_scalar", full)
+    run_log.scalars({"val/miou": 0.5, "val/loss": 1.0}, 1)
+    run_log.picture("val/picture", np.zeros((4, 5, 3), np.uint8), 1)
+    run_log.epoch({"epoch": 1})
+    run_log.close()
+    writer.close()
+    assert capsys.readouterr().out.count("TensorBoard stops here") == 1
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), OSError(28, "No space left")])
+def test_a_run_goes_on_without_tensorboard(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    real_import = builtins.__import__
+
+    def failing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("torch.utils.tensorboard"):
+            raise error
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", failing)
+    run_log = RunLog(tmp_path)
+    run_log.scalars({"val/miou": 0.5}, 1)
+    run_log.epoch({"epoch": 1})
+    run_log.close()
+    assert "TensorBoard is not written" in capsys.readouterr().out
+    assert (tmp_path / "metrics.jsonl").exists()

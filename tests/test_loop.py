@@ -1,0 +1,347 @@
+"""One epoch of training and one pass of evaluation."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segkit.data.loader import Batch
+from segkit.engine.checkpoint import Best, TrainState
+from segkit.engine.loop import (
+    MAX_SKIPPED_IN_A_ROW,
+    Prediction,
+    StepSettings,
+    evaluate,
+    param_groups,
+    train_one_epoch,
+)
+from segkit.engine.precision import Normalize, Precision
+from segkit.engine.schedule import Poly
+from segkit.errors import TrainingError
+from segkit.losses import CrossEntropyLoss, DiceLoss, WeightedSum
+from segkit.models import DeepLabV3Plus
+
+CPU = Precision("fp32", torch.device("cpu"))
+NORMALIZE = Normalize((0.5,) * 3, (0.25,) * 3)
+SETTINGS = StepSettings(Poly(power=1.0), total_steps=4, steps_per_epoch=4)
+
+
+def make_batch(names: str, size: tuple[int, int] = (8, 8), ignored: bool = False) -> Batch:
+    generator = torch.Generator().manual_seed(sum(map(ord, names)))
+    shape = (len(names), *size)
+    image = torch.randint(0, 256, (shape[0], 3, *size), generator=generator, dtype=torch.uint8)
+    target = torch.randint(0, 3, shape, generator=generator, dtype=torch.uint8)
+    if ignored:
+        target[:, :2] = 255
+    return Batch(image, target, tuple(names))
+
+
+def make_state(model: nn.Module, *, fp16: bool = False) -> TrainState:
+    groups = param_groups(model, 1.0, False, lr=0.1)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=fp16)
+    return TrainState(model, optimizer, scaler, Best("val/miou", "max"))
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 3, 1)
+
+
+def train(
+    state: TrainState,
+    batches: Sequence[Batch],
+    loss_fn: nn.Module | None = None,
+    settings: StepSettings = SETTINGS,
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    steps: list[dict[str, float]] = []
+    values = train_one_epoch(
+        state,
+        batches,
+        loss_fn or CrossEntropyLoss(),
+        normalize=NORMALIZE,
+        precision=CPU,
+        settings=settings,
+        on_step=steps.append,
+    )
+    return values, steps
+
+
+def weights(state: TrainState) -> list[Tensor]:
+    return [p.detach().clone() for p in state.model.parameters()]
+
+
+def test_param_groups_by_place_and_decay() -> None:
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model.head = nn.Conv2d(4, 2, 1)
+    model.head.weight.requires_grad_(False)
+    conv, norm = model.backbone
+    groups = param_groups(model, backbone_lr_factor=0.1, decay_norm_and_bias=False, lr=0.5)
+    assert [(g["params"], g["lr"], g.get("weight_decay")) for g in groups] == [
+        ([conv.weight], 0.05, None),
+        ([conv.bias, norm.weight, norm.bias], 0.05, 0.0),
+        ([model.head.bias], 0.5, 0.0),
+    ]
+    assert all(g["base_lr"] == g["lr"] for g in groups)
+    all_decay = param_groups(model, backbone_lr_factor=0.1, decay_norm_and_bias=True, lr=0.5)
+    assert [len(g["params"]) for g in all_decay] == [4, 1]  # type: ignore[arg-type]
+    assert not any("weight_decay" in g for g in all_decay)
+
+
+def test_one_step_is_gradient_descent_by_hand() -> None:
+    state = make_state(linear())
+    batch = make_batch("ab")
+    model = linear()
+    loss = CrossEntropyLoss()(model(NORMALIZE(batch.image)), batch.target.long())
+    loss.backward()
+    values, steps = train(state, [batch])
+    for p, q in zip(state.model.parameters(), model.parameters(), strict=True):
+        assert q.grad is not None
+        torch.testing.assert_close(p, q - 0.1 * q.grad)
+    norm = torch.cat([q.grad.flatten() for q in model.parameters() if q.grad is not None]).norm()
+    assert values["train/loss"] == loss.item()
+    assert values["train/grad_norm"] == pytest.approx(norm.item())
+    assert steps == [
+        {"train/loss": loss.item(), "train/grad_norm": values["train/grad_norm"], "lr": 0.1}
+    ]
+    assert (state.epoch, state.step, state.batch) == (1, 1, 0)
+
+
+def test_schedule_and_terms_are_reported() -> None:
+    state = make_state(linear())
+    terms = {
+        "ce": {"weight": 1.0, "loss": CrossEntropyLoss()},
+        "dice": {"weight": 2.0, "loss": DiceLoss()},
+    }
+    values, steps = train(state, [make_batch(name) for name in "abcd"], WeightedSum(terms))  # type: ignore[arg-type]
+    assert [step["lr"] for step in steps] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    for step in [*steps, values]:
+        total = step["train/loss/ce"] + 2 * step["train/loss/dice"]
+        assert step["train/loss"] == pytest.approx(total)
+    mean = sum(step["train/loss"] for step in steps) / 4
+    assert values["train/loss"] == pytest.approx(mean)
+    assert values["lr"] == steps[-1]["lr"]
+    assert values["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 5])
+def test_accumulation_equals_one_big_batch(accumulate: int) -> None:
+    """Without BatchNorm and with as many valid pixels in each batch; a shorter last group too."""
+    batches = [make_batch(name) for name in "abcd"]
+    settings = StepSettings(Poly(), total_steps=4, steps_per_epoch=2, accumulate=accumulate)
+    split = make_state(linear())
+    values, steps = train(split, batches, settings=settings)
+    joined = make_state(linear())
+    groups = [batches[i : i + accumulate] for i in range(0, 4, accumulate)]
+    big = [
+        Batch(
+            torch.cat([b.image for b in group]),
+            torch.cat([b.target for b in group]),
+            tuple(name for b in group for name in b.ids),
+        )
+        for group in groups
+    ]
+    big_values, _ = train(joined, big, settings=StepSettings(Poly(), 4, 2))
+    assert split.step == joined.step == len(steps) == math.ceil(4 / accumulate)
+    for p, q in zip(weights(split), weights(joined), strict=True):
+        torch.testing.assert_close(p, q)
+    assert values["train/loss"] == pytest.approx(big_values["train/loss"])
+
+
+def test_clipping_bounds_the_step_and_logs_the_norm_before() -> None:
+    free, clipped = make_state(linear()), make_state(linear())
+    before = weights(free)
+    batch = make_batch("a")
+    values, _ = train(free, [batch])
+    norm = values["train/grad_norm"]
+    settings = StepSettings(Poly(), 4, 4, clip_grad_norm=norm / 2)
+    assert train(clipped, [batch], settings=settings)[0]["train/grad_norm"] == norm
+    for start, p, q in zip(before, weights(free), weights(clipped), strict=True):
+        torch.testing.assert_close(q - start, (p - start) / 2, rtol=1e-4, atol=1e-7)
+
+
+class NotANumber(nn.Module):
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return logits.mean() * float("nan")
+
+
+def test_a_loss_that_is_nan_stops_before_the_weights_change() -> None:
+    state = make_state(linear())
+    train(state, [make_batch("a")])
+    before = weights(state)
+    terms = {
+        "ce": {"weight": 1.0, "loss": CrossEntropyLoss()},
+        "mine": {"weight": 1.0, "loss": NotANumber()},
+    }
+    settings = StepSettings(Poly(), 4, 4, accumulate=2)
+    with pytest.raises(TrainingError, match=r"^step 1: train/loss/mine is nan. Batch: b, c, d\. "):
+        train(state, [make_batch("bc"), make_batch("d")], WeightedSum(terms), settings)  # type: ignore[arg-type]
+    assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
+    assert state.step == 1
+
+
+class BadBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * float("inf")
+
+
+class BadLayer(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        weight: Tensor = BadBackward.apply(self.weight)
+        out: Tensor = self._conv_forward(input, weight, self.bias)
+        return out
+
+
+def test_a_gradient_that_is_not_finite_stops_and_names_its_layer() -> None:
+    torch.manual_seed(0)
+    state = make_state(nn.Sequential(nn.Conv2d(3, 4, 1), BadLayer(4, 3, 1)))
+    before = weights(state)
+    with pytest.raises(TrainingError, match=r"^step 0: the gradient of 1\.weight .* Batch: a, b\."):
+        train(state, [make_batch("ab")], settings=StepSettings(Poly(), 4, 4, clip_grad_norm=1.0))
+    assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
+
+
+class OverflowOnce(nn.Module):
+    """The loss's gradient overflows at any scale above ``limit``, as in fp16."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        logits = logits.clone()
+        logits.register_hook(  # type: ignore[no-untyped-call]
+            lambda g: g * float("inf") if g.abs().max() > self.limit else g
+        )
+        return CrossEntropyLoss()(logits, target)  # type: ignore[no-any-return]
+
+
+def test_steps_that_the_scaler_skips_are_counted_and_left_out_of_the_mean_norm() -> None:
+    state = make_state(linear(), fp16=True)
+    # The gradient of a mean over 64 pixels is near 1/64: 2**16 and 2**15 times that is too large.
+    batches = [make_batch("a")] * 6
+    values, steps = train(state, batches, OverflowOnce(150.0))
+    skipped = [step for step in steps if "train/grad_norm" not in step]
+    assert state.skipped_steps == values["train/skipped_steps"] == len(skipped)
+    assert 0 < len(skipped) < 6
+    assert state.step == 6
+    assert math.isfinite(values["train/grad_norm"])
+    assert state.scaler.get_scale() == 2.0**16 / 2 ** len(skipped)
+
+
+def test_gradients_that_overflow_at_any_scale_stop_the_run() -> None:
+    state = make_state(linear(), fp16=True)
+    before = weights(state)
+    with pytest.raises(TrainingError, match="overflow fp16 at any scale"):
+        train(state, [make_batch("a")] * (MAX_SKIPPED_IN_A_ROW + 1), OverflowOnce(-1.0))
+    assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
+
+
+IMAGES = [
+    make_batch(name, size, ignored=True)
+    for name, size in [
+        ("a", (33, 40)),
+        ("b", (33, 40)),
+        ("c", (20, 24)),
+        ("d", (33, 40)),
+        ("e", (33, 40)),
+    ]
+]
+
+
+def joined(size: int) -> list[Batch]:
+    """IMAGES in batches of at most ``size`` neighbours that are equally large."""
+    batches: list[Batch] = []
+    for one in IMAGES:
+        last = batches[-1] if batches else None
+        if last is not None and len(last) < size and last.image.shape[2:] == one.image.shape[2:]:
+            batches[-1] = Batch(
+                torch.cat([last.image, one.image]),
+                torch.cat([last.target, one.target]),
+                last.ids + one.ids,
+            )
+        else:
+            batches.append(one)
+    return batches
+
+
+def test_scores_and_loss_do_not_depend_on_the_batch_size() -> None:
+    torch.manual_seed(0)
+    model = DeepLabV3Plus("tiny", 3, aspp_channels=16, decoder_channels=16)
+    results = []
+    for size in (1, 2, 7):
+        seen: list[str] = []
+        logits: list[Tensor] = []
+
+        def on_image(
+            image: Prediction, seen: list[str] = seen, logits: list[Tensor] = logits
+        ) -> None:
+            seen.extend(image.batch.ids)
+            logits.append(image.logits)
+            assert image.pred.shape == image.batch.target.shape == (1, *image.logits.shape[2:])
+
+        matrix, loss = evaluate(
+            model,
+            joined(size),
+            num_classes=3,
+            ignore_index=255,
+            normalize=NORMALIZE,
+            precision=CPU,
+            loss_fn=CrossEntropyLoss(),
+            on_image=on_image,
+        )
+        assert seen == list("abcde")
+        results.append((matrix, loss, logits))
+    valid = sum(int((one.target != 255).sum()) for one in IMAGES)
+    for matrix, loss, logits in results:
+        assert matrix.matrix.sum() == valid
+        assert torch.equal(matrix.matrix, results[0][0].matrix)
+        assert loss == results[0][1]
+        assert all(torch.equal(p, q) for p, q in zip(logits, results[0][2], strict=True))
+
+
+def test_evaluation_changes_nothing_and_needs_no_loss() -> None:
+    torch.manual_seed(0)
+    model = DeepLabV3Plus("tiny", 3, aspp_channels=16, decoder_channels=16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    matrix, loss = evaluate(
+        model, IMAGES[:1], num_classes=3, ignore_index=255, normalize=NORMALIZE, precision=CPU
+    )
+    assert loss is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    matrix.merge(matrix)  # a tensor of inference mode could not be changed any more
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_training_on_cuda_learns(name: str) -> None:
+    precision = Precision(name, torch.device("cuda", 0))
+    torch.manual_seed(0)
+    model = DeepLabV3Plus("tiny", 3).to(precision.device)
+    optimizer = torch.optim.AdamW(param_groups(model, 1.0, False, 1e-3), lr=1e-3)
+    state = TrainState(model, optimizer, precision.grad_scaler(), Best("val/miou", "max"))
+    batch = make_batch("abcdefgh", (64, 64))
+    batch.target[:] = (batch.image[:, 0] > 127).to(torch.uint8)
+    losses: list[float] = []
+    train_one_epoch(
+        state,
+        [batch] * 30,
+        CrossEntropyLoss(),
+        normalize=NORMALIZE,
+        precision=precision,
+        settings=StepSettings(Poly(), 30, 30),
+        on_step=lambda values: losses.append(values["train/loss"]),
+    )
+    assert losses[-1] < losses[0] - 0.2
+    assert state.skipped_steps <= 3

@@ -1,0 +1,137 @@
+"""Scores as tables, files and pictures."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segkit.data.masks import voc_palette
+from segkit.metrics import ConfusionMatrix
+from segkit.report.pictures import (
+    GAP,
+    color,
+    confusion_picture,
+    legend,
+    panel,
+    with_legend,
+    write_picture,
+)
+from segkit.report.tables import class_table, percent, scalar_scores, write_csv, write_json
+
+CLASSES = ["road", "traffic light", "sky"]
+
+
+def scores() -> dict[str, Any]:
+    """Two road pixels, one of them called a traffic light; no sky anywhere."""
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.tensor([[0, 1, 1, 0]]), torch.tensor([[0, 0, 1, 255]]))
+    return dict(matrix.compute())
+
+
+def test_names_of_logged_scores() -> None:
+    flat = scalar_scores(scores(), CLASSES, "val/")
+    assert flat["val/iou/road"] == flat["val/iou/traffic light"] == 0.5
+    assert flat["val/iou/sky"] is None
+    assert flat["val/miou"] == 0.5
+    per_class = {
+        f"val/{kind}/{c}" for kind in ("iou", "precision", "recall", "f1") for c in CLASSES
+    }
+    means = ["miou", "mean_accuracy", "mean_f1", "pixel_accuracy", "fw_iou", "num_classes_averaged"]
+    assert set(flat) == per_class | {f"val/{name}" for name in means}
+    assert all(value is None or isinstance(value, float | int) for value in flat.values())
+
+
+def test_class_table() -> None:
+    assert class_table(scores(), CLASSES).splitlines() == [
+        "class            IoU   prec    rec     F1       pixels",
+        "road           50.00 100.00  50.00  66.67            2",
+        "traffic light  50.00  50.00 100.00  66.67            1",
+        "sky                -      -      -      -            0  (absent, not averaged)",
+        "mIoU 50.00 % over 2 of 3 classes (one confusion matrix over all pixels), "
+        "pixel accuracy 66.67 %, mean accuracy 75.00 %, fw IoU 50.00 %",
+    ]
+
+
+def test_class_table_of_nothing() -> None:
+    table = class_table(dict(ConfusionMatrix(1).compute()), ["a"])
+    assert table.splitlines()[-1].startswith("mIoU - % over 0 of 1 classes")
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.8731, " 87.31"), (1.0, "100.00"), (None, "     -")])
+def test_percent(value: float | None, text: str) -> None:
+    assert percent(value) == text
+
+
+def test_files(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"miou": 0.5, "iou": [None, 1]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"miou": 0.5, "iou": [None, 1]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "b.json", {"miou": float("nan")})
+    write_csv(tmp_path / "a.csv", ["id", "miou"], [["a, b", 0.5], ["c", None]])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["id", "miou"], ["a, b", "0.5"], ["c", ""]]
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    write_picture(tmp_path / "a.png", picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), picture)
+
+
+def test_color() -> None:
+    palette = voc_palette()
+    found = color(np.array([[0, 1], [15, 300]]), palette)
+    assert found.tolist() == [[[0, 0, 0], [128, 0, 0]], [[192, 128, 128], [224, 224, 192]]]
+
+
+def test_panel_shows_image_target_and_prediction() -> None:
+    palette = voc_palette()
+    image = np.full((8, 6, 3), 9, np.uint8)
+    target, pred = np.ones((8, 6), np.int64), np.full((8, 6), 2)
+    target[:, 3:] = 255
+    found = panel(image, target, pred, palette, ignore_index=255)
+    assert found.shape == (8, 3 * 6 + 2 * GAP, 3)
+    left, middle, right = (found[:, i * (6 + GAP) : i * (6 + GAP) + 6] for i in range(3))
+    assert (left == 9).all()
+    assert (middle[:, :3] == palette[1]).all()
+    assert set(np.unique(middle[:, 3:])) == {90, 160}  # hatched grey
+    assert (right == palette[2]).all()
+    assert (found[:, 6 : 6 + GAP] == 255).all()
+
+
+def test_a_legend_takes_the_lines_it_needs() -> None:
+    palette = voc_palette()
+    one, many = legend(CLASSES, palette, 400), legend(CLASSES, palette, 60)
+    assert one.shape[1] == 400
+    assert many.shape[1] == 60
+    assert many.shape[0] - one.shape[0] == 2 * 18
+    assert (one == palette[1]).all(axis=2).sum() > 100  # the box of class 1
+    picture = np.zeros((5, 60, 3), np.uint8)
+    assert np.array_equal(with_legend(picture, CLASSES, palette)[5:], many)
+
+
+@pytest.mark.parametrize("size", [1, 2, 21, 150])
+def test_confusion_picture_shades_by_share_of_the_row(size: int) -> None:
+    classes = [f"class {i}" for i in range(size)]
+    matrix = np.diag(np.arange(size))  # class 0 does not occur
+    picture = confusion_picture(matrix.tolist(), classes)
+    height, width, _ = picture.shape
+    assert height <= width < 2500
+    cell = 36 if size <= 40 else 14
+    dark = (picture == (8, 48, 107)).all(axis=2).sum()
+    # A full cell but for its border and the number in it.
+    assert dark == pytest.approx((size - 1) * (cell - 2) ** 2, rel=0.25)
+
+
+def test_confusion_picture_has_true_classes_in_rows() -> None:
+    places = []
+    for matrix in ([[5, 0], [5, 0]], [[0, 5], [0, 5]]):  # everything is called a, then b
+        picture = confusion_picture(matrix, ["a", "b"])
+        dark = np.argwhere((picture == (8, 48, 107)).all(axis=2))
+        (top, left), (bottom, right) = dark.min(axis=0), dark.max(axis=0)
+        assert bottom - top > 60
+        assert right - left < 40
+        places.append(left)
+    assert places[1] - places[0] == 36
