@@ -39,12 +39,12 @@ from segkit.engine.log import (
     log,
     log_to_console,
     log_to_file,
-    new_run_folder,
     progress,
 )
 from segkit.engine.loop import Prediction, StepSettings, evaluate, param_groups, train_one_epoch
 from segkit.engine.memory import keep_freed_memory, peak_memory_mib
 from segkit.engine.precision import Normalize, Precision, allow_tf32, pick_device
+from segkit.engine.run_folder import new_run_folder, refuse_used
 from segkit.errors import ConfigError
 from segkit.metrics import ConfusionMatrix
 from segkit.report.pictures import confusion_picture, panel, with_legend
@@ -54,6 +54,7 @@ from segkit.report.tables import class_table, scalar_scores, write_json
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run the whole training that ``cfg`` describes; returns the content of ``summary.json``."""
     started = time.perf_counter()
+    refuse_used(cfg.out_dir)
     log_to_console()
     device = pick_device(cfg.trainer.device)
     precision = Precision.pick(cfg.trainer.precision, device)
@@ -137,7 +138,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         state.model = torch.compile(model)  # type: ignore[assignment]
 
     # The run folder: from here on something is written
-    folder = make_run_folder(cfg)
+    folder = new_run_folder(cfg.out_dir, Path(cfg.data.root or "run").name)
     log_to_file(folder / "train.log")
     about = Description(
         config=plain_config(cfg),
@@ -246,19 +247,6 @@ def check_monitor(cfg: DictConfig, classes: list[str]) -> tuple[str, str]:
         )
     mode = cfg.trainer.monitor_mode
     return monitor, ("min" if "loss" in monitor else "max") if mode == "auto" else mode
-
-
-def make_run_folder(cfg: DictConfig) -> Path:
-    try:
-        folder = new_run_folder(cfg.out_dir, Path(str(cfg.data.root or "run")).name)
-        (folder / "checkpoints").mkdir()
-    except FileExistsError as error:
-        raise ConfigError(
-            f"out_dir={error}: holds a run already; give another folder, or none for a new one"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"out_dir={cfg.out_dir}: cannot be written ({error.strerror})") from None
-    return folder
 
 
 def headline(

@@ -10,8 +10,9 @@ __version__ = "0.1.0"
 
 if sys.version_info >= (3, 14):
     raise SystemExit(
-        f"segkit: Python {sys.version.split()[0]} found, 3.10 to 3.13 needed: Hydra 1.3, which reads "
-        "the configuration, does not start on 3.14. Make a virtual environment with python3.13."
+        f"segkit: Python {sys.version.split()[0]} found, 3.10 to 3.13 needed: Hydra 1.3, which "
+        "reads the configuration, does not start on 3.14. Make a virtual environment with "
+        "python3.13."
     )
 
 # Both must be set before the library in question is first imported. Busy-waiting OpenMP threads

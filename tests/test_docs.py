@@ -56,8 +56,9 @@ def test_own_data(tmp_path: Path) -> None:
 
 
 def test_every_key_of_the_table_exists() -> None:
-    import segkit.config  # noqa: F401  (registers the schema)
     from hydra import compose, initialize_config_dir
+
+    import segkit.config  # noqa: F401  (registers the schema)
 
     table = README.partition("## What to change")[2].partition("\n## ")[0]
     assigned = re.findall(r"`'?([a-z_./]+=[^`' ]+)'?", table)

@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ def log_to_console() -> None:
     handler = _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
+    # Keeps what is said before there is a run folder, for :func:`log_to_file`.
+    log.addHandler(MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL))
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -36,40 +38,19 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to_file(path: Path) -> None:
-    """The same lines with the time, appended to ``path``, until the next :func:`log_to_console`."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
+    """All lines since :func:`log_to_console`, and those to come, with their time in ``path``."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for earlier in [handler for handler in log.handlers if isinstance(handler, MemoryHandler)]:
+        earlier.setTarget(file)
+        log.removeHandler(earlier)
+        earlier.close()  # hands its lines over
+    log.addHandler(file)
 
 
 def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
     """A bar on a terminal, nothing elsewhere (a log file wants lines)."""
     return iter(tqdm(items, text, total, leave=False, disable=not sys.stderr.isatty(), ncols=80))
-
-
-def new_run_folder(out_dir: str | None, name: str) -> Path:
-    """Make the folder of a run; without ``out_dir`` a new one, named by the time, under ``runs/``.
-
-    Two runs started in one second get two folders.
-
-    Raises:
-        FileExistsError: ``out_dir`` holds a run already.
-    """
-    if out_dir is not None:
-        folder = Path(out_dir).absolute()
-        if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
-            raise FileExistsError(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
-    for number in range(1000):
-        folder = Path("runs", f"{stem}-{number}" if number else stem).absolute()
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise FileExistsError(folder)
 
 
 class RunLog:
