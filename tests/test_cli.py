@@ -14,6 +14,7 @@ def here(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_in_processes_of_their_own(here: Path) -> None:
     trained = spawn("train.py", *SMALL, "trainer.max_epochs=1", cwd=here)
     assert trained.status == 0, trained.err
@@ -39,6 +40,7 @@ def test_help_lists_the_groups(here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_wrong_job_of_a_sweep_is_found_before_the_first_one_runs(here: Path) -> None:
     result = call("train.py", "-m", *SMALL, "seed=0,-1", cwd=here)
     assert result.status == 1
