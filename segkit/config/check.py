@@ -20,9 +20,8 @@ from segkit.config.weightings import named_weightings, unknown_weightings
 from segkit.errors import ConfigError
 
 INDENT = "\n       "
-# Components by what looking at them imports: torch alone, or torchvision and albumentations too.
-QUICK = ("optimizer", "scheduler", "loss")
-HEAVY = ("data", "augment", "model")
+# Components by what looking at them imports: torch and albumentations, or torchvision too.
+STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
 HINTS = {
     "data.root": "data.root=PATH, the folder with JPEGImages, SegmentationClass and ImageSets",
     "checkpoint": "checkpoint=PATH, a .pt file or a run folder under runs/",
@@ -41,8 +40,8 @@ def check_config(cfg: DictConfig, name: str) -> None:
     """
     check_values(cfg, name)
     if name == "train":
-        check_components(cfg, QUICK)
-        check_components(cfg, HEAVY)
+        for names in STAGES:
+            check_components(cfg, names)
 
 
 def check_components(cfg: DictConfig, names: Sequence[str]) -> None:

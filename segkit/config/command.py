@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.check import QUICK, check_components, check_config, check_values
+from segkit.config.check import STAGES, check_components, check_config, check_values
 from segkit.config.explain import dashes, explain, null_choices
 from segkit.config.saved import absolute_paths
 from segkit.errors import ConfigError, SegkitError
@@ -25,8 +25,8 @@ INDENT = "\n       "  # further lines stand under the first, past "error: "
 def check_command_line(name: str) -> None:
     """End here, before slow imports, if a key, type or value of the command line is wrong.
 
-    What the schema knows is refused before torch is imported, what an optimizer, schedule or loss
-    knows before torchvision and albumentations are.
+    What the schema knows is refused before torch is imported, what an optimizer, schedule, loss or
+    transform knows before torchvision and the training loop are.
 
     Also ends here, with exit status 0, where Hydra was only asked to show something, as by
     ``--help`` or ``--cfg job``.
@@ -36,7 +36,7 @@ def check_command_line(name: str) -> None:
     def cheap_check(cfg: DictConfig) -> None:
         check_values(cfg, name)
         if name == "train":
-            check_components(cfg, QUICK)
+            check_components(cfg, STAGES[0])
         checked.append(cfg)
 
     try:
