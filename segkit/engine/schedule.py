@@ -1,10 +1,11 @@
 """Learning-rate schedules: pure functions of the step, so that a resume needs no state of them."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 
-class Schedule:
+class Schedule(ABC):
     """Factor of the learning rate for each optimizer step; linear warm-up, then :meth:`decay`.
 
     Args:
@@ -16,9 +17,9 @@ class Schedule:
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}")
         self.warmup_epochs = warmup_epochs
 
+    @abstractmethod
     def decay(self, progress: float) -> float:
         """Factor at a part ``progress`` in [0, 1] of the way from the warm-up to the end."""
-        raise NotImplementedError(f"{type(self).__name__} has no decay(progress)")
 
     def factor(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
         """Factor for optimizer step ``step``, counted from 0. Past the end nothing changes."""
