@@ -1,11 +1,8 @@
 """Samples and batches: the same for any number of workers, new in each epoch."""
 
+import gc
 import itertools
 import multiprocessing
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +15,10 @@ from torch.utils.data import DataLoader
 from voc_folder import make_voc
 
 from segkit.data.augment import Augment
-from segkit.data.loader import (
-    Batch,
-    Collate,
-    EpochSampler,
-    _with_workers,
-    batches,
-    eval_loader,
-    resolve_num_workers,
-    train_loader,
-)
+from segkit.data.loader import Batch, Collate, Sample, eval_loader, train_loader
+from segkit.data.order import EpochBatches
 from segkit.data.voc import VOCSegmentation
+from segkit.data.workers import batches
 from segkit.errors import DataError
 
 CPU = torch.device("cpu")
@@ -68,6 +58,8 @@ def make_train_loader(
     batch_size: int = 4,
     num_workers: int = 0,
     seed: int = 3,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader[Batch]:
     transforms = [A.RandomCrop(4, 5, p=1), A.RandomBrightnessContrast(p=1)]
     return train_loader(
@@ -78,6 +70,8 @@ def make_train_loader(
         num_workers=num_workers,
         seed=seed,
         device=CPU,
+        rank=rank,
+        world_size=world_size,
     )
 
 
@@ -87,26 +81,32 @@ def make_eval_loader(dataset: Any, *, num_workers: int = 0, batch_size: int = 4)
     )
 
 
-def one_epoch(loader: DataLoader[Batch], epoch: int) -> list[tuple[tuple[str, ...], bytes, bytes]]:
-    loader.sampler.epoch = epoch  # type: ignore[attr-defined]
+Seen = tuple[tuple[str, ...], bytes, bytes]
+
+
+def one_epoch(loader: DataLoader[Batch], epoch: int, start: int = 0) -> list[Seen]:
+    set_order(loader, epoch, start)
     return [
         (batch.ids, batch.image.numpy().tobytes(), batch.target.numpy().tobytes())
         for batch in batches(loader)
     ]
 
 
+def set_order(loader: DataLoader[Batch], epoch: int, start: int = 0) -> None:
+    assert isinstance(loader.batch_sampler, EpochBatches)
+    loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, start
+
+
 def read_red(loader: DataLoader[Batch], epoch: int) -> Iterator[tuple[str, int]]:
-    loader.sampler.epoch = epoch  # type: ignore[attr-defined]
+    set_order(loader, epoch)
     for batch in batches(loader):
         yield from zip(batch.ids, batch.image[:, 0, 0, 0].tolist(), strict=True)
 
 
 @pytest.fixture(autouse=True)
 def no_workers_left() -> Iterator[None]:
-    """The traceback of an expected error may hold a loader: end its workers, as at exit."""
     yield
-    for iterator in list(_with_workers):
-        iterator._shutdown_workers()
+    gc.collect()
     assert not multiprocessing.active_children()
 
 
@@ -160,12 +160,75 @@ def test_a_lonely_last_sample_is_left_out_of_training(
     assert len(loader) == len(expected)
 
 
-def test_the_one_left_out_changes_with_the_epoch() -> None:
-    sampler = EpochSampler(5, shuffle=True, seed=0, batch_size=2)
-    left_out = set()
-    for sampler.epoch in range(30):
-        left_out |= set(range(5)) - {index for _, index in sampler}
-    assert left_out == set(range(5))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_two_processes_share_the_samples_of_one(num_workers: int) -> None:
+    dataset = Pictures(11)
+    alone = one_epoch(make_train_loader(dataset, batch_size=4), epoch=2)
+    shares = [
+        one_epoch(
+            make_train_loader(
+                dataset, batch_size=2, num_workers=num_workers, rank=rank, world_size=2
+            ),
+            epoch=2,
+        )
+        for rank in (0, 1)
+    ]
+    together = [tuple(map(sum_of, zip(*step, strict=True))) for step in zip(*shares, strict=True)]
+    assert together == alone
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_goes_on_where_it_was_left(num_workers: int) -> None:
+    dataset = Pictures(11)
+    whole = one_epoch(make_train_loader(dataset), epoch=2)
+    loader = make_train_loader(dataset, num_workers=num_workers)
+    one_epoch(loader, epoch=1)
+    set_order(loader, 2, start=4)
+    assert len(loader) == 2
+    assert one_epoch(loader, epoch=2, start=4) == whole[1:]
+    assert one_epoch(loader, epoch=2) == whole
+    assert one_epoch(loader, epoch=2, start=11) == []
+
+
+def sum_of(parts: tuple[Any, ...]) -> Any:
+    first, *rest = parts
+    for part in rest:
+        first = first + part
+    return first
+
+
+def test_a_sample_that_does_not_count_has_no_labels() -> None:
+    dataset = Pictures(6)
+    alone = list(batches(make_train_loader(dataset, batch_size=1)))
+    last = []  # of each process; in this step there are two images for four
+    for rank in range(4):
+        *_, batch = batches(make_train_loader(dataset, batch_size=1, rank=rank, world_size=4))
+        last.append(batch)
+    assert [(batch.target == 255).all().item() for batch in last] == [True, False, True, False]
+    assert [batch.ids for batch in last[1::2]] == [batch.ids for batch in alone[4:]]
+    assert [batch.ids for batch in last[::2]] == [batch.ids for batch in alone[4:]]
+    assert {batch.target.dtype for batch in last} == {torch.uint8}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_evaluation_is_shared_without_padding(size: int, num_workers: int) -> None:
+    dataset = Pictures(size)
+    seen = []
+    for rank in range(3):
+        loader = eval_loader(
+            dataset,
+            collate=COLLATE,
+            batch_size=2,
+            num_workers=num_workers,
+            device=CPU,
+            rank=rank,
+            world_size=3,
+        )
+        names = [name for batch in batches(loader) for name in batch.ids]
+        assert names == list(dataset.ids)[rank::3]
+        seen += names
+    assert sorted(seen) == sorted(dataset.ids)
 
 
 def test_evaluation_sees_every_whole_picture_in_order() -> None:
@@ -226,7 +289,7 @@ def test_targets_are_bytes_where_all_values_fit(
     ignore_index: int, dtype: Any, expected: torch.dtype
 ) -> None:
     masks = [np.full((2, 3), 1, dtype), np.full((1, 1), 2, dtype)]
-    samples = [(np.zeros((*mask.shape, 3), np.uint8), mask, "a") for mask in masks]
+    samples = [Sample(np.zeros((*mask.shape, 3), np.uint8), mask, "a") for mask in masks]
     batch = Collate((0, 0, 0), ignore_index)(samples)
     assert isinstance(batch, Batch)
     assert batch.target.dtype == expected
@@ -264,55 +327,6 @@ def test_a_defect_of_a_data_set_keeps_its_traceback_and_names_the_picture(num_wo
         list(batches(loader))
 
 
-EXIT = """
-import multiprocessing, sys, time
-sys.path[:0] = [{tests!r}, {root!r}]
-import test_loader as t
-loader = t.make_eval_loader(t.Broken(3), num_workers=2)
-try:
-    list(t.batches(loader))
-except RuntimeError as error:
-    print(time.time(), *[child.pid for child in multiprocessing.active_children()])
-    raise SystemExit(3)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="looks for processes by POSIX means")
-def test_a_program_that_ends_with_an_error_ends_its_workers_at_once() -> None:
-    """Its traceback holds the loader, and PyTorch alone would wait 5 s for each worker."""
-    tests = Path(__file__).parent
-    script = EXIT.format(tests=str(tests), root=str(tests.parent))
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 3, done.stderr
-    ended = time.time()
-    failed, *workers = done.stdout.split()
-    assert len(workers) == 2
-    assert ended - float(failed) < 8
-    for pid in workers:
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid), 0)
-
-
-def test_workers_compute_with_one_thread_and_leave_ctrl_c_to_the_parent() -> None:
-    class Probe(Pictures):
-        def read(self, index: int) -> tuple[Any, Any]:
-            import signal
-
-            import cv2
-
-            ignored = [
-                signal.getsignal(s) == signal.SIG_IGN for s in (signal.SIGINT, signal.SIGTERM)
-            ]
-            found = [torch.get_num_threads(), cv2.getNumThreads(), *map(int, ignored)]
-            return np.array(found, np.uint8).reshape(1, 4, 1).repeat(3, 2), np.zeros(
-                (1, 4), np.uint8
-            )
-
-    (batch,) = batches(make_eval_loader(Probe(1), num_workers=1))
-    assert batch.image[0, 0, 0].tolist() == [1, 1, 1, 0]
-
-
 def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Batch) -> Batch:
         raise AssertionError
@@ -330,13 +344,6 @@ def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
         device=torch.device("cuda", 0),
     )
     assert loader.pin_memory
-
-
-def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_num_workers(3) == 3
-    for cores, expected in ((1, 0), (2, 1), (5, 4), (64, 4)):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
-        assert resolve_num_workers("auto") == expected
 
 
 @pytest.mark.gpu

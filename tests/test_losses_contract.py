@@ -1,6 +1,6 @@
 """What every loss and every sum of losses promises, whatever its formula."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from segkit.losses import (
     cross_entropy,
     dice_loss,
     focal_loss,
+    global_loss,
     mse_loss,
 )
 
@@ -30,6 +31,14 @@ def value_and_slope(loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Te
     logits = logits.detach().requires_grad_()
     value = loss(logits, target)
     return value.detach(), torch.autograd.grad(value, logits)[0]
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """PyTorch's mode in which an operation without a deterministic form raises."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @every_loss
@@ -156,6 +165,32 @@ class TestEveryLoss:
         torch.testing.assert_close(
             make(UNEVEN, 255)(other, target), make(UNEVEN, 255)(logits, target)
         )
+
+    def test_one_process_has_the_global_loss(self, make: Make) -> None:
+        loss = make(UNEVEN, 255)
+        assert global_loss(loss, *batch(), world_size=1).equal(loss(*batch()))
+
+    @pytest.mark.usefixtures("deterministic")
+    def test_deterministic_mode_changes_nothing(self, make: Make) -> None:
+        logits, target = batch()
+        found = value_and_slope(make(UNEVEN, 255), logits.double(), target)
+        torch.use_deterministic_algorithms(False)
+        expected = value_and_slope(make(UNEVEN, 255), logits.double(), target)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+
+    @pytest.mark.gpu
+    @pytest.mark.usefixtures("deterministic")
+    def test_bits_repeat_on_cuda_in_deterministic_mode(self, make: Make) -> None:
+        generator = torch.Generator("cuda").manual_seed(0)
+        logits = torch.randn(4, NUM_CLASSES, 257, 255, device="cuda", generator=generator)
+        target = torch.randint(0, NUM_CLASSES, (4, 257, 255), device="cuda", generator=generator)
+        target[:, :9] = 255
+        loss = make(UNEVEN, 255).cuda()
+        value, slope = value_and_slope(loss, logits, target)
+        for _ in range(3):
+            again, slope_again = value_and_slope(loss, logits, target)
+            assert again.equal(value)
+            assert slope_again.equal(slope)
 
     def test_empty_batch_gives_zero(self, make: Make) -> None:
         value, slope = value_and_slope(

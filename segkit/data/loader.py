@@ -1,26 +1,35 @@
-"""Samples to batches: which sample when, its random numbers, and how samples are put together.
+"""Samples to batches: their random numbers, and how they are put together.
 
 A sample is a pure function of (seed, epoch, index), so it is the same for any number of workers
 and after a resume, and differs from epoch to epoch.
 """
 
-import atexit
-import os
-import signal
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from segkit.data.augment import Augment, Image, Mask, one_thread
+from segkit.data.augment import Augment, Image, Mask
 from segkit.data.contract import SegmentationDataset
+from segkit.data.order import EpochBatches, Key
+from segkit.data.workers import TIMEOUT, start_worker
 from segkit.errors import DataError, SegkitError
+
+__all__ = [
+    "Batch",
+    "Collate",
+    "EpochBatches",
+    "Key",
+    "Sample",
+    "Samples",
+    "eval_loader",
+    "train_loader",
+]
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,17 @@ class Batch:
         )
 
 
-Sample = tuple[Image, Mask, str]
+class Sample(NamedTuple):
+    """One picture as it goes into a batch: uint8 (H, W, 3), integer (H, W)."""
+
+    image: Image
+    mask: Mask
+    name: str
+    counts: bool = True
 
 
 class Samples(Dataset[Sample | SegkitError]):
-    """A data set whose items are named by (epoch, index), augmented if ``augment`` is given."""
+    """A data set whose items are named by :class:`Key`, augmented if ``augment`` is given."""
 
     def __init__(self, dataset: SegmentationDataset, augment: Augment | None, seed: int) -> None:
         self.dataset, self.augment, self.seed = dataset, augment, seed
@@ -64,12 +79,11 @@ class Samples(Dataset[Sample | SegkitError]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | SegkitError:
-        """The sample, or what is wrong with its files: see :func:`batches`."""
-        epoch, index = key
-        name = self.dataset.ids[index]
+    def __getitem__(self, key: Key) -> Sample | SegkitError:
+        """The sample, or what is wrong with its files: see :func:`~segkit.data.workers.batches`."""
+        name = self.dataset.ids[key.index]
         try:
-            return *self.read(epoch, index), name
+            return Sample(*self.read(key.epoch, key.index), name, key.counts)
         except SegkitError as error:
             return error
         except Exception as error:  # a defect of somebody's code: with the name of its picture
@@ -85,28 +99,6 @@ class Samples(Dataset[Sample | SegkitError]):
             raise DataError(f"{self.dataset.ids[index]}: {error}") from error
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index); the order is a pure function of (seed, epoch).
-
-    Set ``epoch`` before each pass. A last batch of one sample is left out if there are others:
-    BatchNorm learns nothing from it.
-    """
-
-    def __init__(self, size: int, *, shuffle: bool, seed: int, batch_size: int) -> None:
-        self.size, self.shuffle, self.seed, self.epoch = size, shuffle, seed, 0
-        self.num_samples = size - (shuffle and size % batch_size == 1 and size > batch_size)
-
-    def __len__(self) -> int:
-        return self.num_samples
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.size)
-        if self.shuffle:
-            # An index of its own: numpy takes (seed, epoch) for (seed, epoch, 0), the first sample.
-            np.random.default_rng([self.seed, self.epoch, 2**32 - 1]).shuffle(order)
-        return iter([(self.epoch, int(index)) for index in order[: self.num_samples]])
-
-
 @dataclass(frozen=True)
 class Collate:
     """Puts samples together; smaller ones are padded at the right and bottom."""
@@ -120,20 +112,22 @@ class Collate:
         return bad[0] if bad else self.stack(good)
 
     def stack(self, samples: Sequence[Sample]) -> Batch:
-        height = max(image.shape[0] for image, _, _ in samples)
-        width = max(image.shape[1] for image, _, _ in samples)
-        small = 0 <= self.ignore_index <= 255 and all(m.dtype == np.uint8 for _, m, _ in samples)
+        height = max(sample.image.shape[0] for sample in samples)
+        width = max(sample.image.shape[1] for sample in samples)
+        small = 0 <= self.ignore_index <= 255 and all(s.mask.dtype == np.uint8 for s in samples)
         shape = (len(samples), height, width)
         image, target = np.empty((*shape, 3), np.uint8), np.empty(shape, "u1" if small else "i8")
-        for i, (one, mask, _) in enumerate(samples):
-            h, w = mask.shape
+        for i, sample in enumerate(samples):
+            h, w = sample.mask.shape
             image[i], target[i] = self.fill, self.ignore_index
-            image[i, :h, :w], target[i, :h, :w] = one, mask
+            image[i, :h, :w] = sample.image
+            if sample.counts:
+                target[i, :h, :w] = sample.mask
         # The memory stays (N, H, W, C): what channels_last wants on the device.
         return Batch(
             torch.from_numpy(image).permute(0, 3, 1, 2),
             torch.from_numpy(target),
-            tuple(name for _, _, name in samples),
+            tuple(sample.name for sample in samples),
         )
 
 
@@ -147,7 +141,7 @@ class CollateBySize:
     collate: Collate
 
     def __call__(self, samples: Sequence[Sample | SegkitError]) -> list[Batch | SegkitError]:
-        runs = groupby(samples, key=lambda s: None if isinstance(s, SegkitError) else s[1].shape)
+        runs = groupby(samples, key=lambda s: None if isinstance(s, SegkitError) else s.mask.shape)
         return [self.collate(list(run)) for _, run in runs]
 
 
@@ -160,11 +154,15 @@ def train_loader(
     num_workers: int,
     seed: int,
     device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> "DataLoader[Batch]":
-    """Shuffled, augmented :class:`Batch` es; set ``loader.sampler.epoch`` before each pass."""
-    samples = Samples(dataset, augment, seed)
-    sampler = EpochSampler(len(dataset), shuffle=True, seed=seed, batch_size=batch_size)
-    return _loader(samples, sampler, collate, batch_size, num_workers, seed, device)
+    """Shuffled, augmented :class:`Batch` es of this process.
+
+    Before each pass set ``epoch`` and ``start`` of its ``batch_sampler``, an :class:`EpochBatches`.
+    """
+    order = EpochBatches(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
+    return _loader(Samples(dataset, augment, seed), order, collate, num_workers, seed, device)
 
 
 def eval_loader(
@@ -174,77 +172,39 @@ def eval_loader(
     batch_size: int,
     num_workers: int,
     device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> "DataLoader[list[Batch]]":
-    """Whole images at their own size, in order: each item is a list of :class:`Batch` es."""
-    samples = Samples(dataset, None, seed=0)
-    sampler = EpochSampler(len(dataset), shuffle=False, seed=0, batch_size=batch_size)
-    return _loader(samples, sampler, CollateBySize(collate), batch_size, num_workers, 0, device)
+    """Whole images at their own size, in order: each item is a list of :class:`Batch` es.
 
-
-def batches(loader: "DataLoader[Any]") -> Iterator[Batch]:
-    """The batches of either loader, one by one.
-
-    Raises:
-        SegkitError: A sample could not be read. It travels here as a value: raised in a worker
-            process it would arrive wrapped in that process's traceback.
+    Process ``rank`` has every ``world_size``-th image: each image once in all, so it may have none.
     """
-    iterator = iter(loader)
-    if hasattr(iterator, "_shutdown_workers") and iterator not in _with_workers:
-        _with_workers.add(iterator)
-        # Registered after PyTorch's own clean-up of these workers, so it runs before.
-        atexit.register(_end_workers, weakref.ref(iterator))
-    for item in iterator:
-        for batch in item if isinstance(item, list) else [item]:
-            if isinstance(batch, SegkitError):
-                raise batch
-            yield batch
-
-
-_with_workers: "weakref.WeakSet[Any]" = weakref.WeakSet()
-
-
-def _end_workers(iterator: "weakref.ref[Any]") -> None:
-    """At exit, where a traceback may still hold the iterator: PyTorch would wait 5 s for each."""
-    if (alive := iterator()) is not None:
-        alive._shutdown_workers()
-
-
-def resolve_num_workers(num_workers: int | str) -> int:
-    """``auto`` is one process per core but the first, at most 4."""
-    if num_workers != "auto":
-        return int(num_workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(4, max(0, (cores or 1) - 1))
+    mine = range(rank, len(dataset), world_size)
+    order = [
+        [Key(0, index) for index in mine[first : first + batch_size]]
+        for first in range(0, len(mine), batch_size)
+    ]
+    samples = Samples(dataset, None, seed=0)
+    return _loader(samples, order, CollateBySize(collate), num_workers, 0, device)
 
 
 def _loader(
     samples: Samples,
-    sampler: EpochSampler,
+    order: Iterable[list[Key]],
     collate: Any,
-    batch_size: int,
     num_workers: int,
     seed: int,
     device: torch.device,
 ) -> "DataLoader[Any]":
     return DataLoader(
         samples,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=order,
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
-        # An image that hangs on a dead network disk must not hang the run for ever.
-        timeout=300 if num_workers else 0,
+        timeout=TIMEOUT if num_workers else 0,
         # Its own: the global one would make validation change the training's random numbers.
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def _start_worker(worker_id: int) -> None:
-    # Ctrl-C reaches the whole group, and the parent decides what it means. SIGTERM is not ignored:
-    # with it Python ends workers at exit, and would wait for one that ignores it for ever.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    one_thread()

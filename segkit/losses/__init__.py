@@ -5,6 +5,7 @@ from segkit.losses.class_weights import WEIGHTINGS
 from segkit.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from segkit.losses.dice import DiceLoss, dice_loss
 from segkit.losses.focal import FocalLoss, focal_loss
+from segkit.losses.global_loss import global_loss
 from segkit.losses.mse import MSELoss, mse_loss
 from segkit.losses.pixels import PixelLoss, PixelScores
 from segkit.losses.weighted_sum import WeightedSum
@@ -23,5 +24,6 @@ __all__ = [
     "cross_entropy",
     "dice_loss",
     "focal_loss",
+    "global_loss",
     "mse_loss",
 ]

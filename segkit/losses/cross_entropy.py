@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from segkit.losses.pixels import PixelLoss, PixelScores, ratio
+from segkit.losses.pixels import PixelLoss, PixelScores, ratio_of_sums
 from segkit.losses.settings import checked_number, class_values
 
 
@@ -70,13 +70,14 @@ class CrossEntropyLoss(PixelLoss):
         self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1.0)
 
     def on(self, pixels: PixelScores) -> Tensor:
-        hard = pixels.mean(pixels.nll, self.class_weights)
-        if self.label_smoothing == 0.0:
-            return hard
-        scores = pixels.log_probs
-        if self.class_weights is not None:
-            scores = scores * pixels.per_class(self.class_weights, "class_weights").view(-1, 1, 1)
-        spread = -(scores.sum(1) * pixels.valid).sum() / pixels.num_classes
+        weights = pixels.weights(self.class_weights)
+        values = weights * pixels.nll
+        if self.label_smoothing > 0.0:
+            scores = pixels.log_probs
+            if self.class_weights is not None:
+                per_class = pixels.per_class(self.class_weights, "class_weights")
+                scores = scores * per_class.view(-1, 1, 1)
+            spread = -scores.mean(1) * pixels.valid
+            values = (1.0 - self.label_smoothing) * values + self.label_smoothing * spread
         # Not pixels.mean: the weights are inside already, only their sum is divided by.
-        spread = ratio(spread, pixels.weights(self.class_weights).sum())
-        return (1.0 - self.label_smoothing) * hard + self.label_smoothing * spread
+        return ratio_of_sums(values, weights)

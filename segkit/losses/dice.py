@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from segkit.losses.pixels import PixelLoss, PixelScores, ratio
+from segkit.losses.processes import total
 from segkit.losses.settings import checked_number, class_values
 
 Average = Literal["present", "all"]
@@ -52,10 +53,10 @@ class DiceLoss(PixelLoss):
     """Mean over classes of ``1 - ((1 + beta^2) tp + s) / ((1 + beta^2) tp + beta^2 fn + fp + s)``.
 
     ``tp``, ``fn`` and ``fp`` are sums of softmax probabilities over the valid pixels of the whole
-    batch. A class absent from the batch's target has no say by default: it can neither dilute the
-    mean with easy zeros nor reward predicting nothing. A batch without any class to average (all
-    pixels ignored, or all of classes that are left out or have weight 0) gives 0 with a zero
-    gradient.
+    batch, of all processes together. A class absent from the batch's target has no say by default:
+    it can neither dilute the mean with easy zeros nor reward predicting nothing. A batch without
+    any class to average (all pixels ignored, or all of classes that are left out or have weight 0)
+    gives 0 with a zero gradient.
 
     Args:
         beta: Above 0; larger values punish missed pixels (``fn``) more than false ones (``fp``).
@@ -98,6 +99,7 @@ class DiceLoss(PixelLoss):
         tp = pixels.sum_per_class(p_true)  # (C,)
         labelled = pixels.sum_per_class(torch.ones_like(p_true))
         predicted = pixels.probs.sum((2, 3)).to(tp.dtype).sum(0)
+        tp, labelled, predicted = total(torch.stack((tp, labelled, predicted)))
         missed = self.beta**2 * (labelled - tp)
         # The score's complement, (denominator - numerator) / denominator, has no 0/0 to define.
         loss = ratio(missed + predicted - tp, self.beta**2 * labelled + predicted + self.smooth)

@@ -1,6 +1,7 @@
 """What every loss reads: the scores and labels of the pixels that are not ignored.
 
-Shapes: N images, C classes, H x W pixels.
+A loss puts its sums over pixels through :func:`segkit.losses.processes.total`, so that it is one
+number of the global batch when several processes train. Shapes: N images, C classes, H x W pixels.
 """
 
 import math
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.losses.processes import total
 from segkit.losses.settings import checked_index
 
 TARGET_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -87,12 +89,13 @@ class PixelScores:
     def mean(self, values: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Weighted mean of (N, H, W) values, divided by the sum of the weights as torch does."""
         weights = self.weights(class_weights)
-        return ratio((weights * values).sum(), weights.sum())
+        return ratio_of_sums(weights * values, weights)
 
     def sum_per_class(self, values: Tensor) -> Tensor:
         """Sum of (N, H, W) values over the valid pixels of each true class, float64 (C,)."""
         values = torch.where(self.valid, values, 0.0).to(sum_dtype(values))
-        # One bin per image row and class, not per class: the device's atomic adds rarely meet.
+        # One bin per image row and class, not per class: the device's atomic adds rarely meet, and
+        # the sorted sums that PyTorch takes instead in its deterministic mode stay short.
         rows = values.new_zeros((*values.shape[:2], self.num_classes))
         return rows.scatter_add(2, self.target, values).sum((0, 1))
 
@@ -155,9 +158,15 @@ def full_precision(logits: Tensor) -> torch.autocast:
     return torch.autocast(logits.device.type, enabled=False)
 
 
-def ratio(total: Tensor, amount: Tensor) -> Tensor:
-    """``total / amount``, and 0 with a zero gradient where the amount is 0."""
-    return total / amount.masked_fill(amount == 0, math.inf)
+def ratio(value: Tensor, amount: Tensor) -> Tensor:
+    """``value / amount``, and 0 with a zero gradient where the amount is 0."""
+    return value / amount.masked_fill(amount == 0, math.inf)
+
+
+def ratio_of_sums(values: Tensor, amounts: Tensor) -> Tensor:
+    """Sum of the values over the sum of the amounts, both over the pixels of all processes."""
+    value, amount = total(torch.stack((values.sum(), amounts.sum())))
+    return ratio(value, amount)
 
 
 def sum_dtype(values: Tensor) -> torch.dtype:

@@ -13,6 +13,7 @@ from segkit.losses.pixels import (
     check_shapes_and_dtypes,
     full_precision,
 )
+from segkit.losses.processes import average
 from segkit.losses.settings import checked_number
 
 
@@ -80,7 +81,7 @@ class WeightedSum(nn.Module):
             if not isinstance(value, Tensor) or value.ndim != 0:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"loss term {name!r} must return a scalar tensor, got {shape}")
-            values.append(value)
+            values.append(value if isinstance(loss, PixelLoss) else average(value))
         return values
 
 

@@ -1,0 +1,249 @@
+"""The processes that load: how many, how they start, what ends them, what their end means.
+
+A scheduler, like Ctrl-C, signals every process of a job at once. The loader processes ignore that:
+the run may want to finish its step and save. So it is the run that ends them, by hand, because
+PyTorch and Python end theirs by SIGTERM and wait for ever for one that ignores it.
+"""
+
+import atexit
+import errno
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from pathlib import Path
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._C import _remove_worker_pids
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from segkit.data.augment import one_thread
+from segkit.errors import DataError, SegkitError, TrainingError
+
+if TYPE_CHECKING:
+    from segkit.data.loader import Batch
+
+TIMEOUT = 300
+"""Seconds for one batch: an image that hangs on a dead network disk must not hang the run."""
+PATIENCE = 2.0
+"""Seconds for the sample at hand before a process is killed at the end."""
+SHARED_MEMORY = Path("/dev/shm")
+
+_IGNORED = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+
+
+def batches(loader: "DataLoader[Any]") -> "Iterator[Batch]":
+    """The batches of either loader, one by one. Its processes wait for the next pass.
+
+    Raises:
+        SegkitError: A sample could not be read (it travels here as a value: raised in a loader
+            process it would arrive wrapped in that process's traceback), or a process failed, as
+            :func:`loader_failure` tells. No process is left then.
+    """
+    try:
+        for item in _start(loader):
+            for batch in item if isinstance(item, list) else [item]:
+                if isinstance(batch, SegkitError):
+                    raise batch
+                yield batch
+    except Exception as error:
+        statuses = [worker.exitcode for worker in getattr(loader._iterator, "_workers", [])]
+        close(loader)
+        if failure := loader_failure(error, [status for status in statuses if status]):
+            raise failure from error
+        raise
+
+
+def close(loader: "DataLoader[Any]") -> None:
+    """End the processes of a loader, within seconds even if they hang; it may be used again."""
+    loader._iterator = None
+    if end := _ends.pop(loader, None):
+        end()
+
+
+def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> SegkitError | None:
+    """What an error of PyTorch's loader means, in one line; None for any other error.
+
+    PyTorch raises the death of a process in a signal handler, so anywhere in the main thread: in
+    the middle of a step as well as in :func:`batches`. It may lose how a process ended; the exit
+    ``statuses`` of those that have tell.
+    """
+    if isinstance(error, SegkitError):
+        return None
+    text = "\n".join(_messages(error))
+    for status in statuses if "DataLoader worker (pid" in text else ():
+        how = f"killed by signal: {signal.strsignal(-status)}" if status < 0 else f"code {status}"
+        text += f"\nDataLoader worker (pid), exit {how}"
+    if found := re.search(r"DataLoader timed out after (\d+) seconds", text):
+        return DataError(
+            f"no batch came within {found[1]} s: a file could not be read in time, as from a "
+            "network disk that hangs, or reading and augmenting are far too slow. See whether the "
+            "files can be copied; loader.num_workers=0 shows where it stands still"
+        )
+    if re.search(rf"Too many open files|items of ancdata|exit code {errno.EMFILE}\b", text):
+        return TrainingError(
+            "too many open files: each batch on its way takes some. Raise the limit of the shell, "
+            "ulimit -n 65536, or use fewer processes: loader.num_workers=1, or 0 for none"
+        )
+    if re.search(rf"signal: Bus error|exit code {errno.ENOSPC}\b|memory ?\(shm\)", text):
+        return TrainingError(
+            f"the shared memory ({SHARED_MEMORY}) is full: loader processes hand over their "
+            "batches there. Make it larger (docker run --shm-size=8g, or --ipc=host), use fewer "
+            "processes (loader.num_workers=1, or 0, which needs none) or a smaller "
+            "loader.batch_size"
+        )
+    if found := re.search(r"DataLoader worker \(pid.*killed by signal: ([^.\n]+)", text):
+        memory = "most often by the system, because the memory ran out"
+        cause = memory if found[1] == "Killed" else "by a defect of a library, or by somebody"
+        return TrainingError(
+            f"a loader process was ended ({found[1].strip()}), {cause}. Use fewer processes: "
+            "loader.num_workers=1, or 0 for none; a smaller loader.batch_size takes less memory too"
+        )
+    if re.search(r"DataLoader worker \(pid.*exited unexpectedly", text):
+        return TrainingError("a loader process ended by itself; loader.num_workers=0 shows why")
+    return None
+
+
+def shm_warning(batch_bytes: int, num_workers: int) -> str | None:
+    """A sentence for the user if the shared memory cannot hold the batches on their way."""
+    needed = batch_bytes * (2 * num_workers + 1)  # two per process, and the one in use
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+    if num_workers == 0 or free >= needed:
+        return None
+    return (
+        f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, and {num_workers} loader processes may "
+        f"need {needed / 2**20:.0f}: make it larger (docker run --shm-size=8g, or --ipc=host) or "
+        "set loader.num_workers=0"
+    )
+
+
+def resolve_num_workers(num_workers: int | str) -> int:
+    """``auto`` is one process per core but the first, at most 4."""
+    if num_workers != "auto":
+        return int(num_workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(4, max(0, (cores or 1) - 1))
+
+
+def start_worker(worker_id: int) -> None:
+    """The first thing that a loader process does."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    Queue._on_queue_feeder_error = staticmethod(_end_of_delivery)  # type: ignore[attr-defined]
+    torch.set_num_threads(1)
+    one_thread()
+
+
+def _end_with_parent() -> None:
+    """No process outlives a run, even if that was killed while this one hangs in a read."""
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
+    os._exit(1)
+
+
+def _end_of_delivery(error: BaseException, batch: Any) -> None:
+    """A batch that cannot be handed over ends the process: PyTorch would wait for it for ever.
+
+    The exit status is the error's number, by which the parent knows what was short.
+    """
+    found = re.search(r"\((\d+)\)", str(error))  # unable to write to file </x>: No space left (28)
+    number = getattr(error, "errno", None) or int(found[1] if found else 1)
+    os._exit(number)
+
+
+_at_exit = cache(atexit.register)  # once
+# What ends the processes of each loader that has some; also called when the loader is dropped.
+_ends: "weakref.WeakKeyDictionary[DataLoader[Any], Any]" = weakref.WeakKeyDictionary()
+
+
+def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """The loader's iterator, with processes that are known and will be ended."""
+    if loader.num_workers == 0 or loader in _ends:
+        return iter(loader)
+    with _signals_held_back():
+        others = set(multiprocessing.active_children())
+        try:
+            iterator = iter(loader)
+        except BaseException as error:  # some processes may run already
+            _kill(set(multiprocessing.active_children()) - others)
+            _forget_iterator(error)
+            if isinstance(error, OSError) and error.errno != errno.EMFILE:
+                raise TrainingError(
+                    f"a loader process could not be started ({error.strerror}); use fewer: "
+                    "loader.num_workers=1, or 0 for none"
+                ) from error
+            raise
+        _ends[loader] = end = weakref.finalize(loader, _end, iterator, os.getpid())
+        end.atexit = False  # that would be too late, while this runs before what PyTorch and
+        _at_exit(_end_all)  # Python do, because they registered theirs before
+    return iterator
+
+
+def _forget_iterator(error: BaseException) -> None:
+    """Keep PyTorch from cleaning up an iterator that is half made: that would fail, aloud."""
+    for frame, _ in walk_tb(error.__traceback__):
+        half_made = frame.f_locals.get("self")
+        if isinstance(half_made, _MultiProcessingDataLoaderIter):
+            half_made._shutdown = True
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A new process inherits it, so that no signal ends one that does not ignore it yet."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_all() -> None:
+    for loader in list(_ends):
+        close(loader)
+
+
+def _end(iterator: Any, owner: int) -> None:
+    """Let each process finish its sample, kill what then still runs, and clean up."""
+    if os.getpid() != owner or iterator._shutdown:
+        return  # inherited by a process that was forked from the owner
+    if iterator._worker_pids_set:
+        _remove_worker_pids(id(iterator))  # from here on it is no failure if one ends
+        iterator._worker_pids_set = False
+    iterator._workers_done_event.set()
+    for queue in iterator._index_queues:
+        queue.put(None)
+    deadline = time.monotonic() + PATIENCE
+    for worker in iterator._workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    _kill(iterator._workers)
+    iterator._shutdown_workers()
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+        worker.join()
+
+
+def _messages(error: BaseException | None) -> Iterator[str]:
+    """The text of an error and of those that led to it, which may go round in a circle."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield str(error)
+        error = error.__cause__ or error.__context__
