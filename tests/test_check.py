@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from voc_folder import SHARED, example_mask, make_voc, needs_shared
 
 from segkit.data import cache
@@ -363,3 +364,33 @@ def test_real_camvid_counts_are_the_published_ones():
     counts = report.counts["train"]
     assert counts.pixels[:3].tolist() == [1601620, 4531180, 98499]  # README of the data
     assert counts.ignored == 297271
+
+
+# --- pictures that are turned --------------------------------------------------------------------
+
+
+def turned_pair(root, name, orientation, mask_shape):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.zeros((8, 12, 3), np.uint8))
+    picture.save(root / "JPEGImages" / f"{name}.png", exif=exif.tobytes())
+    write_mask(root / "SegmentationClass" / f"{name}.png", np.zeros(mask_shape, np.uint8))
+
+
+def test_what_was_done_about_exif_orientations_is_told_for_each_split(root, reads):
+    turned_pair(root, "a", 6, (12, 8))  # the mask was drawn on the turned picture,
+    turned_pair(root, "b", 6, (8, 12))  # on the stored one,
+    turned_pair(root, "c", 2, (8, 12))  # on one of them
+    expected = [
+        "1 of 2 pictures of the train split are turned or mirrored as their EXIF orientation says; "
+        "the first is a",
+        "1 of 2 pictures of the train split are left as they are stored, against their EXIF "
+        "orientation: so their masks fit; the first is b",
+        "1 of 1 pictures of the val split are turned or mirrored as their EXIF orientation says; "
+        "the first is c",
+    ]
+    for known in (False, True):  # the cache remembers it
+        reads.clear()
+        warnings = check_splits(both(root)).warnings
+        assert [text for text in warnings if "EXIF" in text] == expected
+        assert (reads == []) == known

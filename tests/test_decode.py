@@ -113,11 +113,43 @@ def test_the_orientation_is_left_alone_where_only_that_fits_the_mask(tmp_path, o
     assert read_image(path, size=(9, 9))[..., 0].tolist() == TURNED[orientation]
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_is_turned_by_its_format(tmp_path, orientation, compression, dtype):
+    """Pillow 13 garbles the pixels if it may map the file: one of 28 x 42 that is stored turned."""
+    stored = np.arange(28 * 42).reshape(28, 42).astype(dtype)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "x.tif", Image.fromarray(stored), exif=exif, compression=compression)
+    # Where the numbers of a 2 x 3 picture go, the pixels go: bring that to this size.
+    flipped = stored.T if orientation >= 5 else stored
+    first_row, first_column = TURNED[orientation][0], [row[0] for row in TURNED[orientation]]
+    expected = flipped[:: 1 if first_column == sorted(first_column) else -1]
+    expected = expected[:, :: 1 if first_row == sorted(first_row) else -1]
+    np.testing.assert_array_equal(read_labels(path), expected)
+    image = read_image(path)[..., 0]
+    assert image.shape == expected.shape
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(image, expected)
+
+
 def test_a_damaged_exif_block_does_not_matter(tmp_path):
     path = save(tmp_path / "x.jpg", grey_image(), exif=b"Exif\x00\x00MM\x00*garbage")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own, about the EXIF block
         assert read_image(path).shape == (8, 12, 3)
+
+
+def test_a_png_whose_pixels_were_damaged_is_refused(tmp_path):
+    """Also where they can be decoded: Pillow alone would give other labels, without a word."""
+    path = save(tmp_path / "x.png", grey_image().convert("P"), compress_level=0)
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes(GREY[2])) + 5] ^= 1
+    path.write_bytes(data)
+    for read in (read_image, read_labels):
+        with pytest.raises(DataError, match=r"x\.png: cannot be decoded \(broken PNG file"):
+            read(path)
 
 
 def png_of_size(width: int, height: int) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from segkit.data.contract import FileDataset
 
-VERSION = 1  # raise it with any change of what is checked or stored
+VERSION = 2  # raise it with any change of what is checked or stored
 
 
 class CheckCache:

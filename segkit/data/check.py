@@ -18,6 +18,7 @@ from tqdm import tqdm
 from segkit.data.cache import CheckCache
 from segkit.data.contract import FileDataset, SegmentationDataset, check_pair, first_ten
 from segkit.data.counts import Counts, check_foreground, class_table, unseen_classes
+from segkit.data.decode import is_turned
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import ConfigError, DataError, SegkitError
 
@@ -31,6 +32,11 @@ KEYS = (
     "label_map",
     "colormap",
 )
+# What an EXIF orientation led to.
+TURNS = {
+    1: "are turned or mirrored as their EXIF orientation says",
+    2: "are left as they are stored, against their EXIF orientation: so their masks fit",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def check_splits(
             raise DataError(f"the splits {train_name} and {name} have different classes")
         warnings += check_disjoint(train, splits[name])
     for name, dataset in splits.items():
-        counts[name], wrong = _count(dataset, ignore_index, num_workers, progress, f"check {name}")
+        counts[name], wrong, turns = _count(dataset, ignore_index, num_workers, progress, name)
+        warnings += turns
         # A split may be in use twice, its problems are told once.
         problems += [problem for problem in wrong if problem not in problems]
     if problems:
@@ -118,12 +125,12 @@ def _count(
     ignore_index: int,
     num_workers: int | None,
     progress: bool,
-    title: str,
-) -> tuple[Counts, list[str]]:
-    """The pixels of a split, and what is wrong with its items."""
+    split: str,
+) -> tuple[Counts, list[str], list[str]]:
+    """The pixels of a split, what is wrong with its items, and what was done to its pictures."""
     if len(dataset) == 0 or len(set(dataset.ids)) != len(dataset):
         raise DataError(
-            f"{title}: {len(dataset)} items with {len(set(dataset.ids))} different ids; "
+            f"check {split}: {len(dataset)} items with {len(set(dataset.ids))} different ids; "
             "expected at least one item, and an id of its own for each"
         )
     cache = CheckCache(dataset) if isinstance(dataset, FileDataset) else None
@@ -131,15 +138,16 @@ def _count(
 
     def count(index: int) -> tuple[list[int], str | None]:
         stored = cache.get(index) if cache else None
-        if stored is not None and len(stored) == num_classes + 1:
+        if stored is not None and len(stored) == num_classes + 2:
             return stored, None
         try:
             image, mask = dataset.read(index)
             check_pair(image, mask, num_classes, ignore_index, name=f"{dataset.ids[index]}")
         except DataError as error:
-            return [0] * (num_classes + 1), str(error)
+            return [0] * (num_classes + 2), str(error)
         columns = np.where(mask == ignore_index, num_classes, mask.astype(np.int64))
         counts: list[int] = np.bincount(columns.ravel(), minlength=num_classes + 1).tolist()
+        counts.append(_turn_of(dataset, index, mask.shape))
         if cache:
             cache.put(index, counts)
         return counts, None
@@ -153,7 +161,7 @@ def _count(
         results = list(
             tqdm(
                 pool.map(count, range(len(dataset))),
-                desc=title,
+                desc=f"check {split}",
                 total=len(dataset),
                 disable=None if progress else True,  # None: shown on a terminal only
                 leave=False,
@@ -161,9 +169,22 @@ def _count(
         )
     if cache:
         cache.save()
-    sums = np.array([counts for counts, _ in results], dtype=np.int64).sum(axis=0)
+    table = np.array([counts for counts, _ in results], dtype=np.int64)
+    *pixels, ignored = table[:, :-1].sum(axis=0)
     problems = [problem for _, problem in results if problem is not None]
-    return Counts(sums[:-1], int(sums[-1])), problems
+    turns = [
+        f"{len(found)} of {len(dataset)} pictures of the {split} split {what}; the first is "
+        f"{dataset.ids[found[0]]}"
+        for turn, what in TURNS.items()
+        if len(found := np.flatnonzero(table[:, -1] == turn))
+    ]
+    return Counts(np.array(pixels), int(ignored)), problems, turns
+
+
+def _turn_of(dataset: SegmentationDataset, index: int, size: tuple[int, int]) -> int:
+    """A key of ``TURNS``, or 0 where nothing asks for a turn."""
+    turned = is_turned(dataset.files(index)[0], size) if isinstance(dataset, FileDataset) else None
+    return 0 if turned is None else (1 if turned else 2)
 
 
 def main(arguments: Sequence[str]) -> int:

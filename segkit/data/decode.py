@@ -5,8 +5,10 @@ Pillow is used for its honesty: OpenCV returns half of a truncated JPEG without 
 and whatever it raises leaves here as a :class:`~segkit.errors.DataError` that names the file.
 """
 
+import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ def read_image(path: PathLike, size: tuple[int, int] | None = None) -> Pixels:
     Grey, palette and CMYK pictures become RGB; an alpha channel is dropped, not composited, so
     that the pixels are those that a reader without alpha sees. 16-bit grey is scaled to 8 bits.
     The EXIF orientation is applied, unless ``size`` shows that the labels were drawn on the
-    picture as it is stored: then it is left alone.
+    picture as it is stored: then it is left alone. (That of a TIFF, which belongs to the format
+    and says in which order it stores its rows, is always applied, by Pillow.)
 
     Args:
         path: A JPEG, PNG, BMP, TIFF or WEBP file.
@@ -53,13 +56,26 @@ def read_image(path: PathLike, size: tuple[int, int] | None = None) -> Pixels:
     path = Path(path)
     image = _load(path)
     stored = _to_rgb(image, path)
-    turn = _TURNS.get(_orientation(image))
-    if turn is None:
+    orientation = _orientation(image.getexif)
+    if not _is_turned(orientation, image, size):
         return stored
-    turned = np.ascontiguousarray(turn(stored))
-    if size is not None and turned.shape[:2] != size and stored.shape[:2] == size:
-        return stored
-    return turned
+    return np.ascontiguousarray(_TURNS[orientation](stored))
+
+
+def is_turned(path: PathLike, size: tuple[int, int] | None = None) -> bool | None:
+    """Whether :func:`read_image` turns this picture; None if its EXIF does not ask for that.
+
+    Looks at the head of the file only, and knows nothing of files that are no pictures.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.format == "TIFF":
+                return None
+            # PNG's own method decodes the picture, in case that the EXIF comes last.
+            orientation = _orientation(partial(Image.Image.getexif, image))
+            return _is_turned(orientation, image, size)
+    except OSError:
+        return None
 
 
 def read_labels(path: PathLike) -> NDArray[np.integer[Any]]:
@@ -102,7 +118,10 @@ def read_palette(path: PathLike) -> Pixels | None:
 def _load(path: Path) -> Image.Image:
     """Decode ``path`` completely and close it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # Not by its path: Pillow would map some files into memory. That garbles a TIFF whose rows
+        # are stored turned, and ends the process if somebody cuts the file meanwhile.
+        with path.open("rb") as file:
+            image = Image.open(file, formats=FORMATS)
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
@@ -110,6 +129,10 @@ def _load(path: Path) -> Image.Image:
             pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if pictures != 1:
                 raise DataError(f"{path}: holds {pictures} pictures; expected one. Split the file")
+            if image.format == "PNG":
+                image.verify()  # the check sums, which decoding skips: other labels could come out
+                file.seek(0)
+                image = Image.open(file, formats=FORMATS)
             image.load()
             return image
     except DataError:
@@ -129,6 +152,11 @@ def _load(path: Path) -> Image.Image:
     except PermissionError:
         raise DataError(f"{path}: no permission to read it") from None
     except Exception as error:  # Pillow's decoders leak OSError, SyntaxError, struct.error, ...
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise DataError(
+                f"{path}: too many open files. Raise the limit of the shell, ulimit -n 65536, or "
+                "use fewer processes: loader.num_workers=1, or 0 for none"
+            ) from error
         found = "is a folder, not a file" if path.is_dir() else f"cannot be decoded ({error})"
         raise DataError(f"{path}: {found}. Copy or download the file again") from error
 
@@ -156,9 +184,17 @@ def _to_rgb(image: Image.Image, path: Path) -> Pixels:
     )
 
 
-def _orientation(image: Image.Image) -> int:
+def _is_turned(orientation: int, image: Image.Image, size: tuple[int, int] | None) -> bool | None:
+    if orientation not in _TURNS:
+        return None
+    stored, swapped = (image.height, image.width), (image.width, image.height)
+    turned = swapped if orientation >= 5 else stored
+    return turned == size or stored != size
+
+
+def _orientation(read_exif: Callable[[], Image.Exif]) -> int:
     """The EXIF orientation, 1 where there is none."""
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        return int(read_exif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
