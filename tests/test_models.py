@@ -209,6 +209,55 @@ def test_low_level_features_need_no_gradient() -> None:
 def test_freeze_backbone_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="freeze_backbone must be false, true or low_level"):
         small(freeze_backbone="half")
+    with pytest.raises(ValueError, match=r"freeze_backbone must be .* got None"):
+        small().set_frozen_backbone(None)  # type: ignore[arg-type]
+
+
+def flags(model: DeepLabV3Plus) -> dict[str, bool]:
+    modes = {name: module.training for name, module in model.named_modules()}
+    return modes | {name: p.requires_grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("value", [True, "low_level"])
+def test_freeze_then_unfreeze(value: bool | str) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    parts = [model.backbone] if value is True else model.backbone.low_level_parts()
+
+    def moved() -> set[bool]:
+        """Whether the tensors of the parts move in two steps: none, all or some of them."""
+        tensors = [t for part in parts for t in part.state_dict().values()]
+        before = [t.clone() for t in tensors]
+        for _ in range(2):
+            model.train()
+            optimizer.zero_grad()
+            logits = model(torch.randn(2, 3, 32, 32))
+            F.cross_entropy(logits, torch.ones(2, 32, 32).long()).backward()
+            optimizer.step()
+        return {not torch.equal(a, b) for a, b in zip(before, tensors, strict=True)}
+
+    never = flags(model)
+    assert moved() == {True}
+    model.set_frozen_backbone(value)
+    assert moved() == {False}  # neither gradient, momentum, weight decay nor statistics
+    assert flags(model) == flags(small(freeze_backbone=value))
+    model.set_frozen_backbone(False)
+    assert flags(model) == never
+    assert moved() == {True}
+
+
+@pytest.mark.parametrize("freeze_bn", [False, True])
+@pytest.mark.parametrize("last", [False, True, "low_level"])
+@pytest.mark.parametrize("first", [False, True, "low_level"])
+def test_the_last_freeze_counts(first: bool | str, last: bool | str, freeze_bn: bool) -> None:
+    expected = small(freeze_backbone=last, freeze_bn=freeze_bn)
+    model = small(freeze_backbone=first, freeze_bn=freeze_bn)
+    model.set_frozen_backbone(last)
+    assert flags(model) == flags(expected)
+    model.eval().set_frozen_backbone(first)
+    assert not any(module.training for module in model.modules())
+    model.set_frozen_backbone(last)
+    assert flags(model.train()) == flags(expected)
 
 
 def test_train_and_eval_switch_the_rest() -> None:

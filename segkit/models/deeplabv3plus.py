@@ -77,11 +77,7 @@ class DeepLabV3Plus(nn.Module):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
-
-        if freeze_backbone not in (False, True, "low_level"):
-            raise ValueError(
-                f"freeze_backbone must be false, true or low_level, got {freeze_backbone!r}"
-            )
+        check_freeze_backbone(freeze_backbone)
 
         self.backbone = _make_backbone(backbone, output_stride, in_channels)
         channels: tuple[int, ...] = self.backbone.channels  # type: ignore[assignment]
@@ -104,9 +100,7 @@ class DeepLabV3Plus(nn.Module):
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
         self.freeze_bn, self.freeze_backbone = freeze_bn, freeze_backbone
-        for layer in self._frozen():
-            layer.requires_grad_(False)
-        self.train()
+        self.set_frozen_backbone(freeze_backbone)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, num_classes, H, W) of an image, float (N, in_channels, H, W), H and W >= 1."""
@@ -123,6 +117,24 @@ class DeepLabV3Plus(nn.Module):
             layer.eval()
         return self
 
+    def set_frozen_backbone(self, freeze_backbone: bool | str) -> None:
+        """Freeze another part of the backbone from now on; values as in the constructor.
+
+        What is frozen no longer becomes trainable again, but not BatchNorm with ``freeze_bn``. An
+        optimizer made while parts were frozen may lack their parameters, and
+        DistributedDataParallel must be made anew.
+
+        Raises:
+            ValueError: For another value.
+        """
+        check_freeze_backbone(freeze_backbone)
+        for layer in self._frozen():
+            layer.requires_grad_(True)
+        self.freeze_backbone = freeze_backbone
+        for layer in self._frozen():
+            layer.requires_grad_(False)
+        self.train(self.training)
+
     def _frozen(self) -> list[nn.Module]:
         frozen: list[nn.Module] = []
         if self.freeze_backbone == "low_level":
@@ -132,6 +144,11 @@ class DeepLabV3Plus(nn.Module):
         if self.freeze_bn:
             frozen += [layer for layer in self.modules() if isinstance(layer, _BatchNorm)]
         return frozen
+
+
+def check_freeze_backbone(value: bool | str) -> None:
+    if value not in (False, True, "low_level"):
+        raise ValueError(f"freeze_backbone must be false, true or low_level, got {value!r}")
 
 
 def _make_backbone(
