@@ -1,107 +1,52 @@
 """Checkpoints: whole or not at all, data and no code, and a run that goes on bit for bit."""
 
+import os
 import pickle
 import re
-from dataclasses import replace
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from states import ABOUT, assert_same, make_state, take_steps
+from torch import Tensor
 
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint import (
-    Best,
-    Description,
-    TrainState,
     find_checkpoint,
     init_from,
+    model_weights,
+    newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
+from segkit.engine.log import log_to_console
 from segkit.errors import CheckpointError
 
-ABOUT = Description(
-    config={"data": {"root": "somewhere", "classes": ["a", "b"]}, "seed": 0},
-    classes=["a", "b"],
-    palette=[[i, 0, 0] for i in range(256)],
-    ignore_index=255,
-    mean=[0.5] * 3,
-    std=[0.25] * 3,
-    precision="fp32",
-)
 SCORES = {"miou": 0.5, "iou": [0.5, None]}
 
 
-def make_state(num_classes: int = 2, seed: int = 0) -> TrainState:
-    torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Conv2d(8, num_classes, 1)
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
-    return TrainState(model, optimizer, scaler, Best("val/miou", "max"))
-
-
-def take_steps(state: TrainState, count: int) -> None:
-    for _ in range(count):
-        state.optimizer.zero_grad()
-        image = torch.full((2, 3, 6, 6), 0.1 * (state.step + 1))
-        state.scaler.scale(state.model(image).square().mean()).backward()  # dropout draws
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.step += 1
-
-
 def test_round_trip(tmp_path: Path) -> None:
-    state = make_state()
+    state = make_state(with_average=True)
     take_steps(state, 2)
-    state.best.score, state.best.epoch = 0.5, 1
-    state.epoch, state.skipped_steps = 1, 3
     save_checkpoint(tmp_path / "last.pt", state, ABOUT, SCORES)
     found = read_checkpoint(tmp_path / "last.pt")
     assert (found.about, found.scores, found.path) == (ABOUT, SCORES, tmp_path / "last.pt")
-    other = make_state(seed=1)
-    other.load_state_dict(found.state)
-    assert (other.epoch, other.step, other.batch, other.skipped_steps) == (1, 2, 0, 3)
-    assert other.best == Best("val/miou", "max", 0.5, 1)
-    for name, value in state.model.state_dict().items():
-        assert torch.equal(other.model.state_dict()[name], value), name
-
-
-def test_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole = make_state()
-    take_steps(whole, 4)
-    first = make_state()
-    take_steps(first, 2)
-    save_checkpoint(tmp_path / "last.pt", first, ABOUT, {})
-    second = make_state(seed=7)
-    second.load_state_dict(read_checkpoint(tmp_path / "last.pt").state)
-    take_steps(second, 2)
-    assert_same(second.state_dict(), whole.state_dict())
-    assert whole.scaler.get_scale() == 16.0  # it grew once, after the third step
-
-
-def assert_same(one: Any, other: Any) -> None:
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
+    assert found.written_at == (tmp_path / "last.pt").stat().st_mtime_ns
+    assert_same(found.state, state.state_dict())
 
 
 def test_a_file_holds_tensors_and_builtins_only(tmp_path: Path) -> None:
-    state = make_state()
+    state = make_state(with_average=True)
     take_steps(state, 1)
+    state.best.kept = [(0.5, 1)]
     save_checkpoint(tmp_path / "last.pt", state, ABOUT, SCORES)
     content = torch.load(tmp_path / "last.pt", weights_only=True)
+    allowed = (dict, OrderedDict, list, tuple, str, int, float, bool, Tensor)
 
     def walk(value: object) -> None:
-        assert type(value) in (dict, list, tuple, str, int, float, bool, type(None), Tensor)
+        assert value is None or type(value) in allowed
         if isinstance(value, dict):
             value = [*value.keys(), *value.values()]
         if isinstance(value, list | tuple):
@@ -149,6 +94,44 @@ def test_what_came_out_damaged_does_not_replace_the_file_before_it(
         save_checkpoint(path, make_state(), ABOUT, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_further_names_have_the_same_content_and_the_one_before_is_kept(tmp_path: Path) -> None:
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    best, epoch = tmp_path / "best.pt", tmp_path / "epoch_1.pt"
+    save_checkpoint(last, make_state(), ABOUT, {}, also=[best, epoch], previous=previous)
+    first = last.read_bytes()
+    assert best.read_bytes() == epoch.read_bytes() == first
+    assert not previous.exists()
+    save_checkpoint(last, make_state(seed=1), ABOUT, {}, also=[best], previous=previous)
+    assert previous.read_bytes() == epoch.read_bytes() == first
+    assert last.read_bytes() == best.read_bytes() != first
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_further_names_are_copies_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*names: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {}, also=[tmp_path / "best.pt"])
+    assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_death_of_a_loader_process_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(content: object, file: Any) -> None:  # PyTorch raises it in a signal handler
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(RuntimeError, match="is killed by signal") as info:
+        save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {})
+    assert not isinstance(info.value, CheckpointError)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Malicious:
@@ -225,6 +208,111 @@ def test_a_run_folder_means_its_best_checkpoint_else_its_last(tmp_path: Path) ->
     assert find_checkpoint(tmp_path) == find_checkpoint(str(folder)) == folder / "best.pt"
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with three checkpoints: last.pt at step 3, previous.pt at 2, best.pt at 1."""
+    log_to_console()
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    state = make_state()
+    for name in ("best", "previous", "last"):
+        take_steps(state, 1)
+        save_checkpoint(folder / f"{name}.pt", state, ABOUT, {})
+    return tmp_path / "run"
+
+
+def newest_step(run: Path) -> int:
+    found = newest_checkpoint(run)
+    assert found is not None
+    return int(found.state["step"])
+
+
+def test_the_newest_checkpoint_is_the_last_one(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "checkpoints/previous.pt").write_bytes(b"damaged, and never looked at")
+    assert newest_step(run) == 3
+    assert capsys.readouterr().out == ""
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".last.pt.tmp").touch()
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_run_killed_between_the_two_renames_goes_on_from_the_newest(run: Path) -> None:
+    (run / "checkpoints/last.pt").unlink()
+    assert newest_step(run) == 2
+    (run / "checkpoints/previous.pt").unlink()
+    assert newest_step(run) == 1
+
+
+@pytest.mark.parametrize("part", [i / 20 for i in range(20)])
+def test_where_the_last_one_is_cut_off_the_one_before_is_taken(
+    run: Path, part: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = run / "checkpoints/last.pt"
+    last.write_bytes(last.read_bytes()[: int(part * last.stat().st_size)])
+    assert newest_step(run) == 2
+    warning, taken = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"warning: {last}: ")
+    assert taken == f"{run / 'checkpoints/previous.pt'} is taken instead, at step 2"
+
+
+def test_a_flipped_bit_is_noticed(run: Path) -> None:
+    last = run / "checkpoints/last.pt"
+    damaged = bytearray(last.read_bytes())
+    damaged[damaged.find(b"somewhere")] ^= 1
+    last.write_bytes(damaged)
+    assert newest_step(run) == 2
+
+
+def test_only_damaged_ones_are_an_error(run: Path) -> None:
+    for file in (run / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:-50])
+    message = f"{run}: none of its 3 checkpoints can be read; delete the folder to start anew"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        newest_checkpoint(run)
+
+
+def test_the_weights_that_were_validated_are_the_averages_if_there_are_any() -> None:
+    plain, averaged = make_state().state_dict(), make_state(with_average=True)
+    take_steps(averaged, 2)
+    state = averaged.state_dict()
+    for which in ("auto", "raw"):
+        assert model_weights(plain, which) is plain["model"]
+    assert model_weights(state, "raw") is state["model"]
+    assert model_weights(state) is model_weights(state, "ema") is state["average"]["model"]
+    with pytest.raises(CheckpointError, match="kept no average of its weights; use raw"):
+        model_weights(plain, "ema")
+
+
+def test_init_from_takes_the_average(tmp_path: Path) -> None:
+    source = make_state(with_average=True)
+    take_steps(source, 2)
+    save_checkpoint(tmp_path / "last.pt", source, ABOUT, {})
+    model = make_state(seed=1).model
+    init_from(model, tmp_path / "last.pt")
+    assert source.average is not None
+    assert_same(dict(model.state_dict()), dict(source.average.model.state_dict()))
+
+
+def test_init_from_takes_the_parts_that_are_asked_for(tmp_path: Path) -> None:
+    source = make_state()
+    save_checkpoint(tmp_path / "last.pt", source, ABOUT, {})
+    model = make_state(seed=1).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = init_from(model, tmp_path / "last.pt", ["3"])
+    assert sorted(report.taken) == ["3.bias", "3.weight"]
+    for name, value in model.state_dict().items():
+        origin = source.model.state_dict() if name.startswith("3.") else before
+        assert torch.equal(value, origin[name]), name
+    with pytest.raises(CheckpointError, match="none of the 0 entries"):
+        init_from(model, tmp_path / "last.pt", ["decoder"])
+
+
 def test_init_from_takes_what_fits_another_head(tmp_path: Path) -> None:
     source = make_state(num_classes=2)
     save_checkpoint(tmp_path / "last.pt", source, ABOUT, {})
@@ -249,45 +337,6 @@ def test_init_from_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:
     message = rf"^init_from={re.escape(str(tmp_path))}/w.pt: none of the 2 entries"
     with pytest.raises(CheckpointError, match=message):
         init_from(make_state().model, tmp_path / "w.pt")
-
-
-def test_weights_of_a_compiled_model_have_their_plain_names() -> None:
-    class Compiled(nn.Module):  # as torch.compile wraps a model
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self._orig_mod = model
-
-    plain = make_state()
-    compiled = replace(make_state(seed=1), model=Compiled(make_state(seed=1).model))
-    assert compiled.state_dict()["model"].keys() == plain.model.state_dict().keys()
-    state = plain.state_dict()
-    state["optimizer"] = compiled.optimizer.state_dict()
-    compiled.load_state_dict(state)
-    assert_same(compiled.state_dict()["model"], plain.state_dict()["model"])
-
-
-def test_a_run_without_a_scaler_goes_on_from_one_with(tmp_path: Path) -> None:
-    state = make_state()
-    other = replace(make_state(), scaler=torch.amp.GradScaler("cpu", enabled=False))
-    other.load_state_dict(state.state_dict())
-    state.load_state_dict(other.state_dict())
-    assert state.scaler.get_scale() == 8.0
-
-
-@pytest.mark.parametrize(
-    ("mode", "scores", "improved"),
-    [
-        ("max", [0.2, 0.1, 0.2, 0.3], [True, False, False, True]),
-        ("min", [0.2, 0.3, 0.1], [True, False, True]),
-        ("max", [None, None, 0.0, None], [True, False, True, False]),
-    ],
-)
-def test_best(mode: str, scores: list[float | None], improved: list[bool]) -> None:
-    best = Best("val/miou", mode)
-    for epoch, (score, expected) in enumerate(zip(scores, improved, strict=True), 1):
-        assert best.improves(score) is expected
-        if expected:
-            best.score, best.epoch = score, epoch
 
 
 def test_format_is_written(tmp_path: Path) -> None:

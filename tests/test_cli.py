@@ -44,7 +44,8 @@ def test_help_lists_the_groups(here: Path) -> None:
 def test_a_wrong_job_of_a_sweep_is_found_before_the_first_one_runs(here: Path) -> None:
     result = call("train.py", "-m", *SMALL, "seed=0,-1", cwd=here)
     assert result.status == 1
-    assert result.err == "error: seed=-1: expected at least 0\n"
+    assert result.err.splitlines()[-1] == "error: seed=-1: expected at least 0"
+    assert "Traceback" not in result.err
     assert not (here / "data").exists()
     assert [path.name for path in here.glob("runs/*")] in ([], ["multirun.yaml"])
 

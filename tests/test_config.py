@@ -20,6 +20,7 @@ from segkit.config import (
     needs_class_counts,
     plain_config,
     rebuild,
+    without_weights,
 )
 from segkit.config.check import missing_keys, one_target_problem
 from segkit.config.command import CONFIGS
@@ -102,6 +103,15 @@ def test_a_check_leaves_the_config_as_it_was() -> None:
     check_config(cfg, "train")
     assert OmegaConf.to_yaml(cfg) == before
     assert cfg.model.backbone.weights == "imagenet"
+
+
+def test_a_model_whose_weights_come_from_elsewhere() -> None:
+    cfg = composed("model/backbone=resnet18", "data.num_classes=3", "model.norm=gn")
+    plain = without_weights(cfg.model)
+    assert (plain.backbone.weights, cfg.model.backbone.weights) == (None, "imagenet")
+    assert build(plain).classifier.out_channels == 3  # what it refers to is still there
+    own = OmegaConf.create({"_target_": "torch.nn.Identity"})
+    assert without_weights(own) == own
 
 
 # Paths

@@ -61,6 +61,12 @@ TABLE = [
     ("loader.num_workers=1.5", "loader.num_workers=1.5: expected a number of processes"),
     ("seed=-1", "seed=-1: expected at least 0"),
     ("init_from=nothing.pt", "init_from=nothing.pt: no such file or folder"),
+    ("init_parts=[neck]", "init_parts=['neck']: no such value"),
+    ("resume=nothing.pt", "/here/nothing.pt: no such file or folder; give a run folder, or auto"),
+    ("resume=auto", "resume=auto looks into the run folder: give out_dir=FOLDER too"),
+    ("trainer.keep_best=0", "trainer.keep_best=0: expected at least 1"),
+    ("trainer.save_every_minutes=0", "trainer.save_every_minutes=0.0: expected a number above 0"),
+    ("trainer.on_save_error=stopp", "trainer.on_save_error=stopp: no such value; did you mean"),
     ("data=voc", "data.root is not set: give data.root=PATH"),
     ("data.root=null", "data.dataset.root: null is not possible here"),
     ("data.root=${oc.env:SEGKIT_NO_SUCH}", "Environment variable 'SEGKIT_NO_SUCH' not found"),
@@ -90,6 +96,8 @@ IN_FILES = {
 }
 WITH_DATA = [
     ("trainer.monitor=val/iou/cta", "trainer.monitor=val/iou/cta: no such logged value; did you"),
+    ("trainer.patience=1 trainer.patience_monitor=val/los", "did you mean val/loss?"),
+    ("trainer.ema_decay=1", "trainer.ema_decay=1.0: expected at least 0 and below 1"),
     ("data.label_map={255:x}", "data.label_map holds 255: 'x'"),
     ("data.classes=[a,b]", "data.classes is ['a', 'b']"),
     ("data.train_split=tain", "tain.txt: no such file. Splits found"),

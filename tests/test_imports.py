@@ -18,6 +18,8 @@ ALLOWED = {
     "engine": SIBLINGS,
     "report": SIBLINGS,
     "config": SIBLINGS | {"engine", "report"},
+    "training": SIBLINGS | {"engine", "report", "config"},
+    "tools": SIBLINGS | {"engine", "report", "config"},
 }
 # Library -> the only files that may import it. Their end says which; "/" means the whole folder.
 HOMES = {
@@ -26,9 +28,12 @@ HOMES = {
     "cv2": ("segkit/data/augment.py",),
     "tensorboard": ("segkit/engine/log.py",),
     "torch.utils.tensorboard": ("segkit/engine/log.py",),
+    "torch.distributed": ("segkit/engine/distributed.py", "segkit/losses/processes.py"),
+    "signal": ("segkit/engine/signals.py", "segkit/data/workers.py"),
     # The check of a folder can run alone and reads its arguments as the scripts read theirs.
-    "hydra": ("segkit/config/", "segkit/data/check.py"),
-    "omegaconf": ("segkit/config/",),
+    "hydra": ("segkit/config/", "segkit/data/check.py", "segkit/tools/arguments.py"),
+    "omegaconf": ("segkit/config/", "segkit/training/", "segkit/tools/browse.py"),
+    "scipy": ("segkit/tools/",),  # albumentations brings it
 }
 
 

@@ -1,4 +1,4 @@
-"""Run folders, the lines for people, ``metrics.jsonl`` and TensorBoard."""
+"""The lines for people, ``metrics.jsonl`` and TensorBoard."""
 
 import builtins
 import json
@@ -83,6 +83,55 @@ def test_tensorboard_holds_curves_pictures_and_text(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("val/miou")] == [(1, 0.25), (2, 0.5)]
     assert [(e.step, e.width, e.height) for e in events.Images("val/picture")] == [(2, 5, 4)]
     assert tags["tensors"] == ["config/text_summary"]
+
+
+def test_a_resumed_run_draws_no_step_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, purge_step in ((1, None), (3, 3)):
+        run_log = RunLog(tmp_path, purge_step=purge_step)
+        for step in range(first, first + 4):
+            run_log.scalars({"step/lr": first + step / 10}, step)
+        run_log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("step/lr")]
+    assert found == [(s, pytest.approx((1 if s < 3 else 3) + s / 10)) for s in range(1, 7)]
+
+
+@pytest.mark.parametrize("rest", ["", '{"epoch": 4, "val', "\n", "null\n", '{"loss": 1}\n'])
+def test_a_resumed_run_writes_its_epochs_again(tmp_path: Path, rest: str) -> None:
+    lines = "".join(f'{{"epoch": {epoch}}}\n' for epoch in (1, 2, 3))
+    (tmp_path / "metrics.jsonl").write_text(lines + rest)
+    run_log = RunLog(tmp_path, epoch=2)
+    run_log.epoch({"epoch": 3, "val/miou": 0.5})
+    run_log.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == '{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3, "val/miou": 0.5}\n'
+
+
+def test_a_line_that_was_cut_off_is_dropped_although_its_epoch_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2, "val/mi')
+    RunLog(tmp_path, epoch=2).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+def test_of_several_processes_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_log = RunLog(None)
+    run_log.scalars({"val/miou": 0.5}, 1)
+    run_log.epoch({"epoch": 1})
+    run_log.flush()
+    run_log.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_other_processes_tell_their_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_console(rank=2)
+    log.info("fine")
+    log.warning("careful")
+    log.error("error: broken")
+    assert capsys.readouterr().out == "[process 2] error: broken\n"
 
 
 def test_a_full_disk_ends_tensorboard_and_not_the_run(

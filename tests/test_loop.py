@@ -1,15 +1,19 @@
 """One epoch of training and one pass of evaluation."""
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate as running_sums
 from typing import Any
 
 import pytest
 import torch
+from states import assert_same
 from torch import Tensor, nn
 
 from segkit.data.loader import Batch
-from segkit.engine.checkpoint import Best, TrainState
+from segkit.engine.ema import Average
 from segkit.engine.loop import (
     MAX_SKIPPED_IN_A_ROW,
     Prediction,
@@ -20,13 +24,14 @@ from segkit.engine.loop import (
 )
 from segkit.engine.precision import Normalize, Precision
 from segkit.engine.schedule import Poly
+from segkit.engine.state import Best, TrainState
 from segkit.errors import TrainingError
 from segkit.losses import CrossEntropyLoss, DiceLoss, WeightedSum
 from segkit.models import DeepLabV3Plus
 
 CPU = Precision("fp32", torch.device("cpu"))
 NORMALIZE = Normalize((0.5,) * 3, (0.25,) * 3)
-SETTINGS = StepSettings(Poly(power=1.0), total_steps=4, steps_per_epoch=4)
+SETTINGS = StepSettings(Poly(power=1.0), max_epochs=1, images_per_epoch=4)
 
 
 def make_batch(names: str, size: tuple[int, int] = (8, 8), ignored: bool = False) -> Batch:
@@ -58,6 +63,7 @@ def train(
     settings: StepSettings = SETTINGS,
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     steps: list[dict[str, float]] = []
+    used = list(running_sums(map(len, batches), initial=state.images))
     values = train_one_epoch(
         state,
         batches,
@@ -65,6 +71,7 @@ def train(
         normalize=NORMALIZE,
         precision=CPU,
         settings=settings,
+        images_after=used.__getitem__,
         on_step=steps.append,
     )
     return values, steps
@@ -108,7 +115,7 @@ def test_one_step_is_gradient_descent_by_hand() -> None:
     assert steps == [
         {"train/loss": loss.item(), "train/grad_norm": values["train/grad_norm"], "lr": 0.1}
     ]
-    assert (state.epoch, state.step, state.batch) == (1, 1, 0)
+    assert (state.epoch, state.step, state.images) == (0, 1, 2)
 
 
 def test_schedule_and_terms_are_reported() -> None:
@@ -132,7 +139,8 @@ def test_schedule_and_terms_are_reported() -> None:
 def test_accumulation_equals_one_big_batch(accumulate: int) -> None:
     """Without BatchNorm and with as many valid pixels in each batch; a shorter last group too."""
     batches = [make_batch(name) for name in "abcd"]
-    settings = StepSettings(Poly(), total_steps=4, steps_per_epoch=2, accumulate=accumulate)
+    together = StepSettings(Poly(), max_epochs=1, images_per_epoch=4, images_per_step=accumulate)
+    settings = replace(together, accumulate=accumulate)
     split = make_state(linear())
     values, steps = train(split, batches, settings=settings)
     joined = make_state(linear())
@@ -145,7 +153,7 @@ def test_accumulation_equals_one_big_batch(accumulate: int) -> None:
         )
         for group in groups
     ]
-    big_values, _ = train(joined, big, settings=StepSettings(Poly(), 4, 2))
+    big_values, _ = train(joined, big, settings=together)
     assert split.step == joined.step == len(steps) == math.ceil(4 / accumulate)
     for p, q in zip(weights(split), weights(joined), strict=True):
         torch.testing.assert_close(p, q)
@@ -158,10 +166,86 @@ def test_clipping_bounds_the_step_and_logs_the_norm_before() -> None:
     batch = make_batch("a")
     values, _ = train(free, [batch])
     norm = values["train/grad_norm"]
-    settings = StepSettings(Poly(), 4, 4, clip_grad_norm=norm / 2)
+    settings = replace(SETTINGS, clip_grad_norm=norm / 2)
     assert train(clipped, [batch], settings=settings)[0]["train/grad_norm"] == norm
     for start, p, q in zip(before, weights(free), weights(clipped), strict=True):
         torch.testing.assert_close(q - start, (p - start) / 2, rtol=1e-4, atol=1e-7)
+
+
+def with_dropout() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Dropout(0.5), nn.Conv2d(8, 3, 1))
+
+
+def values_without_speed(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name != "images_per_second"}
+
+
+@pytest.mark.parametrize("done", [2, 4])
+def test_the_rest_of_an_epoch_ends_as_the_whole(done: int) -> None:
+    """Also if nothing is left but the validation."""
+    batches = [make_batch(name) for name in "abcd"]
+    settings = replace(SETTINGS, accumulate=2, images_per_step=2)
+    whole, first, second = (make_state(with_dropout()) for _ in range(3))
+    expected, _ = train(whole, batches, settings=settings)
+    train(first, batches[:done], settings=settings)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    values, steps = train(second, batches[done:], settings=settings)
+    assert len(steps) == (4 - done) // 2
+    assert values_without_speed(values) == values_without_speed(expected)
+    assert_same(second.state_dict(), whole.state_dict())
+
+
+def test_dropout_depends_on_seed_and_step_alone() -> None:
+    losses = []
+    for seed, drawn_before in ((0, 0), (0, 5), (1, 0)):
+        state = make_state(with_dropout())
+        torch.rand(drawn_before)
+        _, steps = train(state, [make_batch("a")] * 2, settings=replace(SETTINGS, seed=seed))
+        losses.append([step["train/loss"] for step in steps])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_schedule_goes_by_the_images_so_that_the_batch_size_may_change() -> None:
+    # 10 images in steps of 4 are 3 steps in each of 2 epochs, of 2 images 5.
+    fours = StepSettings(Poly(power=1.0), max_epochs=2, images_per_epoch=10, images_per_step=4)
+    twos = replace(fours, images_per_step=2)
+    at = [(0, 0), (0, 4), (0, 8), (1, 0), (1, 4)]
+    assert [fours.lr_factor(*x) for x in at] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
+    assert [twos.lr_factor(*x) for x in at] == pytest.approx([1, 0.8, 0.6, 0.5, 0.3])
+
+
+def test_every_step_enters_the_average() -> None:
+    model = linear()
+    state = replace(make_state(model), average=Average(model, 0.9))
+    assert state.average is not None
+    expected = weights(state)
+    for n, name in enumerate("abc"):
+        train(state, [make_batch(name)])
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = [
+            decay * e + (1 - decay) * p for e, p in zip(expected, weights(state), strict=True)
+        ]
+    for mine, theirs in zip(state.average.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_after_each_step_the_state_can_be_saved() -> None:
+    state = make_state(linear())
+    seen: list[tuple[int, int, int]] = []
+    batches = [make_batch("ab"), make_batch("cd"), make_batch("e")]
+    train_one_epoch(
+        state,
+        batches,
+        CrossEntropyLoss(),
+        normalize=NORMALIZE,
+        precision=CPU,
+        settings=replace(SETTINGS, accumulate=2),
+        images_after=[0, 2, 4, 5].__getitem__,
+        on_step=lambda values: seen.append((state.step, state.images, state.sums["train/loss"][1])),
+    )
+    assert seen == [(1, 4, 1), (2, 5, 2)]
+    assert all(p.grad is None for p in state.model.parameters())
 
 
 class NotANumber(nn.Module):
@@ -177,7 +261,7 @@ def test_a_loss_that_is_nan_stops_before_the_weights_change() -> None:
         "ce": {"weight": 1.0, "loss": CrossEntropyLoss()},
         "mine": {"weight": 1.0, "loss": NotANumber()},
     }
-    settings = StepSettings(Poly(), 4, 4, accumulate=2)
+    settings = replace(SETTINGS, accumulate=2)
     with pytest.raises(TrainingError, match=r"^step 1: train/loss/mine is nan. Batch: b, c, d\. "):
         train(state, [make_batch("bc"), make_batch("d")], WeightedSum(terms), settings)  # type: ignore[arg-type]
     assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
@@ -206,7 +290,7 @@ def test_a_gradient_that_is_not_finite_stops_and_names_its_layer() -> None:
     state = make_state(nn.Sequential(nn.Conv2d(3, 4, 1), BadLayer(4, 3, 1)))
     before = weights(state)
     with pytest.raises(TrainingError, match=r"^step 0: the gradient of 1\.weight .* Batch: a, b\."):
-        train(state, [make_batch("ab")], settings=StepSettings(Poly(), 4, 4, clip_grad_norm=1.0))
+        train(state, [make_batch("ab")], settings=replace(SETTINGS, clip_grad_norm=1.0))
     assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
 
 
@@ -340,7 +424,8 @@ def test_training_on_cuda_learns(name: str) -> None:
         CrossEntropyLoss(),
         normalize=NORMALIZE,
         precision=precision,
-        settings=StepSettings(Poly(), 30, 30),
+        settings=StepSettings(Poly(), max_epochs=1, images_per_epoch=240, images_per_step=8),
+        images_after=lambda steps: 8 * steps,
         on_step=lambda values: losses.append(values["train/loss"]),
     )
     assert losses[-1] < losses[0] - 0.2

@@ -29,6 +29,17 @@ def test_a_cuda_index_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch
         pick_device("cuda:1")
 
 
+def test_each_process_of_a_machine_has_a_cuda_device_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name in ("auto", "cuda"):
+        devices = [pick_device(name, local_rank) for local_rank in range(4)]
+        assert devices == [torch.device("cuda", i) for i in range(4)]
+    assert pick_device("cuda:2", local_rank=1) == torch.device("cuda", 2)
+
+
 def test_auto_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

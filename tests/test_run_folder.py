@@ -1,11 +1,17 @@
+"""One folder for each run, and one run for each folder."""
+
+import os
+import signal
 from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_apart
 
 from segkit.engine import run_folder
-from segkit.engine.run_folder import new_run_folder
+from segkit.engine.run_folder import LOCK, locked, make_run_folder, refuse_used
 from segkit.errors import ConfigError
 
 
@@ -19,27 +25,77 @@ def test_two_runs_in_one_second_get_two_folders(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_folder, "datetime", Frozen)
-    folders = [new_run_folder(None, "voc") for _ in range(3)]
+    folders = [make_run_folder(None, "voc") for _ in range(3)]
     stem = "2024-01-02_03-04-05_voc"
     assert [folder.name for folder in folders] == [stem, f"{stem}-1", f"{stem}-2"]
-    assert all(folder.is_dir() and folder.parent == tmp_path / "runs" for folder in folders)
+    assert all((folder / "checkpoints").is_dir() for folder in folders)
+    assert all(folder.parent == tmp_path / "runs" for folder in folders)
 
 
 @pytest.mark.parametrize("what", ["metrics.jsonl", "checkpoints"])
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path, what: str) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / what).mkdir()
-    with pytest.raises(ConfigError, match="holds a run already; give another folder"):
-        new_run_folder(str(folder), "voc")
+    refuse_used(None)
+    refuse_used(str(tmp_path / "new"))
+    refuse_used(str(tmp_path))
+    (tmp_path / what).mkdir()
+    with pytest.raises(ConfigError, match=r"holds a run already; add resume=auto to go on with it"):
+        refuse_used(str(tmp_path))
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
-    assert new_run_folder(str(tmp_path), "voc") == tmp_path
-    assert (tmp_path / "checkpoints").is_dir()
+def test_the_folder_may_be_there(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert make_run_folder(str(tmp_path), "voc") == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match=r"out_dir=.*run: cannot be written \(Not a directory"):
-        new_run_folder(str(tmp_path / "run"), "voc")
+        make_run_folder(str(tmp_path / "run"), "voc")
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        message = rf"another run is writing there \(process {os.getpid()} on \S+\); wait for it"
+        with pytest.raises(ConfigError, match=message), locked(tmp_path):
+            pass
+    with locked(tmp_path):  # free again
+        pass
+
+
+def test_a_folder_is_free_when_its_run_was_killed(tmp_path: Path) -> None:
+    def hold(line: Connection) -> None:
+        with locked(tmp_path):
+            line.send("held")
+            line.recv()
+
+    with run_apart(hold) as (pid, line):
+        assert line.recv() == "held"
+        with pytest.raises(ConfigError, match=f"process {pid} on"), locked(tmp_path):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(EOFError):
+            line.recv()  # it is gone
+        with locked(tmp_path):
+            assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_file_system_without_locks_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def unknown(*arguments: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written \(No such file or directory\)"),
+        locked(tmp_path / "nothing"),
+    ):
+        pass

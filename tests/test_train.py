@@ -1,4 +1,4 @@
-"""train.py from end to end on the CPU, on a small set of shapes."""
+"""train.py from end to end on the CPU, on a small set of shapes; test_resume.py goes on."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,10 @@ from scripts import SMALL, SMALL_RUN, call
 from voc_folder import make_voc
 
 FILES = {
+    ".lock",
     "config.yaml",
     "checkpoints/last.pt",
+    "checkpoints/previous.pt",
     "checkpoints/best.pt",
     "metrics.jsonl",
     "train.log",

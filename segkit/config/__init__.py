@@ -5,10 +5,11 @@ node, whose schema is its constructor's signature. Importing this package does n
 so that a mistake in a key ends a run at once.
 """
 
-from segkit.config.build import build, build_augment, rebuild
+from segkit.config.build import build, build_augment, rebuild, without_weights
 from segkit.config.check import check_config
-from segkit.config.command import check_command_line, run
+from segkit.config.command import check_command_line, run, typed_overrides
 from segkit.config.explain import did_you_mean
+from segkit.config.resume import choices, resumed
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.weightings import (
     check_class_values,
@@ -23,10 +24,14 @@ __all__ = [
     "check_class_values",
     "check_command_line",
     "check_config",
+    "choices",
     "did_you_mean",
     "fill_class_weights",
     "needs_class_counts",
     "plain_config",
     "rebuild",
+    "resumed",
     "run",
+    "typed_overrides",
+    "without_weights",
 ]

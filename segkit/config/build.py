@@ -1,5 +1,6 @@
 """Objects out of ``_target_`` nodes: of a configuration, or of a checkpoint, which is data."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,6 +46,14 @@ def build_augment(cfg: DictConfig) -> Any:
     return Augment(transforms, ignore_index=cfg.data.ignore_index, fill=fill)
 
 
+def without_weights(model: DictConfig) -> DictConfig:
+    """The node of a model whose backbone starts at random: nothing is read or downloaded."""
+    plain = copy.deepcopy(model)
+    if OmegaConf.select(plain, "backbone.weights") is not None:
+        plain.backbone.weights = None
+    return plain
+
+
 def rebuild(node: Any, allow: Sequence[str]) -> Any:
     """:func:`build` for a node that came out of a file: a checkpoint is data, not code.
 
@@ -55,23 +64,40 @@ def rebuild(node: Any, allow: Sequence[str]) -> Any:
     Raises:
         ConfigError: It names anything else.
     """
-    trusted = ("segkit", *allow)
     # Resolved first: an interpolation can make a node (`${oc.create:...}`) that no look at the
     # text would find.
     plain = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
+    refuse_foreign(plain, allow)
+    return build(OmegaConf.create(plain))
+
+
+def refuse_foreign(plain: Any, allow: Sequence[str], libraries: Sequence[str] = ()) -> None:
+    """Raise a ConfigError if a resolved tree from a checkpoint names code of somebody else.
+
+    Args:
+        plain: Builtins.
+        allow: Modules, or objects in them, that may be named besides segkit's.
+        libraries: Modules whose classes may be named; their functions may not.
+    """
     for text in _strings(plain):
         if "${" in text:
             raise ConfigError(f"the checkpoint hides a second interpolation in {text!r}: refused")
+    trusted = ("segkit", *allow)
     for target in targets(plain):
+        if target in allow:
+            continue
         # The name first, since looking further imports it. Then where it is defined:
         # `segkit.models.weights.torch.load` begins with segkit, too.
-        if not is_below(target, trusted) or not is_below(home_of(target), trusted):
-            module = target.rpartition(".")[0]
-            raise ConfigError(
-                f"the checkpoint names {target}, which is no part of segkit; if you know and trust "
-                f"that code, add 'allow=[{module}]'"
-            )
-    return build(OmegaConf.create(plain))
+        if is_below(target, trusted) and is_below(home_of(target), trusted):
+            continue
+        of_library = is_below(target, libraries) and is_below(home_of(target), libraries)
+        if of_library and isinstance(get_object(target), type):
+            continue
+        module = target.rpartition(".")[0]
+        raise ConfigError(
+            f"the checkpoint names {target}, which is no part of segkit; if you know and trust "
+            f"that code, add 'allow=[{module}]'"
+        )
 
 
 def is_below(name: str, modules: Sequence[str]) -> bool:

@@ -74,8 +74,27 @@ def check_values(cfg: DictConfig, name: str) -> None:
     problems = list(value_problems(SCHEMAS[name], plain))
     if name == "train":
         problems += component_problems(plain)
+    if name == "evaluate":
+        problems += subject_problems(plain)
     if problems:
         raise ConfigError(INDENT.join(problems))
+
+
+def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with what an evaluation is to score."""
+    if not plain["checkpoint"] and plain["predictions"] is None:
+        hint = HINTS["checkpoint"]
+        yield f"checkpoint is not set: give {hint}, or predictions=FOLDER with masks to score"
+    elif plain["checkpoint"] and plain["predictions"] is not None:
+        yield "checkpoint and predictions are both set: give one of them, and the other as compare"
+    elif plain["predictions"] is not None and plain["data"]["root"] is None:
+        yield f"data.root is not set: give {HINTS['data.root']}"
+    if plain["checkpoint"]:
+        for key in ("classes", "num_classes", "ignore_index", "label_map", "colormap"):
+            if plain["data"][key] is not None:
+                yield f"data.{key} is for predictions=...: a checkpoint brings its own"
+    if plain["bootstrap"]["level"] >= 1:
+        yield f"bootstrap.level={plain['bootstrap']['level']}: expected a number below 1"
 
 
 def missing_keys(node: Any, path: str = "") -> Iterator[str]:
@@ -93,22 +112,37 @@ def missing_keys(node: Any, path: str = "") -> Iterator[str]:
 def value_problems(schema: type, values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     """What is out of range in a node of the schema and below it."""
     for f in fields(schema):
+        if f.name not in values:
+            yield f"{prefix}{f.name} cannot be deleted; give it a value"
+            continue
         name, value, limits = f"{prefix}{f.name}", values[f.name], f.metadata
         if is_dataclass(f.default_factory):
             yield from value_problems(f.default_factory, value, f"{name}.")
         if not limits or value is None:
             continue
-        if limits["choices"] and isinstance(value, str) and value not in limits["choices"]:
-            yield f"{name}={value}: no such value{did_you_mean(value, limits['choices'])}"
-        if limits["exists"] and not Path(value).expanduser().exists():
-            yield f"{name}={value}: no such file or folder; relative paths start at {Path.cwd()}"
+        for text in value if isinstance(value, list) else [value]:
+            if limits["choices"] and isinstance(text, str) and text not in limits["choices"]:
+                yield f"{name}={value}: no such value{did_you_mean(text, limits['choices'])}"
         if not isinstance(value, limits["kind"]):
             yield f"{name}={value}: expected {limits['text']}"
+            continue
+        for path in (value if isinstance(value, list) else [value]) if limits["path"] else ():
+            yield from path_problems(f"{name}={path}", str(path), limits["exists"])
         if limits["length"] not in (None, len(value) if isinstance(value, list) else None):
             yield f"{name}={value}: expected {limits['length']} values"
         numbers = value if isinstance(value, list) else [value]
         found = [p for n in numbers for p in number_problems(f"{name}={value}", n, limits)]
         yield from found[:1]
+
+
+def path_problems(start: str, path: str, exists: bool) -> Iterator[str]:
+    try:
+        found = Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody, a zero byte
+        yield f"{start[:200]}: no path of a file or folder ({error.args[-1]})"
+        return
+    if exists and not found:
+        yield f"{start}: no such file or folder; relative paths start at {Path.cwd()}"
 
 
 def number_problems(start: str, number: Any, limits: Mapping[str, Any]) -> Iterator[str]:
@@ -173,7 +207,7 @@ def near_target(target: str) -> str:
     module, _, name = target.rpartition(".")
     try:
         return did_you_mean(name, getattr(import_module(module), "__all__", []))
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, TypeError):
         return ""
 
 
@@ -215,7 +249,7 @@ def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:
         try:
             steps.get(name, lambda: None)()  # reading the data is not cheap
         except (ValueError, TypeError) as error:
-            text = str(error)
+            text = " ".join(str(error).split())
             yield text if text.startswith(name) else f"{name}: {text}"
 
 

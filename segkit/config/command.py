@@ -1,13 +1,19 @@
 """From the command line to a checked configuration, and every mistake to one readable message."""
 
+import errno
+import multiprocessing
 import os
+import re
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 import yaml  # type: ignore[import-untyped]
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -15,11 +21,31 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.check import STAGES, check_components, check_config, check_values
 from segkit.config.explain import dashes, explain, null_choices
+from segkit.config.resume import SWAPPED
 from segkit.config.saved import absolute_paths
+from segkit.config.sweep import (
+    PATIENCE,
+    CheckJobs,
+    Failed,
+    ScriptFunction,
+    failures,
+    is_sweep,
+    job_name,
+    missing_plugin,
+    told_once,
+)
 from segkit.errors import ConfigError, SegkitError
 
 CONFIGS = Path(__file__).parents[2].resolve() / "configs"
 INDENT = "\n       "  # further lines stand under the first, past "error: "
+
+
+_typed: list[str] | None = None  # the overrides that Hydra is not shown, see _hide_overrides
+
+
+def typed_overrides() -> list[str]:
+    """The ``key=value`` that the user wrote for this job."""
+    return list(HydraConfig.get().overrides.task) if _typed is None else _typed
 
 
 def check_command_line(name: str) -> None:
@@ -34,13 +60,16 @@ def check_command_line(name: str) -> None:
     checked = []
 
     def cheap_check(cfg: DictConfig) -> None:
+        checked.append(cfg)
+        if _typed is not None:  # only the checkpoint tells what they are about
+            return
         check_values(cfg, name)
         if name == "train":
             check_components(cfg, STAGES[0])
-        checked.append(cfg)
 
     try:
-        _compose(name, cheap_check)
+        with told_once():
+            _compose(name, cheap_check, only_check=True)
     except ValueError as error:  # of Hydra itself: the task above raises nothing of the kind
         overrides = [x for x in sys.argv[1:] if "=" in x and not x.startswith("-")]
         known = list(null_choices(OverridesParser.create().parse_overrides(overrides)))
@@ -55,45 +84,134 @@ def run(name: str, task: Callable[[DictConfig], object]) -> None:
     What a user can put right ends as one readable message and exit status 1; anything else is a
     defect and shows its full traceback. The folder where the user started is searched for modules
     last, so that ``_target_: my_losses.TopK`` finds ``my_losses.py`` beside the user's configs.
+
+    In a sweep (``-m``) a job that fails says so, the others go on, those that failed are named at
+    the end, and the exit status is 1. What ``task`` returns is what an optimizing sweeper gets.
     """
 
-    def checked_task(cfg: DictConfig) -> None:
-        check_config(cfg, name)
+    function = ScriptFunction(task)
+
+    def checked_task(cfg: DictConfig) -> object:
+        if _typed is None:
+            with told_once():
+                check_config(cfg, name)
         absolute_paths(cfg, name)
-        task(cfg)
+        return function(cfg)
 
     _compose(name, checked_task)
 
 
-def _compose(name: str, task: Callable[[DictConfig], None]) -> None:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+def _compose(name: str, task: Callable[[DictConfig], object], *, only_check: bool = False) -> None:
+    global _typed
+    given = sys.argv
     # Hydra would print a shortened traceback itself and hide where an error came from.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def caught(cfg: DictConfig) -> None:
+    def caught(cfg: DictConfig) -> object:
+        if str(Path.cwd()) not in sys.path:  # here: a job of a sweep may be far from its command
+            sys.path.append(str(Path.cwd()))
+        if is_sweep() and os.environ.get("WORLD_SIZE", "1") != "1":
+            _fail("-m: the jobs of a sweep have one process each; start it without torchrun")
+        if is_sweep() and not only_check:
+            return job_of_sweep(cfg)
         # Caught inside, since Hydra prints a line of its own about what leaves its job.
         try:
-            task(cfg)
-        except SegkitError as error:
-            _fail(str(error))
-        except OmegaConfBaseException as error:
-            _fail(explain(error, name))
+            return task(cfg)
+        except Exception as error:
+            if type(error).__name__ == "MainProcessError":
+                time.sleep(PATIENCE)  # process 0 tells, and torchrun ends this one then
+                raise SystemExit(1) from None
+            if text := _plain_text(error, name):
+                _fail(text)
+            raise
 
+    def job_of_sweep(cfg: DictConfig) -> object:
+        job = f"job {HydraConfig.get().job.num}: {job_name(given)}"
+        print(job, flush=True)
+        if multiprocessing.get_start_method(allow_none=True) == "loky":
+            # joblib's way to start a process, which the loader's cannot take; back to the usual.
+            multiprocessing.set_start_method(None, force=True)
+        try:
+            return task(cfg)
+        except Exception as error:
+            text = _plain_text(error, name)
+            if text is None:
+                traceback.print_exc()
+            failed = Failed(job, text or f"{type(error).__name__}: {error}")
+            print(f"failed: {job}{INDENT}{failed.why}", file=sys.stderr, flush=True)
+            return failed
+
+    failures.clear()
     try:
         if problems := list(dashes(sys.argv[1:])):
             raise ConfigError(INDENT.join(problems))
+        shown, _typed = _hide_overrides(given)
+        sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
         decorate(caught)()
     except SegkitError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error, name))
+        _fail(missing_plugin(error) or explain(error, name))
     except yaml.YAMLError as error:
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except ValueError:
+        if not failures:  # else of a sweeper that has no best job, since all failed
+            raise
+    finally:
+        sys.argv = given
+    if failures:
+        lines = [f"{job}{INDENT}    {why}" for job, why in failures.items()]
+        _fail(INDENT.join([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+
+
+def _hide_overrides(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """For ``resume=PATH``: the command line that Hydra gets, and the overrides that it must not.
+
+    They are meant for the configuration in the checkpoint. Applied to the default one, keys that
+    only that has (``optimizer.momentum`` in a run with SGD) would be refused. Group files are
+    Hydra's business still, on top of ``data=voc``, which brings no recipe of its own.
+    """
+    is_path = re.compile(r"resume=(?!auto$|null$)")
+    if not any(is_path.match(text) for text in argv) or {"-m", "--multirun"} & {*argv}:
+        return argv, None
+    shown, typed = [argv[0], "data=voc"], []
+    for text in argv[1:]:
+        key = re.split(r"=", text)[0].lstrip("+~")
+        if text.startswith("-") or key.startswith("hydra") or not re.match(r"~|[^=]+=", text):
+            shown.append(text)
+            continue
+        typed.append(text)
+        if key in (*SWAPPED, "resume", "allow"):
+            shown.append(text)
+    return shown, typed
+
+
+# The disk is full, read-only or broken, or there are too many open files.
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE}
+
+
+def _plain_text(error: Exception, name: str) -> str | None:
+    """One line for errors that are no defect of the program; they may come from anywhere."""
+    if isinstance(error, SegkitError):
+        return str(error)
+    if isinstance(error, OmegaConfBaseException):
+        return explain(error, name)
+    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    if "torch" not in sys.modules:
+        return None
+    from segkit.data.workers import loader_failure
+    from segkit.engine.distributed import lost_peer
+
+    if failure := loader_failure(error):
+        return str(failure)
+    return lost_peer(error)
 
 
 def _fail(message: str) -> NoReturn:
-    raise SystemExit(f"error: {message}") from None
+    rank = os.environ.get("RANK")
+    who = f" in process {rank}" if rank is not None and os.environ.get("WORLD_SIZE") != "1" else ""
+    raise SystemExit(f"error{who}: {message}") from None

@@ -26,7 +26,13 @@ def absolute_paths(cfg: DictConfig, name: str) -> None:
         node = OmegaConf.select(raw, parent) if parent else raw
         path = OmegaConf.select(cfg, key)
         if path is not None and not OmegaConf.is_interpolation(node, last):
-            OmegaConf.update(cfg, key, str(Path(path).expanduser().absolute()))
+            found = [str(Path(one).expanduser().absolute()) for one in as_list(path)]
+            OmegaConf.update(cfg, key, found[0] if isinstance(path, str) else found)
+
+
+def as_list(value: Any) -> list[Any]:
+    """What may be one or several, as several."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def path_keys(schema: Any, prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+PARTS = ("backbone", "aspp", "decoder", "classifier")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -95,6 +96,20 @@ class LoaderConfig:
 
 
 @dataclass
+class TrainLoaderConfig(LoaderConfig):
+    batch_size: Any = option(
+        8,
+        "images per step and process, or auto: as many as fit into the CUDA device's memory",
+        low=1,
+        choices=("auto",),
+        kind=int | str,
+    )
+    freeze_batch_size: Optional[int] = option(
+        None, "the same for the epochs with a frozen backbone; null: batch_size", low=1
+    )
+
+
+@dataclass
 class TrainerConfig:
     max_epochs: int = option(50, "passes over the training split", low=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
@@ -104,6 +119,7 @@ class TrainerConfig:
     compile: bool = option(False, "torch.compile the model")
     accumulate: int = option(1, "batches whose gradients make one step", low=1)
     clip_grad_norm: Optional[float] = option(None, "largest norm of all gradients", above=0)
+    freeze_epochs: int = option(0, "first epochs that leave the backbone as it is", low=0)
     backbone_lr_factor: float = option(1.0, "learning rate of the backbone over the rest's", low=0)
     decay_norm_and_bias: bool = option(False, "weight decay for norms and biases too")
     val_every: int = option(1, "epochs from one validation to the next", low=1)
@@ -111,8 +127,30 @@ class TrainerConfig:
     monitor_mode: str = option(
         "auto", "auto: min for losses, else max", choices=("auto", "max", "min")
     )
+    keep_best: int = option(1, "how many of the best epochs keep a checkpoint", low=1)
+    patience: Optional[int] = option(
+        None, "validations without a better value after which training stops; null: never", low=1
+    )
+    patience_monitor: Optional[str] = option(None, "that value; null: monitor")
+    min_delta: float = option(0.0, "by how much it must be better to count", low=0)
+    ema_decay: Optional[float] = option(
+        None, "of an average of the weights, which is what is validated then, as 0.999", above=0
+    )
+    save_every_steps: Optional[int] = option(
+        None, "steps from one save to the next within an epoch", low=1
+    )
+    save_every_minutes: Optional[float] = option(
+        None, "minutes from one save to the next within an epoch", above=0
+    )
+    on_save_error: str = option(
+        "continue", "when a checkpoint cannot be written", choices=("continue", "stop")
+    )
+    deterministic: bool = option(False, "the same bits in every run on one machine, on CUDA too")
+    sync_bn: bool = option(False, "BatchNorm over the batches of all processes; needs CUDA")
     log_every: int = option(10, "steps from one TensorBoard point to the next", low=1)
     num_pictures: int = option(4, "validation images shown in TensorBoard", low=0)
+    num_pr_curves: int = option(3, "rarest classes with a precision-recall curve there", low=0)
+    histograms: bool = option(False, "gradients and validation logits there; slow")
 
 
 @dataclass
@@ -124,36 +162,150 @@ class TrainConfig:
     optimizer: Any = option(MISSING, "partial _target_ node, called with the parameters")
     scheduler: Any = option(MISSING, "_target_ node: a Schedule")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    loader: TrainLoaderConfig = field(default_factory=TrainLoaderConfig)
     seed: int = option(0, "of weights, order and augmentation", low=0)
     out_dir: Optional[str] = option(None, "run folder; null: a new one under runs/", path=True)
+    resume: Optional[str] = option(
+        None, "auto: what out_dir holds, if anything; or the run folder or .pt file to go on with"
+    )
     init_from: Optional[str] = option(
         None, "checkpoint or run folder whose matching tensors to start from", exists=True
     )
+    init_parts: Optional[list[str]] = option(
+        None, "parts of the model to take from it, as [aspp,decoder]; null: all", choices=PARTS
+    )
+    allow: list[str] = option([], "your own modules that a checkpoint to resume may name")
 
 
 @dataclass
 class EvaluateDataConfig:
     root: Optional[str] = option(None, "folder of the data; null: where it was", path=True)
     check: bool = option(True, "read every file first")
+    classes: Optional[list[Any]] = option(
+        None, "with predictions=...: names in index order; null: from labels.txt"
+    )
+    num_classes: Optional[int] = option(None, "with predictions=...: as for train.py", low=1)
+    ignore_index: Optional[int] = option(
+        None, "with predictions=...: mask value without a label; null: 255", low=0
+    )
+    label_map: Any = option(
+        None, "with predictions=...: of the data set, a mapping as for train.py", kind=dict
+    )
+    colormap: Any = option(None, "with predictions=...: colours of RGB masks, in both folders")
+
+
+@dataclass
+class TTAConfig:
+    scales: list[float] = option([1.0], "sizes to look at, as [0.5,1,1.5]; their mean", above=0)
+    flip: bool = option(False, "look at the mirror image too")
+
+
+@dataclass
+class WindowConfig:
+    size: Optional[list[int]] = option(
+        None, "height and width of windows that slide over the image; null: whole", low=1, length=2
+    )
+    stride: Optional[list[int]] = option(
+        None, "from one window to the next; null: two thirds of size", low=1, length=2
+    )
+
+
+@dataclass
+class BoundaryConfig:
+    dilation_ratio: float = option(
+        0.02, "border of the boundary IoU over the image's diagonal", above=0
+    )
+    trimap_widths: list[int] = option([5], "bands around borders to score alone, in pixels", low=1)
+
+
+@dataclass
+class BootstrapConfig:
+    resamples: int = option(1000, "draws of the images for the intervals; 0: no intervals", low=0)
+    level: float = option(0.95, "share of the draws in an interval, below 1", above=0)
+    seed: int = option(0, "of the draws", low=0)
+
+
+@dataclass
+class ReportConfig:
+    write: bool = option(False, "write report.html, one page with all that is known of the split")
+    max_images: int = option(24, "images, and suspicious regions, that it shows at most", low=0)
 
 
 @dataclass
 class EvaluateConfig:
-    checkpoint: str = option(MISSING, "a .pt file or a run folder", exists=True)
+    checkpoint: Any = option(
+        None,
+        "a .pt file or a run folder; a list of them is an ensemble",
+        kind=str | list,
+        exists=True,
+    )
+    predictions: Optional[str] = option(
+        None, "folder with masks <id>.png to score instead of a checkpoint", exists=True
+    )
+    compare: Any = option(
+        None, "another checkpoint or folder to compare with", kind=str | list, exists=True
+    )
+    weights: str = option(
+        "auto",
+        "auto: those that the run validated; else raw, or the average (ema)",
+        choices=("auto", "raw", "ema"),
+    )
     split: Optional[str] = option(None, "split to score; null: the run's validation split")
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    tta: TTAConfig = field(default_factory=TTAConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    boundary: BoundaryConfig = field(default_factory=BoundaryConfig)
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     out_dir: Optional[str] = option(None, "for the files; null: eval/ in the run folder", path=True)
     save_predictions: bool = option(False, "write predictions/<id>.png as palette PNGs")
+    voc_results: bool = option(False, "write them in the layout of the VOC server too")
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: Optional[str] = option(None, "null: what the run used", choices=PRECISIONS)
     allow: list[str] = option([], "your own modules that the checkpoint may name")
 
 
+@dataclass
+class CalibrationConfig:
+    root: Optional[str] = option(None, "folder of the data; null: where it was", path=True)
+    split: Optional[str] = option(None, "its split; null: the run's training split")
+    images: int = option(64, "how many of its images", low=1)
+
+
+@dataclass
+class LatencyConfig:
+    runs: int = option(20, "how often to compute one image; 0: not at all", low=0)
+    size: list[int] = option([256, 256], "its height and width", low=1, length=2)
+
+
+@dataclass
+class ExportConfig:
+    checkpoint: str = option(MISSING, "a .pt file or a run folder", exists=True)
+    weights: str = option(
+        "auto",
+        "auto: those that the run validated; else raw, or the average (ema)",
+        choices=("auto", "raw", "ema"),
+    )
+    format: str = option("onnx", "kind of the file", choices=("onnx", "torchscript", "pt2"))
+    out: Optional[str] = option(None, "the file; null: in export/ in the run folder", path=True)
+    include_preprocessing: bool = option(False, "take uint8 RGB images and normalise them inside")
+    opset: int = option(18, "version of ONNX's operators", low=18)
+    precision: str = option(
+        "fp32", "of the file, ONNX only", choices=("fp32", "fp16", "int8_dynamic", "int8_static")
+    )
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    allow: list[str] = option([], "your own modules that the checkpoint may name")
+
+
 COMPONENTS = ("model", "loss", "optimizer", "scheduler")
 """Nodes of :class:`TrainConfig`, besides ``data.dataset``, that must be ``_target_`` nodes."""
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+}
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)

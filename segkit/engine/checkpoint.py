@@ -1,7 +1,11 @@
-"""The state of a run, and the files that hold it."""
+"""The files that hold the state of a run."""
 
+import errno
 import os
+import shutil
 import zipfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,83 +14,15 @@ import torch
 from torch import nn
 
 import segkit
+from segkit.engine.log import log
+from segkit.engine.state import TrainState
 from segkit.errors import CheckpointError
+from segkit.models.foreign import known_sources, numpy_scalars, plain_weights, translate
 from segkit.models.weights import LoadReport, load_matching, read_tensors, strip_prefixes
 
 FORMAT = 1
 ENTRIES = {"format", "state", "about", "scores"}
-
-
-@dataclass
-class Best:
-    """The best value so far of what the run monitors; ``epoch`` is 0 before the first."""
-
-    monitor: str
-    mode: str
-    score: float | None = None
-    epoch: int = 0
-
-    def improves(self, score: float | None) -> bool:
-        """Whether ``score`` is better. The first always is; later None (class absent) never."""
-        if self.epoch == 0:
-            return True
-        if score is None or self.score is None:
-            return score is not None
-        return score > self.score if self.mode == "max" else score < self.score
-
-
-@dataclass
-class TrainState:
-    """Everything that goes on changing during a run, in one place.
-
-    Attributes:
-        epoch: Finished epochs.
-        step: Finished optimizer steps.
-        batch: Batches already used of the epoch in progress; 0 between epochs.
-        skipped_steps: Steps that the fp16 scaler left out because a gradient overflowed.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    best: Best
-    epoch: int = 0
-    step: int = 0
-    batch: int = 0
-    skipped_steps: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and builtins only."""
-        on_cuda = any(p.is_cuda for p in self.model.parameters())
-        return {
-            "model": strip_prefixes(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best": asdict(self.best),
-            "epoch": self.epoch,
-            "step": self.step,
-            "batch": self.batch,
-            "skipped_steps": self.skipped_steps,
-            "rng": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if on_cuda else [],
-            },
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken, random numbers included."""
-        unwrapped = getattr(self.model, "_orig_mod", self.model)
-        unwrapped.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        self.best = Best(**state["best"])
-        for name in ("epoch", "step", "batch", "skipped_steps"):
-            setattr(self, name, state[name])
-        torch.set_rng_state(state["rng"]["cpu"])
-        # On another number of devices there is no same stream to go on with.
-        if len(state["rng"]["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
 @dataclass(frozen=True)
@@ -95,6 +31,8 @@ class Description:
 
     Attributes:
         config: The run's resolved configuration as builtins.
+        recipe: ``config`` as composed, with its interpolations, and ``choices``, the group files
+            that it was composed of: what a resume starts from.
         classes: Names in index order.
         palette: RGB of each mask value, 256 triples.
         ignore_index: Mask value without a label.
@@ -112,15 +50,31 @@ class Description:
     precision: str
     threads: int = field(default_factory=torch.get_num_threads)
     device: str = "cpu"
+    world_size: int = 1
+    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    path: Path, state: TrainState, about: Description, scores: dict[str, Any]
+    path: Path,
+    state: TrainState,
+    about: Description,
+    scores: dict[str, Any],
+    *,
+    also: Iterable[Path] = (),
+    previous: Path | None = None,
 ) -> None:
     """Write ``path`` whole or not at all, even if the machine stops in between.
 
+    Args:
+        path: The file.
+        state: Of the run.
+        about: What the file says of itself.
+        scores: Of the last validation.
+        also: Further names for the same content, as ``best.pt``.
+        previous: Where the file that was at ``path`` goes.
+
     Raises:
-        CheckpointError: It could not be written; what was at ``path`` before is still there.
+        CheckpointError: It could not be written; what was there before still is.
     """
     content = {
         "format": FORMAT,
@@ -130,7 +84,7 @@ def save_checkpoint(
         "about": asdict(about),
         "scores": scores,
     }
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)
@@ -139,16 +93,56 @@ def save_checkpoint(
         with zipfile.ZipFile(temporary) as archive:
             if damaged := archive.testzip():
                 raise CheckpointError(f"{path}: {damaged} came out damaged; is the disk sound?")
+        for name in also:
+            _give_name(temporary, name)
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        # torch.save reports a full disk as a RuntimeError
+        if "DataLoader worker" in str(error):
+            raise  # PyTorch tells of a loader process that died wherever the program happens to be
         raise CheckpointError(
-            f"{path}: could not be written ({str(error).partition(chr(10))[0]}); is the disk "
-            "full? What was there before is untouched"
+            f"{path}: could not be written ({_reason(error)}). What was there before is untouched"
         ) from error
     finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be written. torch.save makes a RuntimeError of what the system says."""
+    first: BaseException | None = error
+    while first is not None and not isinstance(first, OSError):
+        first = first.__cause__ or first.__context__
+    if first is not None and first.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return first.strerror or str(first)
+    text = str(error) if first is None else first.strerror or str(first)
+    return f"{text.partition(chr(10))[0]}; is the disk full?"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _give_name(file: Path, name: Path) -> None:
+    """Let ``name`` be the same content: a second name of the file, or else a copy."""
+    temporary = _temporary(name)
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(file, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, temporary)
+        temporary.replace(name)
+    finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what a run left that was killed while it saved."""
+    for file in folder.glob(".*.pt.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -169,6 +163,7 @@ class Checkpoint:
     state: dict[str, Any]
     about: Description
     scores: dict[str, Any]
+    written_at: int = 0  # nanoseconds
 
 
 def find_checkpoint(path: Path | str) -> Path:
@@ -176,7 +171,7 @@ def find_checkpoint(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    for name in ("best.pt", "last.pt"):
+    for name in (BEST, LAST, PREVIOUS):
         for file in (path / "checkpoints" / name, path / name):
             if file.is_file():
                 return file
@@ -186,6 +181,40 @@ def find_checkpoint(path: Path | str) -> Path:
     )
 
 
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The state to go on from in a run folder: ``last.pt``, or the newest that can be read.
+
+    Says in the log which files are damaged. None if there is no checkpoint.
+
+    Raises:
+        CheckpointError: All that are there are damaged.
+    """
+    order = [LAST, PREVIOUS]  # then the others, of which some are the same
+    files = sorted(
+        (folder / "checkpoints").glob("*.pt"),
+        key=lambda f: order.index(f.name) if f.name in order else len(order),
+    )
+    found: list[Checkpoint] = []
+    problems = []
+    for file in files:
+        try:
+            found.append(read_checkpoint(file))
+        except CheckpointError as error:
+            problems.append(str(error))
+            log.warning("warning: %s", error)
+        if found and file.name == LAST:
+            break
+    if problems and not found:
+        raise CheckpointError(
+            f"{folder}: none of its {len(problems)} checkpoints can be read; delete the folder to "
+            "start anew"
+        )
+    best = max(found, key=lambda c: int(c.state.get("step", 0)), default=None)
+    if best is not None and problems:
+        log.warning("%s is taken instead, at step %d", best.path, best.state.get("step", 0))
+    return best
+
+
 def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read a file (or a run folder's best checkpoint) that :func:`save_checkpoint` wrote.
 
@@ -193,36 +222,75 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         CheckpointError: Not there, damaged, holds code, or no checkpoint of segkit.
     """
     path = find_checkpoint(path)
+    written_at = path.stat().st_mtime_ns if path.exists() else 0
     content = read_tensors(path)
     if not content.keys() >= ENTRIES:
         raise CheckpointError(
             f"{path}: no checkpoint of segkit (its entries: {', '.join(map(str, content))[:80]}); "
             "to start from foreign weights use train.py with model.backbone.weights=PATH"
         )
+    _check_format(path, content)
+    try:
+        about = Description(**content["about"])
+    except TypeError as error:
+        raise CheckpointError(f"{path}: its description does not fit ({error})") from error
+    return Checkpoint(path, content["state"], about, content["scores"], written_at)
+
+
+def _check_format(path: Path, content: dict[str, Any]) -> None:
     if content["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: checkpoint format {content['format']}; segkit {segkit.__version__} reads "
             f"format {FORMAT}. Use the segkit that wrote it, {content.get('segkit')}"
         )
-    try:
-        about = Description(**content["about"])
-    except TypeError as error:
-        raise CheckpointError(f"{path}: its description does not fit ({error})") from error
-    return Checkpoint(path, content["state"], about, content["scores"])
 
 
-def init_from(model: nn.Module, path: Path | str) -> LoadReport:
+def model_weights(state: dict[str, Any], which: str = "auto") -> dict[str, Any]:
+    """The weights in a state: ``raw``, ``ema``, or ``auto``: those that were validated.
+
+    Raises:
+        CheckpointError: ``ema``, and the run kept no average.
+    """
+    average = state.get("average")
+    if which == "ema" and not average:
+        raise CheckpointError("weights=ema: this run kept no average of its weights; use raw")
+    weights: dict[str, Any] = state["model"] if which == "raw" or not average else average["model"]
+    return weights
+
+
+def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = None) -> LoadReport:
     """Copy the tensors of an earlier checkpoint that match by name and shape into ``model``.
 
-    Takes checkpoints of segkit (other classes or head allowed) and plain state dicts.
+    Takes checkpoints of segkit (other classes or head allowed), plain state dicts, and those of
+    other people's DeepLab that :mod:`segkit.models.foreign` knows. If the run kept an average of
+    the weights, that is what is taken.
+
+    Args:
+        model: Changed in place.
+        path: A file, or a run folder.
+        parts: First words of the names to take, as ``aspp``; None takes all.
 
     Raises:
         CheckpointError: Unreadable, or nothing matches.
     """
     path = find_checkpoint(path)
-    content = read_tensors(path)
-    weights = content["state"]["model"] if content.keys() >= ENTRIES else content
+    with numpy_scalars():
+        content = read_tensors(path)
+    foreign = None
+    if content.keys() >= ENTRIES:
+        _check_format(path, content)
+        weights = strip_prefixes(model_weights(content["state"]))
+    else:
+        weights = plain_weights(content)
+        if foreign := translate(weights):
+            weights = dict(foreign.tensors)
+    if parts is not None:
+        weights = {name: w for name, w in weights.items() if name.partition(".")[0] in parts}
     try:
-        return load_matching(model, strip_prefixes(weights))
+        report = load_matching(model, weights)
     except CheckpointError as error:
-        raise CheckpointError(f"init_from={path}: {error}") from error
+        raise CheckpointError(
+            f"init_from={path}: {error}. Layouts that are known: segkit's own, {known_sources()}; "
+            "weights of a backbone alone go to model.backbone.weights"
+        ) from error
+    return foreign.report(report) if foreign else report

@@ -3,31 +3,44 @@
 import json
 import logging
 import math
+import os
+import re
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
+
+from segkit.metrics.pr_curve import Curve
 
 log = logging.getLogger("segkit")
 T = TypeVar("T")
 
 
-def log_to_console() -> None:
-    """Plain lines on standard output, past the progress bar if there is one, and nowhere else."""
+def log_to_console(rank: int = 0) -> None:
+    """Plain lines on standard output, past the progress bar if there is one, and nowhere else.
+
+    Of several processes the first speaks; the others (``rank`` above 0) only tell their errors.
+    """
     for old in list(log.handlers):
         log.removeHandler(old)
         old.close()
     handler = _ConsoleHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(
+        logging.Formatter(f"[process {rank}] %(message)s" if rank else "%(message)s")
+    )
     log.addHandler(handler)
     # Keeps what is said before there is a run folder, for :func:`log_to_file`.
     log.addHandler(MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL))
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.ERROR if rank else logging.INFO)
     log.propagate = False
 
 
@@ -39,36 +52,64 @@ class _ConsoleHandler(logging.Handler):
 
 def log_to_file(path: Path) -> None:
     """All lines since :func:`log_to_console`, and those to come, with their time in ``path``."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for earlier in [handler for handler in log.handlers if isinstance(handler, MemoryHandler)]:
-        earlier.setTarget(file)
-        log.removeHandler(earlier)
-        earlier.close()  # hands its lines over
+    for earlier in list(log.handlers):
+        if isinstance(earlier, MemoryHandler):
+            earlier.setTarget(file)
+        if isinstance(earlier, (MemoryHandler, _LogFile)):
+            log.removeHandler(earlier)
+            earlier.close()  # hands its lines over
     log.addHandler(file)
 
 
+class _LogFile(logging.FileHandler):
+    """A full disk neither ends the run nor fills the console; the next line tries again."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
-    """A bar on a terminal, nothing elsewhere (a log file wants lines)."""
-    return iter(tqdm(items, text, total, leave=False, disable=not sys.stderr.isatty(), ncols=80))
+    """A bar on a terminal, nothing elsewhere (a log file wants lines), nor in further processes."""
+    shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+    return iter(tqdm(items, text, total, leave=False, disable=not shown, ncols=80))
 
 
 class RunLog:
     """Scalars to ``metrics.jsonl``, and with pictures and text to TensorBoard.
 
-    ``metrics.jsonl`` is always written. TensorBoard is a convenience: if it cannot be imported or
-    written, that is said once and the run goes on.
+    ``metrics.jsonl`` is always written; a line that does not fit on the disk is kept for the next
+    time. TensorBoard is a convenience: if it cannot be imported or written, or fails in any other
+    way, that is said once and the run goes on.
+
+    Args:
+        folder: Of the run; None writes nothing, as in all processes but the first.
+        epoch: The last one that stays in ``metrics.jsonl``; a resumed run writes the later ones
+            again, the same.
+        purge_step: The first step that TensorBoard forgets; None forgets none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.metrics = folder / "metrics.jsonl"
+    def __init__(self, folder: Path | None, epoch: int = 0, purge_step: int | None = None) -> None:
+        self.metrics = None if folder is None else folder / "metrics.jsonl"
+        self.unwritten = ""
         self.writer: Any = None
+        if folder is None or self.metrics is None:
+            return
+        if self.metrics.exists():
+            keep_epochs(self.metrics, epoch)
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            self.writer = SummaryWriter(folder / "tensorboard")
-        except (ImportError, OSError) as error:
-            log.warning("TensorBoard is not written (%s); metrics.jsonl is", error)
+            put_before_now(folder / "tensorboard")
+            hide_tensorboards_tracebacks()
+            self.writer = SummaryWriter(folder / "tensorboard", purge_step=purge_step)
+        except Exception as error:  # its import fails in many ways, with another protobuf say
+            log.warning("TensorBoard is not written (%s); metrics.jsonl is", one_line(error))
 
     def epoch(self, values: Mapping[str, float | None]) -> None:
         """One line of ``metrics.jsonl``; what is not a finite number becomes null."""
@@ -76,31 +117,143 @@ class RunLog:
             name: None if isinstance(v, float) and not math.isfinite(v) else v
             for name, v in values.items()
         }
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self.metrics is None:
+            return
+        self.unwritten += json.dumps(line, allow_nan=False) + "\n"
+        self._append()
+
+    def _append(self) -> None:
+        """Whole or not at all: a part of it would be there twice after another try."""
+        if self.metrics is None or not self.unwritten:
+            return
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(self.unwritten)
+            self.unwritten = ""
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.metrics, size)
+            log.error(
+                "error: %s: could not be written (%s). Training goes on, and tries again",
+                self.metrics,
+                error.strerror,
+            )
 
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
-        """Curves; None leaves a gap."""
+        """Curves; None leaves a gap. TensorBoard groups by what stands before the first slash."""
         for name, value in values.items():
             if value is not None:
-                self._write("add_scalar", name, value, step)
+                self._write("add_scalar", name if "/" in name else f"run/{name}", value, step)
 
     def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """uint8 (H, W, 3)."""
         self._write("add_image", name, picture, step, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
-        """Markdown."""
-        self._write("add_text", name, text)
+        """Shown as it is, in one width of letters."""
+        indented = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown for code
+        self._write("add_text", name, indented)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """Of the finite ones, any shape."""
+        finite = values.detach().float().flatten()
+        finite = finite[finite.isfinite()].cpu()
+        if finite.numel():
+            self._write("add_histogram", name, finite, step)
+
+    def pr_curve(self, name: str, curve: Curve, step: int) -> None:
+        """Precision against recall, with a slider over the thresholds."""
+        counts = (
+            curve.true_positives,
+            curve.false_positives,
+            curve.true_negatives,
+            curve.false_negatives,
+        )
+        self._write(
+            "add_pr_curve_raw",
+            name,
+            *counts,
+            curve.precision,
+            curve.recall,
+            step,
+            num_thresholds=len(counts[0]),
+        )
+
+    def hparams(
+        self, settings: Mapping[str, object], results: Mapping[str, float | None], step: int
+    ) -> None:
+        """Settings of the run and its final values, for TensorBoard's table of runs."""
+        if self.writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        final = {f"final/{name}": value for name, value in results.items() if value is not None}
+        # Not add_hparams, which makes a run of its own for them.
+        for summary in hparams(dict(settings), final):
+            self.writer.file_writer.add_summary(summary)
+        for name, value in final.items():
+            self._write("add_scalar", name, value, step)
+
+    def flush(self) -> None:
+        """Before a checkpoint: a killed run must not lose curves that it will not draw again."""
+        self._write("flush")
 
     def close(self) -> None:
+        self._append()
         self._write("close")
 
-    def _write(self, method: str, *values: object, **options: str) -> None:
+    def _write(self, method: str, *values: object, **options: object) -> None:
         if self.writer is None:
             return
         try:
             getattr(self.writer, method)(*values, **options)
-        except OSError as error:  # the disk is full, say
+        except Exception as error:  # the disk is full, say
             self.writer = None
-            log.warning("TensorBoard stops here (%s); metrics.jsonl goes on", error)
+            log.warning("TensorBoard stops here (%s); metrics.jsonl goes on", one_line(error))
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def put_before_now(folder: Path) -> None:
+    """Rename event files from the future, as there are some after the clock was set back.
+
+    TensorBoard reads them in the order of their names, which begin with the time, and would take
+    what a resumed run draws again for older than what it replaces.
+    """
+    pattern = re.compile(r"(events\.out\.tfevents\.)(\d{10})(\..*)")
+    names = [found for file in sorted(folder.glob("*")) if (found := pattern.fullmatch(file.name))]
+    now = int(time.time())
+    if names and int(names[-1][2]) >= now:
+        for i, name in enumerate(names, now - len(names)):
+            (folder / name[0]).rename(folder / f"{name[1]}{i:010d}{name[3]}")
+
+
+def hide_tensorboards_tracebacks() -> None:
+    """Its thread shows one when it cannot write, which :class:`RunLog` tells in a line."""
+    show = threading.excepthook
+    if getattr(show, "__module__", None) == __name__:
+        return
+
+    def hook(error: threading.ExceptHookArgs) -> None:
+        if not type(error.thread).__module__.startswith("tensorboard"):
+            show(error)
+
+    threading.excepthook = hook
+
+
+def keep_epochs(metrics: Path, last: int) -> None:
+    """Cut what comes after epoch ``last`` off ``metrics.jsonl``, a half-written line too."""
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["epoch"] > last:
+                break
+        except (ValueError, TypeError, KeyError):
+            break
+        kept.append(line + "\n")
+    temporary = metrics.with_name(f".{metrics.name}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(metrics)

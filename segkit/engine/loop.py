@@ -1,22 +1,28 @@
-"""What one epoch of training and one pass of evaluation do. ``train.py`` tells the whole story."""
+"""What one epoch of training does. ``train.py`` tells the whole story."""
 
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from segkit.data.loader import Batch
-from segkit.engine.checkpoint import TrainState
+from segkit.engine.determinism import seed_step
+from segkit.engine.distributed import World
+from segkit.engine.evaluation import Prediction, evaluate
 from segkit.engine.precision import Normalize, Precision
 from segkit.engine.schedule import Schedule
+from segkit.engine.state import TrainState
 from segkit.errors import TrainingError
-from segkit.metrics import ConfusionMatrix
+from segkit.losses import global_loss
 
+__all__ = ["Prediction", "StepSettings", "evaluate", "param_groups", "train_one_epoch"]
+
+ALONE = World()
 # Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.
 MAX_SKIPPED_IN_A_ROW = 30
 ADVICE = (
@@ -31,17 +37,31 @@ class StepSettings:
 
     Attributes:
         schedule: Factor of the learning rate.
-        total_steps: Optimizer steps of the whole run.
-        steps_per_epoch: Optimizer steps of one epoch.
+        max_epochs: Length of the run, which the schedule needs.
+        images_per_epoch: Over all processes.
+        images_per_step: Over all processes and accumulated batches; may differ between epochs.
         accumulate: Batches whose gradients make one step.
         clip_grad_norm: Largest norm of all gradients together; None clips nothing.
+        seed: Of the random numbers that layers draw, as dropout does.
     """
 
     schedule: Schedule
-    total_steps: int
-    steps_per_epoch: int
+    max_epochs: int
+    images_per_epoch: int
+    images_per_step: int = 1
     accumulate: int = 1
     clip_grad_norm: float | None = None
+    seed: int = 0
+
+    def lr_factor(self, epoch: int, images: int) -> float:
+        """After ``epoch`` whole epochs and ``images`` of the next.
+
+        The position is that in the data, not the number of steps, so that it goes on smoothly where
+        the batch size or the number of processes changes within a run.
+        """
+        steps_per_epoch = -(-self.images_per_epoch // self.images_per_step)
+        step = epoch * steps_per_epoch + images // self.images_per_step
+        return self.schedule.factor(step, self.max_epochs * steps_per_epoch, steps_per_epoch)
 
 
 def param_groups(
@@ -74,25 +94,40 @@ def train_one_epoch(
     normalize: Normalize,
     precision: Precision,
     settings: StepSettings,
+    images_after: Callable[[int], int],
     on_step: Callable[[dict[str, float]], None],
+    network: nn.Module | None = None,
+    world: World = ALONE,
 ) -> dict[str, float]:
-    """One pass over the training batches; returns the mean of the steps' values by log name.
+    """The rest of an epoch; returns the means of all its steps' values by log name.
 
-    ``on_step`` is called after each optimizer step with that step's values.
+    Args:
+        state: Of the run; changed with every step. Between two steps, so in ``on_step``, it can be
+            saved.
+        batches: Those of the epoch that are not used yet, the share of this process.
+        loss_fn: Called with logits and target.
+        normalize: Bytes to floats.
+        precision: Of the forward pass.
+        settings: How one step is made.
+        images_after: How many images of the epoch all processes have used after so many of these
+            batches.
+        on_step: Called after each optimizer step with that step's values.
+        network: What is called, if it is not ``state.model`` itself but wraps it.
+        world: The processes that share each step.
 
     Raises:
         TrainingError: Loss or gradient norm is not finite. The weights are those before the step.
     """
-    state.model.train()
-    columns: dict[str, list[float]] = {}
-    num_images, skipped_in_a_row, lr, started = 0, 0, 0.0, time.perf_counter()
+    network = state.model if network is None else network
+    network.train()
+    num_batches, skipped_in_a_row = 0, 0
+    first, started = state.images, time.perf_counter()
     remaining = iter(batches)
     while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
         ids = [name for batch in group for name in batch.ids]
-        values = _backward(state, group, loss_fn, normalize, precision, ids)
-        factor = settings.schedule.factor(
-            state.step, settings.total_steps, settings.steps_per_epoch
-        )
+        seed_step(settings.seed, state.step, world.rank)
+        values = _backward(state, network, group, loss_fn, normalize, precision, world, ids)
+        factor = settings.lr_factor(state.epoch, state.images)
         for params in state.optimizer.param_groups:
             params["lr"] = params["base_lr"] * factor
         lr = max(params["lr"] for params in state.optimizer.param_groups)
@@ -106,42 +141,48 @@ def train_one_epoch(
                 f"step {state.step}: {skipped_in_a_row} steps in a row had gradients that overflow "
                 "fp16 at any scale; use trainer.precision=bf16 or fp32, or a lower optimizer.lr"
             )
+        if state.average is not None:
+            state.average.update(state.model)
         state.step += 1
-        state.batch += len(group)
-        num_images += len(ids)
-        on_step(values | {"lr": lr})
-        for name, value in values.items():
-            columns.setdefault(name, []).append(value)
-    state.epoch, state.batch = state.epoch + 1, 0
-    return {name: statistics.fmean(column) for name, column in columns.items()} | {
-        "lr": lr,
+        num_batches += len(group)
+        state.images = images_after(num_batches)
+        state.count(values)
+        state.last_values = values | {"lr": lr}
+        on_step(state.last_values)
+    return state.means() | {
+        "lr": state.last_values["lr"],
         "train/skipped_steps": float(state.skipped_steps),
-        "images_per_second": num_images / (time.perf_counter() - started),
+        "images_per_second": (state.images - first) / (time.perf_counter() - started),
     }
 
 
 def _backward(
     state: TrainState,
+    network: nn.Module,
     group: list[Batch],
     loss_fn: nn.Module,
     normalize: Normalize,
     precision: Precision,
+    world: World,
     ids: list[str],
 ) -> dict[str, float]:
     """Add the gradients of the batches' mean loss; returns it and its terms by log name."""
     total: dict[str, float] = {}
-    for batch in group:
+    for i, batch in enumerate(group, 1):
         moved = batch.to(precision.device)
-        with precision.autocast():
-            logits = state.model(normalize(moved.image))
-        loss = loss_fn(logits, moved.target.long())
-        terms = {"train/loss": loss.detach()}
-        for name, value in getattr(loss_fn, "last_terms", {}).items():
-            terms[f"train/loss/{name}"] = value
-        # One transfer for all values: each would wait for the device.
-        values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-        _check_loss(values, state.step, ids)
-        state.scaler.scale(loss / len(group)).backward()
+        # Gradients are exchanged once per step, with those of the last batch.
+        no_sync = getattr(network, "no_sync", nullcontext)
+        with no_sync() if i < len(group) else nullcontext():
+            with precision.autocast():
+                logits = network(normalize(moved.image))
+            loss = global_loss(loss_fn, logits, moved.target.long(), world.size)
+            terms = {"train/loss": loss.detach()}
+            for name, value in getattr(loss_fn, "last_terms", {}).items():
+                terms[f"train/loss/{name}"] = value
+            # One transfer for all values: each would wait for the device.
+            values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+            _check_loss(values, state.step, ids)
+            state.scaler.scale(loss / len(group)).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value / len(group)
     return total
@@ -182,68 +223,3 @@ def _first_bad_layer(model: nn.Module) -> str:
         n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
     )
     return next(bad, "all layers together")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image of an evaluation, on the device.
-
-    Attributes:
-        batch: The image alone, N = 1.
-        logits: float32 (1, C, H, W).
-        pred: Class ids, int64 (1, H, W).
-    """
-
-    batch: Batch
-    logits: Tensor
-    pred: Tensor
-
-
-@torch.no_grad()
-def predictions(
-    model: nn.Module, batches: Iterable[Batch], *, normalize: Normalize, precision: Precision
-) -> Iterator[Prediction]:
-    """What the model, in eval mode, makes of every image at its own size.
-
-    Image by image: the sums of a convolution are split differently for another batch size, which
-    changes the last bits of the logits, and scores must not depend on it.
-    """
-    model.eval()
-    for batch in batches:
-        moved = batch.to(precision.device)
-        for i, name in enumerate(batch.ids):
-            one = Batch(moved.image[i : i + 1], moved.target[i : i + 1], (name,))
-            with precision.autocast():
-                logits = model(normalize(one.image))
-            logits = logits.float()
-            # max, not argmax: the same ids, seven times faster on the CPU
-            yield Prediction(one, logits, logits.max(1).indices)
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    num_classes: int,
-    ignore_index: int,
-    normalize: Normalize,
-    precision: Precision,
-    loss_fn: nn.Module | None = None,
-    on_image: Callable[[Prediction], None] | None = None,
-) -> tuple[ConfusionMatrix, float | None]:
-    """One confusion matrix over all pixels of all images, and the mean of the images' losses.
-
-    Each image counts once in the loss, so that it does not depend on the batch size either.
-    """
-    matrix = ConfusionMatrix(num_classes, ignore_index)
-    losses: list[Tensor] = []
-    for image in predictions(model, batches, normalize=normalize, precision=precision):
-        target = image.batch.target.long()
-        matrix.update(image.pred, target)
-        if loss_fn is not None:
-            losses.append(loss_fn(image.logits, target))
-        if on_image is not None:
-            on_image(image)
-    mean_loss = torch.stack(losses).double().mean().item() if losses else None
-    return matrix, mean_loss

@@ -11,28 +11,33 @@ from segkit.errors import ConfigError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device, else Apple's MPS, else the CPU.
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """``auto`` is a CUDA device, else Apple's MPS, else the CPU.
+
+    Args:
+        name: auto, cpu, cuda, cuda:N or mps.
+        local_rank: Which CUDA device is meant where no number is given.
 
     Raises:
         ConfigError: The device named is not there.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", 0)
+            return torch.device("cuda", local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
         raise ConfigError(f"trainer.device={name}: expected auto, cpu, cuda, cuda:N or mps")
     device = torch.device(name)
     if device.type == "cuda":
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        if device.index >= count:
             found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
             raise ConfigError(
                 f"trainer.device={name}: PyTorch {torch.__version__} sees {found} here; "
                 "use cpu, or check the driver with nvidia-smi"
             )
-        return torch.device("cuda", device.index or 0)
+        return device
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"trainer.device={name}: no MPS device here; use cpu")
     return device

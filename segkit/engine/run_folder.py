@@ -1,9 +1,16 @@
-"""The one folder that a training run writes."""
+"""The one folder that a training run writes, and that no second run writes at the same time."""
 
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from segkit.errors import ConfigError
+
+LOCK = ".lock"
 
 
 def refuse_used(out_dir: str | None) -> None:
@@ -11,11 +18,12 @@ def refuse_used(out_dir: str | None) -> None:
     used = ("metrics.jsonl", "checkpoints")
     if out_dir is not None and any((Path(out_dir) / name).exists() for name in used):
         raise ConfigError(
-            f"out_dir={out_dir}: holds a run already; give another folder, or none for a new one"
+            f"out_dir={out_dir}: holds a run already; add resume=auto to go on with it, or give "
+            "another folder, or none for a new one"
         )
 
 
-def new_run_folder(out_dir: str | None, name: str) -> Path:
+def make_run_folder(out_dir: str | None, name: str) -> Path:
     """Make the folder of a run, with ``checkpoints`` in it.
 
     Args:
@@ -24,15 +32,85 @@ def new_run_folder(out_dir: str | None, name: str) -> Path:
         name: What the run is about.
 
     Raises:
-        ConfigError: ``out_dir`` holds a run already, or cannot be written.
+        ConfigError: ``out_dir`` cannot be written.
     """
-    refuse_used(out_dir)
     try:
         folder = _unique(name) if out_dir is None else Path(out_dir).absolute()
-        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"out_dir={out_dir}: cannot be written ({error.strerror})") from error
+        place = "runs" if out_dir is None else out_dir
+        raise ConfigError(
+            f"out_dir={place}: cannot be written ({error.strerror}); give out_dir=FOLDER, one that "
+            "can"
+        ) from error
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: Another process holds it, or it cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"out_dir={folder}: cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"out_dir={folder}: another run is writing there ({file.read().strip()}); wait for "
+                "it, stop it, or give another out_dir"
+            ) from None
+        except OSError:
+            pass  # a network file system without locks
+        file.truncate(0)
+        file.write(_owner(os.getpid()))
+        file.flush()
+        yield
+
+
+def renew(folder: Path, stack: ExitStack) -> bool:
+    """Make ``folder`` anew, and lock it, if somebody deleted it since this process locked it.
+
+    Returns:
+        Whether that was so. A folder that cannot be made is left to the next save to report.
+
+    Raises:
+        ConfigError: Another run has been started there meanwhile: the two would be mixed.
+    """
+    try:
+        owner = (folder / LOCK).read_text(encoding="utf-8")
+    except OSError:
+        owner = None
+    if owner and owner != _owner(os.getpid()):
+        raise ConfigError(
+            f"out_dir={folder}: was deleted, and another run writes there now ({owner}); this one "
+            "ends, since the two would be mixed"
+        )
+    if (folder / "checkpoints").is_dir():
+        return False
+    try:
+        (folder / "checkpoints").mkdir(parents=True)
+    except OSError:
+        return False
+    if owner is None:
+        stack.enter_context(locked(folder))
+    return True
+
+
+@cache  # a name that the machine changes meanwhile must not make this another run
+def _owner(process: int) -> str:
+    return f"process {process} on {socket.gethostname()}"
 
 
 def _unique(name: str) -> Path:

@@ -1,0 +1,217 @@
+"""A run that goes on: its configuration out of the checkpoint, with today's overrides on top.
+
+Every override is applied and shown, or refused with the way out; none is ignored.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segkit.config.build import refuse_foreign, targets
+from segkit.config.check import check_config
+from segkit.config.explain import explain
+from segkit.config.saved import absolute_paths, plain_config
+from segkit.config.schema import SCHEMAS
+from segkit.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from segkit.engine.checkpoint import Checkpoint
+
+INDENT = "\n       "
+# Groups whose file can be exchanged on the way, and those that make it another run.
+SWAPPED = ("loss", "augment", "optimizer", "scheduler")
+FIXED = ("data", "model", "model/backbone", "experiment")
+# Keys that change what the weights mean.
+REFUSED = (
+    "model",
+    "optimizer._target_",
+    "data.classes",
+    "data.num_classes",
+    "data.label_map",
+    "data.colormap",
+    "data.ignore_index",
+    "data.mean",
+    "data.std",
+    "seed",
+    "init_from",
+    "init_parts",
+)
+ALLOWED = ("model.dropout",)
+LIBRARIES = ("torch.optim", "albumentations")
+
+
+def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpoint | None"]:
+    """The configuration to train with, and the checkpoint to go on from if there is one.
+
+    Args:
+        cfg: As composed from the command line.
+        typed: The overrides that the user wrote.
+
+    Raises:
+        CheckpointError: It cannot be read.
+        ConfigError: An override that a resume cannot apply.
+    """
+    if cfg.resume is None:
+        return cfg, None
+    from segkit.engine.checkpoint import newest_checkpoint, read_checkpoint
+
+    auto = cfg.resume == "auto"
+    place = cfg.out_dir if auto else cfg.resume
+    if place is None:
+        raise ConfigError("resume=auto looks into the run folder: give out_dir=FOLDER too")
+    place = Path(place).expanduser().absolute()
+    if place.is_dir() or auto:
+        saved = newest_checkpoint(place)
+    elif place.exists():
+        saved = read_checkpoint(place)
+    else:
+        raise ConfigError(f"resume={place}: no such file or folder; give a run folder, or auto")
+    if saved is None and auto:
+        return cfg, None
+    if saved is None:
+        raise CheckpointError(f"resume={place}: no checkpoints in this folder")
+    return _on_top(cfg, typed, saved), saved
+
+
+def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictConfig:
+    from segkit.engine.log import log
+
+    recipe = saved.about.recipe
+    if not recipe:
+        raise CheckpointError(f"{saved.path}: written by an older segkit; use init_from instead")
+    new = DictConfig(OmegaConf.merge(OmegaConf.structured(SCHEMAS["train"]), recipe["config"]))
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(typed))
+        problems = list(_apply(new, overrides, cfg, recipe["choices"]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, "train")) from error
+    new.resume, new.allow = None, cfg.allow
+    if cfg.resume == "auto":
+        new.out_dir = cfg.out_dir
+    elif not any(o.key_or_group == "out_dir" for o in overrides):
+        new.out_dir = str(_run_folder(saved.path))
+    own = set(targets(OmegaConf.to_container(cfg)))  # the user's own configuration names them
+    refuse_foreign(OmegaConf.to_container(new, resolve=True), [*cfg.allow, *own], LIBRARIES)
+    if problems:
+        raise ConfigError(INDENT.join(problems))
+    trial = copy.deepcopy(new)
+    trial.init_from = None  # only the start needed that file, which may be gone
+    check_config(trial, "train")
+    absolute_paths(new, "train")
+    before = DictConfig(OmegaConf.merge(OmegaConf.structured(SCHEMAS["train"]), recipe["config"]))
+    lines = []
+    for key, old, value in differences(plain_config(before), plain_config(new)):
+        if key in ("resume", "allow", "out_dir"):
+            continue
+        if key not in ALLOWED and any(key == r or key.startswith(f"{r}.") for r in REFUSED):
+            problems.append(_refusal(f"{key}={value}", f"it is {old} in {saved.path}", saved.path))
+        lines.append(f"{key} {old} -> {value}")
+    if problems:
+        raise ConfigError(INDENT.join(problems))
+    log.info("resume: %s, after %s", saved.path, _position(saved.state))
+    for line in lines:
+        log.info("resume: %s", line)
+    return new
+
+
+def _apply(
+    cfg: DictConfig, overrides: Sequence[Override], composed: DictConfig, choices: Mapping[str, Any]
+) -> Iterator[str]:
+    """Change ``cfg`` as the overrides say: groups first, as Hydra does; yields what is refused."""
+    groups = [o for o in overrides if o.key_or_group in (*SWAPPED, *FIXED)]
+    for o in groups:
+        name = o.key_or_group
+        if _choice(o) == choices.get(name):
+            continue
+        if name in FIXED:
+            yield _refusal(str(o.input_line), f"the run has {name}={choices.get(name)}", None)
+        else:
+            OmegaConf.set_struct(cfg, False)
+            node = OmegaConf.to_container(composed)[name]  # type: ignore[index,call-overload]
+            # The node of the transforms has a schema: all its keys are there, and none goes.
+            OmegaConf.update(cfg, name, node, merge=name == "augment")
+    for o in overrides:
+        key = o.key_or_group
+        if o in groups or key in ("resume", "allow") or key.startswith("hydra"):
+            continue
+        if o.is_sweep_override():
+            yield f"{o.input_line}: several values are for a sweep, -m"
+        elif o.is_delete():
+            _delete(cfg, key)
+        else:
+            value = o.value()
+            add = o.is_add() or o.is_force_add()
+            OmegaConf.update(cfg, key, value, merge=isinstance(value, dict), force_add=add)
+
+
+def _delete(cfg: DictConfig, key: str) -> None:
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if node is None or last not in node:
+        raise ConfigError(f"~{key}: no such key")
+    OmegaConf.set_struct(node, False)
+    del node[last]
+
+
+def _choice(override: Override) -> Any:
+    value = override.value()
+    return list(value) if isinstance(value, list) else value
+
+
+def _refusal(what: str, why: str, path: Path | None) -> str:
+    place = path or "RUN"
+    return (
+        f"{what} cannot change in a resumed run ({why}); to start another run from its weights use "
+        f"init_from={place} instead of resume"
+    )
+
+
+def _run_folder(path: Path) -> Path:
+    """Of a checkpoint in it; a file elsewhere needs an ``out_dir`` of its own."""
+    if path.parent.name != "checkpoints":
+        raise ConfigError(
+            f"resume={path}: not in the checkpoints folder of a run; give out_dir=FOLDER, a new "
+            "one, to write to"
+        )
+    return path.parent.parent
+
+
+def _position(state: Mapping[str, Any]) -> str:
+    rest = f" and {state['images']} images of the next" if state["images"] else ""
+    return f"epoch {state['epoch']}{rest}, step {state['step']}"
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, value before, value now) of every key that differs, lists taken whole."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            below = f"{path}.{key}" if path else str(key)
+            yield from differences(old.get(key), new.get(key), below)
+    elif old != new:
+        yield path, old, new
+
+
+def choices(before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The group files that this job's configuration was composed of.
+
+    Args:
+        before: Those of the run that goes on, some of which this job may have exchanged.
+    """
+    if not HydraConfig.initialized():
+        return dict(before or {})
+    hydra = HydraConfig.get()
+    chosen = hydra.runtime.choices if before is None else before
+    found = {k: v for k, v in chosen.items() if not str(k).startswith("hydra/")}
+    # A list of files, as in loss=[ce,dice], stands in no table of Hydra's.
+    for o in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        if o.key_or_group in SWAPPED:
+            found[o.key_or_group] = _choice(o)
+    return found

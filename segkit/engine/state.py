@@ -1,0 +1,154 @@
+"""Everything that goes on changing during a run, in one place: what a checkpoint keeps."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from segkit.engine.early_stopping import Patience
+from segkit.engine.ema import Average
+from segkit.errors import CheckpointError
+from segkit.models.weights import strip_prefixes
+
+COUNTERS = ("epoch", "images", "step", "skipped_steps", "seconds", "sums", "last_values")
+
+
+@dataclass
+class Best:
+    """The best values so far of what the run monitors; ``epoch`` is 0 before the first.
+
+    Attributes:
+        scores: All scores of that epoch.
+        kept: (value, epoch) of the epochs whose checkpoints are kept, the best first.
+    """
+
+    monitor: str
+    mode: str
+    score: float | None = None
+    epoch: int = 0
+    scores: dict[str, Any] = field(default_factory=dict)
+    kept: list[tuple[float, int]] = field(default_factory=list)
+
+    def improves(self, score: float | None) -> bool:
+        """Whether ``score`` is better. The first always is; later None (class absent) never."""
+        if self.epoch == 0:
+            return True
+        if score is None or self.score is None:
+            return score is not None
+        return score > self.score if self.mode == "max" else score < self.score
+
+    def update(
+        self, score: float | None, epoch: int, scores: dict[str, Any], keep: int = 1
+    ) -> None:
+        """Take note of one validation; ``keep`` epochs hold on to their checkpoints."""
+        if self.improves(score):
+            self.score, self.epoch, self.scores = score, epoch, scores
+        self.keep(score, epoch, keep)
+
+    def keep(self, score: float | None, epoch: int, count: int) -> list[int]:
+        """Enter an epoch among the ``count`` best; returns the epochs that are out of them now."""
+        if score is not None:
+            self.kept.append((score, epoch))
+        # Of equal ones the earlier stays, as in improves.
+        order = sorted(self.kept, key=lambda x: (-x[0] if self.mode == "max" else x[0], x[1]))
+        self.kept = order[:count]
+        return [epoch for _, epoch in order[count:]]
+
+
+@dataclass
+class TrainState:
+    """The state of a run between two optimizer steps.
+
+    No random state: every number that is drawn derives from (seed, epoch, index) or (seed, step).
+
+    Attributes:
+        model: The network itself, not what wraps it.
+        average: Of its weights, if the run keeps one.
+        patience: What ends the run early, if anything does.
+        epoch: Finished epochs, with their validation.
+        images: Images already used of the epoch in progress, over all processes.
+        step: Finished optimizer steps.
+        skipped_steps: Steps that the fp16 scaler left out because a gradient overflowed.
+        seconds: Time spent so far, over all resumes.
+        sums: Log name -> (sum, count) over the steps of the epoch in progress.
+        last_values: Log name -> value of the last step.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    best: Best
+    average: Average | None = None
+    patience: Patience | None = None
+    epoch: int = 0
+    images: int = 0
+    step: int = 0
+    skipped_steps: int = 0
+    seconds: float = 0.0
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    last_values: dict[str, float] = field(default_factory=dict)
+
+    def count(self, values: dict[str, float]) -> None:
+        """Add the values of one step to those of the epoch."""
+        for name, value in values.items():
+            total, number = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, number + 1)
+
+    def means(self) -> dict[str, float]:
+        """Of the steps of the epoch in progress, by log name."""
+        return {name: total / number for name, (total, number) in self.sums.items()}
+
+    def finish_epoch(self) -> None:
+        self.epoch, self.images, self.sums = self.epoch + 1, 0, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and builtins only."""
+        return {
+            "model": strip_prefixes(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": asdict(self.best),
+            "average": self.average.state_dict() if self.average else None,
+            "patience": self.patience.state_dict() if self.patience else None,
+        } | {name: getattr(self, name) for name in COUNTERS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where ``state`` was taken.
+
+        The settings of the optimizer stay: they are the configuration's, which may have changed.
+        So does the value that is monitored; if it is another one, the search for the best begins
+        anew.
+
+        Raises:
+            CheckpointError: It does not fit model or optimizer, or lacks something.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            settings = [
+                # Not lr: every step sets it, from base_lr.
+                {name: value for name, value in group.items() if name not in ("params", "lr")}
+                for group in self.optimizer.param_groups
+            ]
+            self.optimizer.load_state_dict(state["optimizer"])
+            for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(kept)
+            if state["scaler"] and self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
+            best = Best(**state["best"])
+            if (best.monitor, best.mode) == (self.best.monitor, self.best.mode):
+                self.best = best
+            if self.average and state["average"]:
+                self.average.load_state_dict(state["average"])
+            elif self.average:  # asked for only now
+                self.average = Average(self.model, self.average.decay)
+            if self.patience and state["patience"]:
+                self.patience.load_state_dict(state["patience"])
+            for name in COUNTERS:
+                setattr(self, name, state[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"the state in it does not fit this run ({type(error).__name__}: {text}); to start "
+                "from its weights alone use init_from instead of resume"
+            ) from error

@@ -1,0 +1,69 @@
+"""The data sets of a run, checked, and what the configuration has to know of them."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from segkit.config import build, check_class_values, fill_class_weights, needs_class_counts
+from segkit.data.check import check_splits
+from segkit.data.contract import SegmentationDataset
+from segkit.data.masks import voc_palette
+from segkit.engine.checkpoint import Checkpoint
+from segkit.engine.distributed import World
+from segkit.engine.log import log
+from segkit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both splits.
+
+    Attributes:
+        train: To train on.
+        val: To validate on.
+        classes: Names in index order.
+        palette: RGB of each mask value, uint8 (256, 3).
+        table: Pixels of each class as text.
+    """
+
+    train: SegmentationDataset
+    val: SegmentationDataset
+    classes: list[str]
+    palette: NDArray[np.uint8]
+    table: str
+
+
+def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
+    """Open the splits, check every file, and complete ``cfg``: classes, and weights of classes.
+
+    Raises:
+        DataError: Something is wrong with the files.
+        ConfigError: With the classes, or what is set for each of them.
+    """
+    make_dataset = build(cfg.data.dataset)
+    splits = (cfg.data.train_split, cfg.data.val_split)
+    if world.size > 1:  # the first process makes what is made on first use
+        world.from_main(lambda: [len(make_dataset(split=split)) for split in splits])
+    train, val = (make_dataset(split=split) for split in splits)
+    classes = list(train.classes)
+    if saved is not None and classes != saved.about.classes:
+        raise ConfigError(
+            f"{saved.path} knows the classes {', '.join(saved.about.classes)}; the data has "
+            f"{', '.join(classes)}. To train on other classes use init_from instead of resume"
+        )
+    cfg.data.classes, cfg.data.num_classes = classes, len(classes)
+    check_class_values(cfg.loss, classes)
+    pixels, table = None, "not counted (data.check=false)"
+    if cfg.data.check or needs_class_counts(cfg.loss):
+        sets = {"train": train, "val": val}
+        report = world.from_main(partial(check_splits, sets, ignore_index=cfg.data.ignore_index))
+        pixels, table = report.counts["train"].pixels.tolist(), report.table()
+        log.info("%s", table)
+        for warning in report.warnings:
+            log.warning("warning: %s", warning)
+    for line in fill_class_weights(cfg.loss, classes, pixels):
+        log.info("%s", line)
+    return Data(train, val, classes, getattr(train, "palette", voc_palette()), table)

@@ -1,0 +1,114 @@
+"""One pass over the validation split, and what TensorBoard shows of it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+from torch.utils.data import DataLoader
+
+from segkit.data.workers import batches
+from segkit.engine.distributed import World
+from segkit.engine.log import progress
+from segkit.engine.loop import Prediction, evaluate
+from segkit.engine.precision import Normalize, Precision
+from segkit.engine.state import TrainState
+from segkit.metrics import PRCurves
+from segkit.report.tables import scalar_scores
+from segkit.report.validation import ValidationPictures
+from segkit.training.data import Data
+from segkit.training.output import Output
+
+
+class Validation:
+    """Scores the weights of a run; see :meth:`run`.
+
+    Args:
+        cfg: Of the run.
+        data: Its splits.
+        loader: Of the validation split.
+        loss_fn: Called with logits and target.
+        normalize: Bytes to floats.
+        precision: Of the forward pass.
+        output: Where pictures and curves go.
+        world: The processes that share the images.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        data: Data,
+        loader: "DataLoader[Any]",
+        loss_fn: nn.Module,
+        normalize: Normalize,
+        precision: Precision,
+        output: Output,
+        world: World,
+    ) -> None:
+        self.cfg, self.data, self.loader = cfg, data, loader
+        self.output, self.world = output, world
+        self.evaluate: Callable[..., Any] = partial(
+            evaluate,
+            num_classes=len(data.classes),
+            ignore_index=cfg.data.ignore_index,
+            normalize=normalize,
+            precision=precision,
+            loss_fn=loss_fn,
+            world=world,
+        )
+        self.pictures = ValidationPictures(
+            data.classes,
+            data.palette,
+            cfg.data.ignore_index,
+            size=len(range(0, len(data.val), world.size)),
+            count=cfg.trainer.num_pictures if world.is_main else 0,
+        )
+
+    def run(self, state: TrainState) -> tuple[dict[str, float | None], dict[str, Any]]:
+        """Values by log name, and all scores, of the weights that the run goes by.
+
+        Those are the average if the run keeps one. The raw weights are then scored as well, under
+        ``val_raw/``.
+        """
+        self.world.broadcast_buffers(state.model)
+        self.pictures.start()
+        self.curves = PRCurves(len(self.data.classes), self.cfg.data.ignore_index)
+        values: dict[str, float | None] = {}
+        shown = progress(batches(self.loader), "validation", len(self.loader))
+        model = state.model if state.average is None else state.average.model
+        matrix, loss = self.evaluate(model, shown, on_image=partial(self._on_image, state))
+        if state.average is not None:
+            raw, raw_loss = self.evaluate(state.model, batches(self.loader))
+            values |= {"val_raw/loss": raw_loss, "val_raw/miou": raw.compute()["miou"]}
+        scores = dict(matrix.compute())
+        self.pictures.confusion(matrix, partial(self._write, state.step))
+        self._draw_curves(scores["support"], state.step)
+        return values | {"val/loss": loss} | scalar_scores(
+            scores, self.data.classes, "val/"
+        ), scores
+
+    def _on_image(self, state: TrainState, image: Prediction) -> None:
+        self.pictures.add(image.batch, image.pred, partial(self._write, state.step))
+        if self.cfg.trainer.num_pr_curves:
+            self.curves.update(image.logits, image.batch.target)
+        if self.cfg.trainer.histograms and image.batch.ids[0] == self.data.val.ids[0]:
+            for name, logits in zip(self.data.classes, image.logits[0], strict=True):
+                self.output.run_log.histogram(f"logits/{name}", logits, state.step)
+        # Of several processes each has its own number of images: they stop after the validation.
+        if self.world.size == 1 and self.output.signals.received is not None:
+            self.output.save({}, stop=True)
+
+    def _draw_curves(self, support: list[int], step: int) -> None:
+        """Precision against recall of the rarest classes that there are."""
+        count = self.cfg.trainer.num_pr_curves
+        if not count:
+            return
+        self.curves.counts = self.world.sum(self.curves.counts.cpu())
+        there = [class_id for class_id, pixels in enumerate(support) if pixels]
+        for class_id in sorted(there, key=lambda c: support[c])[:count]:
+            name = f"val/pr/{self.data.classes[class_id]}"
+            self.output.run_log.pr_curve(name, self.curves.curve(class_id), step)
+
+    def _write(self, step: int, name: str, picture: Any) -> None:
+        self.output.run_log.picture(name, picture, step)

@@ -1,0 +1,405 @@
+"""The configuration of a run that goes on: the checkpoint's, with what is typed today on top."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from states import ABOUT, make_state, take_steps
+
+from segkit.config import absolute_paths, choices, plain_config, resumed
+from segkit.config.command import CONFIGS, _hide_overrides
+from segkit.config.resume import differences
+from segkit.engine.checkpoint import Checkpoint, save_checkpoint
+from segkit.engine.log import log_to_console
+from segkit.errors import CheckpointError, ConfigError
+
+CLASSES = ["background", "disk"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    log_to_console()
+    return tmp_path
+
+
+def composed(*arguments: str) -> tuple[DictConfig, list[str], dict[str, Any]]:
+    """Configuration, typed overrides and chosen files, as a command line brings them."""
+    shown, typed = _hide_overrides(["train.py", *arguments])
+    hydra = HydraConfig.instance()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", shown[1:], return_hydra_config=True)
+    hydra.set_config(cfg)
+    chosen = choices()
+    hydra.cfg = None
+    with open_dict(cfg):
+        del cfg["hydra"]
+    absolute_paths(cfg, "train")
+    return cfg, list(arguments) if typed is None else typed, chosen
+
+
+def save_run(folder: Path, *arguments: str) -> Path:
+    """A run folder whose last.pt was written by a run with this command line."""
+    cfg, _, chosen = composed(*arguments)
+    cfg.out_dir = str(folder)
+    cfg.data.classes, cfg.data.num_classes = CLASSES, len(CLASSES)
+    state = make_state()
+    take_steps(state, 3)
+    state.epoch, state.images = 1, 8
+    recipe = {"config": OmegaConf.to_container(cfg, resolve=False), "choices": chosen}
+    about = ABOUT.__dict__ | {"config": plain_config(cfg), "recipe": recipe}
+    (folder / "checkpoints").mkdir(parents=True)
+    save_checkpoint(folder / "checkpoints/last.pt", state, type(ABOUT)(**about), {})
+    return folder
+
+
+def resume(*arguments: str) -> tuple[DictConfig, Checkpoint | None]:
+    cfg, typed, _ = composed(*arguments)
+    return resumed(cfg, typed)
+
+
+@pytest.fixture
+def run(here: Path) -> Path:
+    return save_run(here / "run")
+
+
+def edit(run: Path, key: str, value: Any) -> None:
+    """Change one key of the configuration in a checkpoint, as an attacker could."""
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    config = OmegaConf.create(content["about"]["recipe"]["config"])
+    OmegaConf.update(config, key, value, merge=False)
+    content["about"]["recipe"]["config"] = OmegaConf.to_container(config)
+    torch.save(content, path)
+
+
+# Where the checkpoint comes from
+
+
+def test_without_resume_there_is_no_checkpoint(run: Path) -> None:
+    cfg, saved = resume(f"out_dir={run}", "seed=5")
+    assert (cfg.seed, saved) == (5, None)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_auto_starts_anew_where_nothing_is(here: Path, there: bool) -> None:
+    if there:
+        (here / "new" / "checkpoints").mkdir(parents=True)
+    cfg, saved = resume("resume=auto", "out_dir=new", "seed=5")
+    assert (cfg.seed, cfg.out_dir, saved) == (5, str(here / "new"), None)
+
+
+def test_auto_needs_a_folder() -> None:
+    with pytest.raises(ConfigError, match="give out_dir=FOLDER too"):
+        resume("resume=auto")
+
+
+def test_a_path_that_is_not_there_is_refused(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^resume=.*/nothing: no such file or folder; give a"):
+        resume("resume=nothing")
+    (here / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"^resume=.*/empty: no checkpoints in this folder$"):
+        resume("resume=empty")
+
+
+@pytest.mark.parametrize(
+    "given", ["resume=run", "resume=run/checkpoints/last.pt", "resume=auto out_dir=run"]
+)
+def test_the_run_goes_on_in_its_folder(here: Path, run: Path, given: str) -> None:
+    cfg, saved = resume(*given.split())
+    assert saved is not None
+    assert saved.path == here / "run/checkpoints/last.pt"
+    assert (cfg.out_dir, cfg.resume) == (str(here / "run"), None)
+
+
+def test_another_folder_branches_off(here: Path, run: Path) -> None:
+    cfg, saved = resume("resume=run", "out_dir=branch")
+    assert saved is not None
+    assert cfg.out_dir == str(here / "branch")
+
+
+def test_a_file_that_lies_elsewhere_needs_a_folder(here: Path, run: Path) -> None:
+    (run / "checkpoints/last.pt").rename(here / "copy.pt")
+    with pytest.raises(
+        ConfigError, match=r"copy\.pt: not in the checkpoints folder of a run; give"
+    ):
+        resume("resume=copy.pt")
+    assert resume("resume=copy.pt", "out_dir=branch")[0].out_dir == str(here / "branch")
+
+
+def test_a_checkpoint_of_an_older_segkit_is_refused(run: Path) -> None:
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    del content["about"]["recipe"]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="written by an older segkit; use init_from instead"):
+        resume("resume=run")
+
+
+# What is applied
+
+
+def test_the_configuration_is_that_of_the_checkpoint(here: Path) -> None:
+    given = ("optimizer=sgd", "optimizer.momentum=0.5", "trainer.max_epochs=7", "loss=[ce,dice]")
+    run = save_run(here / "run", *given, "model/backbone=resnet18", "seed=3")
+    cfg, saved = resume("resume=run")
+    assert saved is not None
+    assert plain_config(cfg) == saved.about.config | {"out_dir": str(run)}
+    assert list(cfg.data.classes) == CLASSES
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("run/checkpoints/last.pt, after epoch 1 and 8 images of the next, step 3")
+    return [line.removeprefix("resume: ") for line in lines]
+
+
+@pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
+def test_overrides_are_applied_and_shown(
+    run: Path, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["optimizer.lr=0.1", "trainer.max_epochs=20", "data.root=moved", "model.dropout=0"]
+    cfg, _ = resume(*start.split(), *given)
+    assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.model.dropout) == (0.1, 20, 0)
+    assert cfg.data.dataset.root == cfg.data.root == str(Path("moved").absolute())
+    assert shown(capsys) == [
+        f"data.dataset.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
+        f"data.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
+        "model.dropout 0.1 -> 0",
+        "optimizer.lr 0.003 -> 0.1",
+        "trainer.max_epochs 12 -> 20",
+    ]
+
+
+def test_a_key_that_only_the_checkpoint_has(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra composes the default optimizer, which may have no momentum."""
+    save_run(here / "run", "optimizer=sgd")
+    cfg, _ = resume("resume=run", "optimizer.momentum=0.8")
+    assert cfg.optimizer.momentum == 0.8
+    assert shown(capsys) == ["optimizer.momentum 0.9 -> 0.8"]
+
+
+@pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
+def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg, _ = resume(*start.split(), "loss=focal", "loss.terms.focal.loss.gamma=1")
+    assert list(cfg.loss.terms) == ["focal"]
+    assert cfg.loss.terms.focal.loss.gamma == 1
+    lines = shown(capsys)
+    assert [line.partition(" ")[0] for line in lines] == ["loss.terms.ce", "loss.terms.focal"]
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "expected"),
+    [
+        ("loss=[ce,dice]", "loss.terms.dice.loss._target_", "segkit.losses.DiceLoss"),
+        ("scheduler=cosine", "scheduler._target_", "segkit.engine.schedule.Cosine"),
+        ("augment=none", "augment.train", []),
+        ("+trainer.clip_grad_norm=2", "trainer.clip_grad_norm", 2),
+        ("++optimizer.eps=1e-6", "optimizer.eps", 1e-6),
+        ("~optimizer.weight_decay", "optimizer.weight_decay", None),
+        ("augment.train=[]", "augment.train", []),
+        ("loss.terms.ce.loss={label_smoothing: 0.1}", "loss.terms.ce.loss.label_smoothing", 0.1),
+    ],
+)
+def test_other_overrides_that_are_applied(
+    run: Path, given: str, key: str, expected: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg, _ = resume("resume=run", given)
+    assert OmegaConf.select(cfg, key) == expected
+    assert shown(capsys)
+
+
+COMMAND_LINE = (
+    "loss=[ce,dice]",
+    "loss.terms.dice.weight=0.5",
+    "optimizer=adamw",
+    "model/backbone=resnet18",
+    "data.root=pictures",
+    "trainer.max_epochs=7",
+    "seed=3",
+    "out_dir=run",
+)
+
+
+def test_the_same_command_line_again_changes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save_run(here / "run", *COMMAND_LINE)
+    cfg, saved = resume(*COMMAND_LINE, "resume=auto")
+    assert saved is not None
+    assert plain_config(cfg) == saved.about.config | {"out_dir": str(run)}
+    assert shown(capsys) == []
+
+
+def test_a_choice_that_stays_does_not_undo_what_was_set_below_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_run(here / "run", "loss=focal", "loss.terms.focal.loss.gamma=1")
+    cfg, _ = resume("resume=run", "loss=focal")
+    assert cfg.loss.terms.focal.loss.gamma == 1
+    assert shown(capsys) == []
+
+
+def test_environment_variables_stay_unspelt(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGKIT_TEST", str(here))
+    save_run(here / "run", "data.root=${oc.env:SEGKIT_TEST}")
+    monkeypatch.setenv("SEGKIT_TEST", "/elsewhere")
+    cfg, _ = resume("resume=run")
+    assert cfg.data.dataset.root == "/elsewhere"
+    assert plain_config(cfg)["data"]["root"] == "${oc.env:SEGKIT_TEST}"
+
+
+@pytest.mark.parametrize("key", ["init_from", "model.backbone.weights"])
+def test_what_only_the_start_needed_may_be_gone(here: Path, key: str) -> None:
+    (here / "start.pt").touch()
+    save_run(here / "run", "model/backbone=resnet18", f"{key}=start.pt")
+    (here / "start.pt").unlink()
+    cfg, _ = resume("resume=run")
+    assert OmegaConf.select(cfg, key) == str(here / "start.pt")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "model.aspp_channels=8",
+        "model.backbone.width=8",
+        "model/backbone=resnet18",
+        "seed=1",
+        "data=voc data.root=.",
+        "data.classes=[a,b]",
+        "data.num_classes=3",
+        "data.ignore_index=0",
+        "data.mean=[0.5,0.5,0.5]",
+        "data.label_map={255:1}",
+        "optimizer=sgd",
+        "optimizer._target_=torch.optim.Adam",
+        "init_from=run",
+        "init_parts=[aspp]",
+    ],
+)
+def test_what_makes_it_another_run_is_refused(run: Path, start: str, given: str) -> None:
+    with pytest.raises(ConfigError, match="cannot change in a resumed run") as info:
+        resume(*start.split(), *given.split())
+    assert "use init_from=" in str(info.value)
+    assert given.partition("=")[0] in str(info.value)
+
+
+def test_all_refusals_come_at_once(run: Path) -> None:
+    with pytest.raises(ConfigError) as info:
+        resume("resume=run", "seed=1", "model.aspp_channels=8")
+    assert len(str(info.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("trainer.max_epocs=3", r"trainer\.max_epocs: no such key; did you mean max_epochs\?"),
+        ("+trainer.max_epocs=3", r"trainer\.max_epocs: no such key; did you mean max_epochs\?"),
+        ("++trainer.max_epocs=3", r"trainer\.max_epocs: no such key; did you mean max_epochs\?"),
+        ("sead=3", r"sead: no such key; did you mean seed\?"),
+        ("optimizer.lrr=3", r"optimizer\.lrr: .* has no such argument; did you mean lr\?"),
+        ("loss.terms.ce.loss.gama=1", r"loss\.terms\.ce\.loss\.gama: .* has no such argument"),
+        ("~optimizer.betta", r"~optimizer\.betta: no such key"),
+        ("~trainer", r"trainer cannot be deleted"),
+        ("a=b=c", r"a=b=c: expected key=value"),
+        ("trainer.max_epochs=ten", r"trainer\.max_epochs=ten: expected a whole number"),
+        ("trainer.max_epochs=0", r"trainer\.max_epochs=0: expected at least 1"),
+        ("trainer.max_epochs=null", r"trainer\.max_epochs: null is not possible here"),
+        ("trainer.max_epochs=3,4", r"trainer\.max_epochs=3,4: several values are for a sweep"),
+        ("trainer=5", r"trainer=5: holds other keys"),
+        ("optimizer.lr=-1", r"optimizer: Invalid learning rate: -1"),
+    ],
+)
+def test_mistakes_are_refused_as_in_a_new_run(run: Path, given: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resume("resume=run", given)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("loss._target_", "torch.utils.collect_env.run"),
+        ("data.dataset._target_", "os.system"),
+        ("model.backbone", "${oc.create:{_target_:torch.utils.collect_env.run}}"),
+        ("augment.train", [{"_target_": "albumentations.load"}]),  # theirs, and no class
+        ("optimizer._target_", "torch.optim.swa_utils.update_bn"),
+        ("scheduler._target_", "segkit.engine.schedule.math.sqrt"),
+        ("model.backbone", r"\${oc.create:{_target_:os.system}}"),
+    ],
+)
+def test_code_that_a_checkpoint_names_is_refused(run: Path, key: str, value: Any) -> None:
+    edit(run, key, value)
+    with pytest.raises(ConfigError, match=r"which is no part of segkit|hides a second"):
+        resume("resume=run")
+
+
+@pytest.fixture
+def own_loss(here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    text = "import segkit.losses\nclass Own(segkit.losses.CrossEntropyLoss): pass\n"
+    (here / "my_resumed_loss.py").write_text(text)
+    monkeypatch.syspath_prepend(str(here))
+    return "my_resumed_loss.Own"
+
+
+def test_a_module_of_the_users_own_is_allowed_by_name(run: Path, own_loss: str) -> None:
+    edit(run, "loss", {"_target_": own_loss})
+    with pytest.raises(ConfigError, match=r"add 'allow=\[my_resumed_loss\]'"):
+        resume("resume=run")
+    cfg, _ = resume("resume=run", "allow=[my_resumed_loss]")
+    assert cfg.loss._target_ == own_loss
+
+
+def test_what_is_typed_today_is_the_users_own(run: Path, own_loss: str) -> None:
+    cfg, _ = resume("resume=auto", "out_dir=run", f"loss.terms.ce.loss._target_={own_loss}")
+    assert cfg.loss.terms.ce.loss._target_ == own_loss
+
+
+# The parts
+
+
+@pytest.mark.parametrize(
+    ("given", "hydra_sees", "typed"),
+    [
+        ("seed=1 loss=focal", "seed=1 loss=focal", None),
+        ("resume=auto seed=1", "resume=auto seed=1", None),
+        ("resume=null seed=1", "resume=null seed=1", None),
+        ("-m resume=run seed=1,2", "-m resume=run seed=1,2", None),
+        (
+            "resume=run seed=1 loss=focal loss.x=2 ~a +b=1 hydra.verbose=true --cfg job allow=[x]",
+            "data=voc resume=run loss=focal hydra.verbose=true --cfg job allow=[x]",
+            "resume=run seed=1 loss=focal loss.x=2 ~a +b=1 allow=[x]",
+        ),
+        ("seed=1 resume=auto.pt", "data=voc resume=auto.pt", "seed=1 resume=auto.pt"),
+    ],
+)
+def test_what_hydra_is_shown(given: str, hydra_sees: str, typed: str | None) -> None:
+    arguments, hidden = _hide_overrides(["train.py", *given.split()])
+    assert " ".join(arguments) == f"train.py {hydra_sees}"
+    assert hidden == (None if typed is None else typed.split())
+
+
+def test_differences() -> None:
+    old = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": {"x": 1}}
+    new = {"a": 1, "b": {"c": [1, 3], "d": None, "e": 5}, "come": 2}
+    assert list(differences(old, new)) == [
+        ("b.c", [1, 2], [1, 3]),
+        ("b.e", None, 5),
+        ("gone", {"x": 1}, None),
+        ("come", None, 2),
+    ]
+
+
+def test_the_chosen_files_are_known(here: Path) -> None:
+    _, _, chosen = composed("loss=[ce,dice]", "model/backbone=resnet18", "augment=none")
+    assert chosen["loss"] == ["ce", "dice"]
+    assert (chosen["model/backbone"], chosen["augment"]) == ("resnet18", "none")
+    assert chosen["optimizer"] == "adamw"  # as the recipe of the shapes has it
+    assert not any(key.startswith("hydra") for key in chosen)

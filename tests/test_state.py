@@ -1,0 +1,186 @@
+"""What a run keeps of itself: counted by hand, and taken up again to the last bit."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from states import assert_same, make_state, take_steps
+from torch import nn
+
+from segkit.engine.early_stopping import Patience
+from segkit.engine.state import Best
+from segkit.errors import CheckpointError
+
+
+@pytest.mark.parametrize(
+    ("mode", "scores", "improved"),
+    [
+        ("max", [0.2, 0.1, 0.2, 0.3], [True, False, False, True]),
+        ("min", [0.2, 0.3, 0.1], [True, False, True]),
+        ("max", [None, None, 0.0, None], [True, False, True, False]),
+    ],
+)
+def test_best(mode: str, scores: list[float | None], improved: list[bool]) -> None:
+    best = Best("val/miou", mode)
+    for epoch, (score, expected) in enumerate(zip(scores, improved, strict=True), 1):
+        assert best.improves(score) is expected
+        best.update(score, epoch, {"miou": score})
+        assert (best.epoch == epoch) is expected
+    assert best.scores == {"miou": best.score}
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept", "dropped"),
+    [
+        # Scores 0.2, 0.1, none, 0.2, 0.3: of equal ones the earlier stays before the later.
+        ("max", [(0.3, 5), (0.2, 1)], [[], [], [], [2], [4]]),
+        ("min", [(0.1, 2), (0.2, 1)], [[], [], [], [4], [5]]),
+    ],
+)
+def test_the_two_best_are_kept(mode: str, kept: list[Any], dropped: list[list[int]]) -> None:
+    best = Best("val/miou", mode)
+    scores = [0.2, 0.1, None, 0.2, 0.3]
+    assert [best.keep(score, epoch, 2) for epoch, score in enumerate(scores, 1)] == dropped
+    assert best.kept == kept
+
+
+def test_fewer_are_kept_from_the_next_epoch_on() -> None:
+    best = Best("val/miou", "max", kept=[(0.3, 1), (0.2, 2), (0.1, 3)])
+    assert best.keep(0.25, 4, 1) == [4, 2, 3]
+    assert best.kept == [(0.3, 1)]
+
+
+def test_means_are_over_the_steps_that_had_a_value() -> None:
+    state = make_state()
+    state.count({"train/loss": 1.0, "train/grad_norm": 4.0})
+    state.count({"train/loss": 2.0})  # the scaler skipped this step: no norm
+    assert state.means() == {"train/loss": 1.5, "train/grad_norm": 4.0}
+    state.images = 7
+    state.finish_epoch()
+    assert (state.epoch, state.images, state.means()) == (1, 0, {})
+
+
+def test_a_run_goes_on_bit_for_bit() -> None:
+    whole = make_state(with_average=True)
+    take_steps(whole, 4)
+    first = make_state(with_average=True)
+    take_steps(first, 2)
+    second = make_state(seed=7, with_average=True)
+    second.load_state_dict(first.state_dict())
+    take_steps(second, 2)
+    assert_same(second.state_dict(), whole.state_dict())
+    assert whole.scaler.get_scale() == 16.0  # it grew once, after the third step
+
+
+def test_everything_that_counts_is_taken_up() -> None:
+    state = make_state(with_average=True)
+    state.best = Best("val/miou", "max", 0.5, 1, {"miou": 0.5}, [(0.5, 1)])
+    assert state.patience is not None
+    state.patience.update(0.5)
+    state.patience.update(0.7)
+    state.epoch, state.images, state.step, state.skipped_steps = 2, 16, 5, 1
+    state.seconds, state.last_values = 12.5, {"lr": 0.1}
+    state.count({"train/loss": 3.0})
+    other = make_state(seed=1, with_average=True)
+    other.load_state_dict(state.state_dict())
+    assert other.best == state.best
+    assert other.patience is not None
+    assert (other.patience.best, other.patience.waited) == (0.5, 1)
+    assert (other.epoch, other.images, other.step, other.skipped_steps) == (2, 16, 5, 1)
+    assert (other.seconds, other.last_values) == (12.5, {"lr": 0.1})
+    assert other.means() == {"train/loss": 3.0}
+
+
+def test_the_optimizer_keeps_its_momentum_and_takes_todays_settings() -> None:
+    state = make_state()
+    take_steps(state, 1)
+    other = make_state()
+    other.optimizer.param_groups[0] |= {"base_lr": 0.7, "weight_decay": 0.01}
+    other.load_state_dict(state.state_dict())
+    (group,) = other.optimizer.param_groups
+    assert (group["base_lr"], group["weight_decay"]) == (0.7, 0.01)
+    for mine, theirs in zip(
+        state.model.parameters(), other.model.parameters(), strict=True
+    ):  # the momentum of each
+        assert_same(state.optimizer.state[mine], other.optimizer.state[theirs])
+        assert "momentum_buffer" in other.optimizer.state[theirs]
+
+
+@pytest.mark.parametrize("other", [Best("val/loss", "min"), Best("val/miou", "min")])
+def test_what_is_best_begins_anew_where_something_else_is_monitored(other: Best) -> None:
+    state = make_state()
+    state.best.score, state.best.epoch = 0.5, 1
+    changed = replace(make_state(), best=other)
+    changed.load_state_dict(state.state_dict())
+    assert (changed.best.epoch, changed.best.score) == (0, None)
+
+
+def test_patience_begins_anew_where_it_watches_something_else() -> None:
+    state = make_state(with_average=True)
+    assert state.patience is not None
+    state.patience.update(0.5)
+    other = replace(make_state(), patience=Patience("val/miou", "max", patience=3))
+    other.load_state_dict(state.state_dict())
+    assert other.patience is not None
+    assert other.patience.best is None
+
+
+def test_an_average_that_is_asked_for_later_begins_with_the_weights_then() -> None:
+    state = make_state()
+    take_steps(state, 2)
+    other = make_state(seed=1, with_average=True)
+    other.load_state_dict(state.state_dict())
+    assert other.average is not None
+    assert other.average.updates == 0
+    assert_same(dict(other.average.model.state_dict()), dict(state.model.state_dict()))
+
+
+def test_an_average_that_is_no_longer_wanted_is_dropped() -> None:
+    other = make_state()
+    other.load_state_dict(make_state(with_average=True).state_dict())
+    assert other.state_dict()["average"] is None
+
+
+def test_a_run_without_a_scaler_goes_on_from_one_with() -> None:
+    state = make_state()
+    other = replace(make_state(), scaler=torch.amp.GradScaler("cpu", enabled=False))
+    other.load_state_dict(state.state_dict())
+    state.load_state_dict(other.state_dict())
+    assert state.scaler.get_scale() == 8.0
+
+
+def test_weights_of_a_compiled_model_have_their_plain_names() -> None:
+    class Compiled(nn.Module):  # as torch.compile wraps a model
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = model
+
+    plain = make_state()
+    compiled = replace(plain, model=Compiled(plain.model))
+    assert_same(compiled.state_dict()["model"], plain.state_dict()["model"])
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in make_state().state_dict().items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (make_state(num_classes=5).state_dict(), "RuntimeError: .*size mismatch for 3.weight"),
+        (without("step"), "KeyError: 'step'"),
+        (without("optimizer"), "KeyError: 'optimizer'"),
+        (make_state().state_dict() | {"best": {"score": 1}}, "TypeError"),
+        (
+            make_state().state_dict() | {"optimizer": {"state": {}, "param_groups": []}},
+            "ValueError: loaded state dict has a different number of parameter groups",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(state: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason) as info:
+        make_state().load_state_dict(state)
+    assert str(info.value).startswith("the state in it does not fit this run")
+    assert str(info.value).endswith("use init_from instead of resume")
+    assert "\n" not in str(info.value)
