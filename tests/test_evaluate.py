@@ -24,7 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> Path:
-    result = call("train.py", *SMALL, "out_dir=run", cwd=home)
+    result = call("train.py", *SMALL, "trainer.ema_decay=0.5", "out_dir=run", cwd=home)
     assert result.status == 0, result.err
     return home / "run"
 
@@ -52,9 +52,33 @@ def test_the_scores_are_those_that_training_logged(batch_size: int, run: Path, h
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = json.loads((run / "summary.json").read_text())["best_epoch"]
     logged = log[best - 1]
-    assert found["epoch"] == best
+    assert (found["epoch"], found["weights"]) == (best, "ema")
     assert found["miou"] == logged["val/miou"]
     assert found["iou"] == [logged[f"val/iou/{name}"] for name in found["classes"]]
+
+
+def test_both_kinds_of_weights_can_be_scored(run: Path, home: Path) -> None:
+    """The average, which training validated, and the raw weights beside it."""
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = log[json.loads((run / "summary.json").read_text())["best_epoch"] - 1]
+    for which, name in (("ema", "val/miou"), ("raw", "val_raw/miou")):
+        found = scores(evaluated(run, home, f"weights={which}"))
+        assert (found["weights"], found["miou"]) == (which, logged[name])
+    result = call("evaluate.py", f"checkpoint={run}", "weights=best", cwd=home)
+    assert "weights=best: no such value; there are auto, ema, raw" in result.err
+
+
+def test_an_average_that_the_run_did_not_keep_is_refused(
+    run: Path, home: Path, tmp_path: Path
+) -> None:
+    content = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    content["state"]["average"] = None
+    torch.save(content, tmp_path / "plain.pt")
+    arguments = (f"checkpoint={tmp_path / 'plain.pt'}", f"out_dir={tmp_path / 'eval'}")
+    result = call("evaluate.py", *arguments, "weights=ema", cwd=home)
+    assert result.err == "error: weights=ema: this run kept no average of its weights; use raw\n"
+    assert call("evaluate.py", *arguments, cwd=home).status == 0
+    assert scores(tmp_path / "eval")["weights"] == "raw"
 
 
 def test_it_needs_nothing_but_the_checkpoint(run: Path, home: Path) -> None:

@@ -48,6 +48,26 @@ def class_table(scores: Mapping[str, Any], classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def more_scores(result: Mapping[str, Any]) -> str:
+    """One line with the scores near borders, the calibration error and the interval."""
+    border = result["boundary"]
+    parts = [
+        f"boundary IoU {percent(border['miou']).strip()} % ({border['dilation_ratio']:g} of the "
+        "diagonal)"
+    ]
+    for band in result["trimap"]:
+        parts.append(f"trimap IoU {percent(band['miou']).strip()} % ({band['width']} pixels)")
+    if result["calibration"] is not None:
+        parts.append(f"calibration error {percent(result['calibration']['ece']).strip()} %")
+    if (result.get("bootstrap") or {}).get("miou") is not None:
+        draws = result["bootstrap"]
+        low, high = (percent(end).strip() for end in draws["miou"])
+        parts.append(
+            f"mIoU between {low} and {high} % ({100 * draws['level']:g} % interval over images)"
+        )
+    return ", ".join(parts)
+
+
 def percent(value: float | None) -> str:
     """Six characters: `` 87.31``, or a dash where a score is not defined."""
     return f"{'-':>6}" if value is None else f"{100 * value:6.2f}"

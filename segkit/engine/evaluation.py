@@ -1,0 +1,125 @@
+"""Predictions for the images of a split, and what a validation makes of them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from segkit.data.loader import Batch
+from segkit.engine.distributed import World
+from segkit.engine.inference import Inference
+from segkit.engine.precision import Normalize, Precision
+from segkit.metrics import ConfusionMatrix
+
+ALONE = World()
+PIXELS = 2**20  # whose scores are looked at together, so that what that needs stays small
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image of a validation, on the device.
+
+    Attributes:
+        batch: The image alone, N = 1.
+        logits: float32 (1, C, H, W).
+        pred: Class ids, int64 (1, H, W).
+    """
+
+    batch: Batch
+    logits: Tensor
+    pred: Tensor
+
+
+@dataclass(frozen=True)
+class PredictedMask:
+    """One image of an evaluation, on the device: what can be kept of an image of any size.
+
+    Attributes:
+        batch: The image alone, N = 1.
+        pred: Class ids, int64 (1, H, W).
+        confidence: Probability of these ids, float32 (1, H, W); None where it is not known.
+        label_confidence: Probability of the target's ids, likewise; of no meaning where ignored.
+    """
+
+    batch: Batch
+    pred: Tensor
+    confidence: Tensor | None = None
+    label_confidence: Tensor | None = None
+
+
+def images(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The images of the batches one by one, on the device."""
+    for batch in batches:
+        moved = batch.to(device)
+        for i, name in enumerate(batch.ids):
+            part = slice(i, i + 1)
+            yield replace(moved, image=moved.image[part], target=moved.target[part], ids=(name,))
+
+
+@torch.no_grad()
+def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[PredictedMask]:
+    """What a model makes of every image at its own size.
+
+    The scores of all classes are in memory only for the rows that ``inference`` computes together.
+    """
+    for one in images(batches, inference.precision.device):
+        shape = one.target.shape
+        pred = torch.empty(shape, dtype=torch.int64, device=one.image.device)
+        confidence = torch.empty(shape, dtype=torch.float32, device=one.image.device)
+        label_confidence = torch.empty_like(confidence)
+        for band, scores in inference.bands(one.image):
+            for rows in strips(band, shape[2]):
+                part = scores[:, :, rows.start - band.start : rows.stop - band.start]
+                best = part.max(1)
+                pred[:, rows] = best.indices
+                total = part.logsumexp(1)
+                confidence[:, rows] = (best.values - total).exp()
+                # Ids that are no class are those of ignored pixels, or Measures will refuse them.
+                labels = one.target[:, rows].long().clamp(0, part.shape[1] - 1)
+                own = part.gather(1, labels[:, None])[:, 0]
+                label_confidence[:, rows] = (own - total).exp()
+        yield PredictedMask(one, pred, confidence, label_confidence)
+
+
+def strips(rows: slice, width: int) -> Iterator[slice]:
+    """``rows`` in parts of at most ``PIXELS`` pixels, or of one row."""
+    height = max(1, PIXELS // width)
+    for top in range(rows.start, rows.stop, height):
+        yield slice(top, min(top + height, rows.stop))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_classes: int,
+    ignore_index: int,
+    normalize: Normalize,
+    precision: Precision,
+    loss_fn: nn.Module | None = None,
+    on_image: Callable[[Prediction], None] | None = None,
+    world: World = ALONE,
+) -> tuple[ConfusionMatrix, float | None]:
+    """One confusion matrix over all pixels of all images, and the mean of the images' losses.
+
+    Each image counts once in the loss, so that it does not depend on the batch size. With several
+    processes each brings its share of the images (see ``eval_loader``), and all get the numbers
+    that one process would have found, to the last bit.
+    """
+    inference = Inference(model, normalize, precision)
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+    losses: list[Tensor] = []
+    for one in images(batches, precision.device):
+        logits, target = inference(one.image), one.target.long()
+        # max, not argmax: the same ids, seven times faster on the CPU
+        image = Prediction(one, logits, logits.max(1).indices)
+        matrix.update(image.pred, target)
+        if loss_fn is not None:
+            losses.append(loss_fn(logits, target))
+        if on_image is not None:
+            on_image(image)
+    every = world.in_turn(torch.stack(losses).tolist() if losses else [])
+    return world.sum_matrix(matrix), math.fsum(every) / len(every) if every else None

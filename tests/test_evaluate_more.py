@@ -1,0 +1,361 @@
+"""evaluate.py beyond one plain checkpoint: scales, windows, saved masks, ensembles, comparisons."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import result_of
+from scripts import ROOT, Result, call
+from torch import nn
+from voc_folder import make_voc
+
+from segkit.data.loader import Batch
+from segkit.data.masks import read_mask, voc_palette, write_mask
+from segkit.engine.checkpoint import Description, save_checkpoint
+from segkit.engine.distributed import connect
+from segkit.engine.evaluation import PredictedMask
+from segkit.engine.measures import Measures
+from segkit.engine.state import Best, TrainState
+from segkit.errors import DataError
+from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
+from segkit.models import DeepLabV3Plus
+from segkit.models.backbones import Tiny
+
+CLASSES = ["background", "cat", "dog"]
+IDS = ["a", "b", "c", "d", "e"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``here`` to start in, with ``voc``, two runs and a folder of saved masks beside it."""
+    folder = tmp_path_factory.mktemp("evaluate") / "here"
+    folder.mkdir()
+    make_voc(folder / "voc", {"train": ["t"], "val": IDS})
+    for name in ("one", "two"):
+        make_run(folder / name, folder / "voc", seed=len(name) + ord(name[0]))
+    make_run(folder / "other_classes", folder / "voc", seed=1, classes=["background", "cat", "cow"])
+    make_run(folder / "other_mean", folder / "voc", seed=1, mean=[0.4, 0.5, 0.5])
+    return folder
+
+
+def make_run(
+    run: Path,
+    root: Path,
+    seed: int,
+    classes: Sequence[str] = CLASSES,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+) -> None:
+    """A run folder with an untrained network in it."""
+    torch.manual_seed(seed)
+    model = DeepLabV3Plus(Tiny(width=4), 3, aspp_channels=8, decoder_channels=8)
+    nn.init.normal_(model.classifier.weight, std=2.0)  # several classes in every picture
+    backbone = {"_target_": "segkit.models.backbones.Tiny", "_partial_": True, "width": 4}
+    config = {
+        "data": {
+            "dataset": {
+                "_target_": "segkit.data.voc.VOCSegmentation",
+                "_partial_": True,
+                "root": str(root),
+            },
+            "val_split": "val",
+        },
+        "model": {
+            "_target_": "segkit.models.DeepLabV3Plus",
+            "backbone": backbone,
+            "num_classes": 3,
+            "aspp_channels": 8,
+            "decoder_channels": 8,
+        },
+        "trainer": {"channels_last": True},
+    }
+    about = Description(
+        config, list(classes), voc_palette().tolist(), 255, list(mean), [0.25] * 3, "fp32"
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainState(model, optimizer, scaler, Best("val/miou", "max"), epoch=seed)
+    (run / "checkpoints").mkdir(parents=True)
+    save_checkpoint(run / "checkpoints/best.pt", state, about, {})
+
+
+def evaluate(home: Path, out: str, *arguments: str) -> tuple[dict[str, Any], Result]:
+    result = call("evaluate.py", f"out_dir={out}", "loader.num_workers=0", *arguments, cwd=home)
+    assert result.status == 0, result.err
+    return json.loads((home / out / "metrics.json").read_text()), result
+
+
+def refused(home: Path, *arguments: str) -> str:
+    result = call("evaluate.py", "out_dir=none", "loader.num_workers=0", *arguments, cwd=home)
+    assert result.status == 1
+    assert not (home / "none").exists()
+    return result.err
+
+
+def masks_of(folder: Path) -> dict[str, np.ndarray]:
+    return {path.stem: read_mask(path) for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def plain(home: Path) -> dict[str, Any]:
+    return evaluate(home, "plain", "checkpoint=one", "save_predictions=true")[0]
+
+
+def test_borders_confidence_and_interval(home: Path, plain: dict[str, Any]) -> None:
+    boundary, band, matrix = BoundaryIoU(3), ConfusionMatrix(3), ConfusionMatrix(3)
+    pixels = 0
+    for name, pred in masks_of(home / "plain/predictions").items():
+        ids = torch.from_numpy(pred.astype(np.int64))[None]
+        path = home / f"voc/SegmentationClass/{name}.png"
+        target = torch.from_numpy(read_mask(path).astype(np.int64))[None]
+        boundary.update(ids, target)
+        band.update(ids, trimap(target, 5))
+        matrix.update(ids, target)
+        pixels += int((target != 255).sum())
+    assert plain["boundary"] == {"dilation_ratio": 0.02, **boundary.compute()}
+    found = band.compute()
+    assert plain["trimap"] == [{"width": 5, "miou": found["miou"], "iou": found["iou"]}]
+    assert plain["iou"] == matrix.compute()["iou"]
+    assert 0 <= plain["calibration"]["ece"] <= 1
+    assert sum(one["pixels"] for one in plain["calibration"]["bins"]) == pixels
+    low, high = plain["bootstrap"]["miou"]
+    assert low <= plain["miou"] <= high
+    assert len(plain["bootstrap"]["iou"]) == 3
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_batch_size_changes_nothing(size: int, home: Path, plain: dict[str, Any]) -> None:
+    out = f"batch_{size}"
+    again, _ = evaluate(home, out, "checkpoint=one", f"loader.batch_size={size}")
+    assert again == plain
+    same = [(home / folder / "per_image.csv").read_text() for folder in (out, "plain")]
+    assert same[0] == same[1]
+
+
+def test_saved_masks_have_the_scores_of_the_model_that_wrote_them(
+    home: Path, plain: dict[str, Any]
+) -> None:
+    found, result = evaluate(home, "saved", "predictions=plain/predictions", "data.root=voc")
+    different = {"predictions", "checkpoint", "weights", "epoch", "calibration"}
+    settings = {"precision", "tta", "window", "stride", "window_after_out_of_memory"}
+    assert found["calibration"] is None
+    assert "calibration" not in result.out
+    for key in plain.keys() - different - settings:
+        assert found[key] == plain[key], key
+    assert found["predictions"] == str(home / "plain/predictions")
+
+
+def test_saved_masks_go_beside_their_folder_by_default(home: Path, plain: dict[str, Any]) -> None:
+    arguments = ["predictions=plain/predictions", "data.root=voc", "data.check=false"]
+    result = call("evaluate.py", *arguments, cwd=home)
+    assert result.status == 0, result.err
+    assert (home / "plain/eval/val-predictions/metrics.json").is_file()
+
+
+def test_saved_masks_as_colours(home: Path, plain: dict[str, Any]) -> None:
+    (home / "colours").mkdir()
+    for name, mask in masks_of(home / "plain/predictions").items():
+        Image.fromarray(voc_palette()[mask]).save(home / f"colours/{name}.png")
+    arguments = ["predictions=colours", "data.root=voc", "data.colormap=voc"]
+    assert evaluate(home, "from_colours", *arguments)[0]["iou"] == plain["iou"]
+
+
+def test_saved_masks_that_do_not_fit_are_refused(home: Path) -> None:
+    (home / "bad").mkdir()
+    given = ["predictions=bad", "data.root=voc"]
+    error = refused(home, *given)
+    assert "bad: 5 of 5 masks are missing; expected <id>.png" in error
+    for name in IDS:
+        write_mask(home / f"bad/{name}.png", np.zeros((8, 12), np.uint8))
+    write_mask(home / "bad/c.png", np.zeros((12, 8), np.uint8))
+    result = call("evaluate.py", *given, "out_dir=refused", "loader.num_workers=0", cwd=home)
+    assert "c.png: the mask is 8 x 12 (width x height), its image 12 x 8" in result.err
+    write_mask(home / "bad/c.png", np.full((8, 12), 7, np.uint8))
+    result = call("evaluate.py", *given, "out_dir=refused", "loader.num_workers=0", cwd=home)
+    assert "c: the prediction of 88 pixels is no class id in [0, 3)" in result.err
+
+
+def test_masks_for_the_voc_server(home: Path, plain: dict[str, Any]) -> None:
+    found, _ = evaluate(home, "server", "checkpoint=one", "voc_results=true")
+    folder = home / "server/results/VOC2012/Segmentation/comp6_val_cls"
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.png" for name in IDS]
+    with Image.open(folder / "a.png") as image:
+        assert image.mode == "P"
+    assert found["miou"] == plain["miou"]
+    assert not (home / "server/predictions").exists()
+
+
+def test_windows_and_scales_are_used_and_written_down(home: Path, plain: dict[str, Any]) -> None:
+    arguments = ["tta.scales=[0.5,1,1.5]", "tta.flip=true", "window.size=[6,6]"]
+    found, _ = evaluate(home, "tta", "checkpoint=one", *arguments, "save_predictions=true")
+    assert found["tta"] == {"scales": [0.5, 1.0, 1.5], "flip": True}
+    assert (found["window"], found["stride"]) == ([6, 6], None)
+    assert found["window_after_out_of_memory"] is None
+    assert plain["tta"] == {"scales": [1.0], "flip": False}
+    one, other = masks_of(home / "tta/predictions"), masks_of(home / "plain/predictions")
+    assert any((one[name] != other[name]).any() for name in IDS)
+
+
+def test_an_ensemble_of_one_model_with_itself_is_that_model(
+    home: Path, plain: dict[str, Any]
+) -> None:
+    found, _ = evaluate(home, "ensemble", "checkpoint=[one,one/checkpoints/best.pt]")
+    assert found["iou"] == plain["iou"]
+    assert found["calibration"]["ece"] == pytest.approx(plain["calibration"]["ece"], abs=1e-6)
+    assert found["checkpoint"] == [str(home / "one/checkpoints/best.pt")] * 2
+    assert found["epoch"] == [plain["epoch"]] * 2
+    result = call("evaluate.py", "checkpoint=[one,two]", "loader.num_workers=0", cwd=home)
+    assert result.status == 0, result.err
+    assert (home / "one/eval/val-ensemble-of-2/metrics.json").is_file()
+
+
+def test_models_that_are_no_ensemble_are_refused(home: Path) -> None:
+    error = refused(home, "checkpoint=[one,other_classes]")
+    assert "other_classes/checkpoints/best.pt knows the classes background, cat, cow" in error
+    assert "the data has background, cat, dog" in error
+    error = refused(home, "checkpoint=[one,other_mean]")
+    assert "other_mean/checkpoints/best.pt is no ensemble with" in error
+    assert "[0.4, 0.5, 0.5]" in error
+
+
+def test_a_comparison(home: Path, plain: dict[str, Any]) -> None:
+    found, result = evaluate(home, "compare", "checkpoint=one", "compare=two")
+    other, _ = evaluate(home, "two_alone", "checkpoint=two")
+    assert found == plain
+    content = json.loads((home / "compare/compare.json").read_text())
+    assert content["miou"]["first"] == plain["miou"]
+    assert content["miou"]["second"] == other["miou"]
+    assert content["miou"]["difference"] == other["miou"] - plain["miou"]
+    low, high = content["miou"]["interval"]
+    assert low <= content["miou"]["difference"] <= high
+    assert 0 < content["miou"]["p_value"] <= 1
+    assert [one["class"] for one in content["iou"]] == CLASSES
+    assert [one["second"] for one in content["iou"]] == other["iou"]
+    assert {one["id"] for one in content["images"]} == set(IDS)
+    changes = [abs(one["difference"]) for one in content["images"]]
+    assert changes == sorted(changes, reverse=True)
+    with (home / "two_alone/per_image.csv").open(newline="") as file:
+        alone = {row["id"]: float(row["miou"]) for row in csv.DictReader(file)}
+    assert {one["id"]: one["second"] for one in content["images"]} == alone
+    assert "images whose mIoU differs most:" in result.out
+
+
+def test_a_model_compared_with_what_it_wrote_does_not_differ(
+    home: Path, plain: dict[str, Any]
+) -> None:
+    _, result = evaluate(home, "itself", "checkpoint=one", "compare=plain/predictions")
+    content = json.loads((home / "itself/compare.json").read_text())
+    assert content["miou"]["interval"] == [0.0, 0.0]
+    assert content["miou"]["p_value"] == 1.0
+    assert content["files"][1] == {"predictions": str(home / "plain/predictions")}
+    assert "images whose mIoU differs most" not in result.out
+
+
+def test_without_draws_there_are_no_intervals(home: Path) -> None:
+    arguments = [
+        "checkpoint=one",
+        "compare=two",
+        "bootstrap.resamples=0",
+        "boundary.trimap_widths=[]",
+    ]
+    found, _ = evaluate(home, "no_draws", *arguments)
+    assert "bootstrap" not in found
+    assert found["trimap"] == []
+    assert "interval" not in json.loads((home / "no_draws/compare.json").read_text())["miou"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("split=val", "checkpoint is not set: give checkpoint=PATH"),
+        ("checkpoint=null", "or predictions=FOLDER with masks to score"),
+        ("checkpoint=[]", "checkpoint is not set"),
+        ("checkpoint=one predictions=voc", "checkpoint and predictions are both set"),
+        ("checkpoint=[one,nothing]", "checkpoint=nothing: no such file or folder"),
+        ("checkpoint=5", "checkpoint=5: expected a .pt file or a run folder"),
+        ("checkpoint=one data.classes=[a,b]", "data.classes is for predictions=..."),
+        ("predictions=voc", "data.root is not set: give data.root=PATH"),
+        ("checkpoint=one compare=nothing", "compare=nothing: no such file or folder"),
+        ("checkpoint=one bootstrap.level=95", "bootstrap.level=95.0: expected a number below 1"),
+        ("checkpoint=one tta.scales=[1,0]", "tta.scales=[1.0, 0.0]: expected a number above 0"),
+        ("checkpoint=one window.size=[5]", "window.size=[5]: expected 2 values"),
+        ("checkpoint=one window.stride=[5,5]", "window.stride is set and window.size is not"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: str, text: str, home: Path) -> None:
+    error = refused(home, *arguments.split())
+    assert error.startswith("error: ")
+    assert text in error
+    assert len(error.splitlines()) == 1
+
+
+def random_mask(number: int) -> PredictedMask:
+    generator = torch.Generator().manual_seed(number)
+    size = (1, 9 + number, 20)
+    pred, target = (torch.randint(0, 3, size, generator=generator) for _ in range(2))
+    target[torch.rand(size, generator=generator) < 0.1] = 255
+    batch = Batch(torch.zeros(1, 3, *size[1:], dtype=torch.uint8), target, (f"image {number}",))
+    return PredictedMask(batch, pred, torch.rand(size, generator=generator))
+
+
+def share(rank: int, size: int, port: int) -> tuple[dict[str, Any], list[list[object]]]:
+    """What a process that has every ``size``-th of five images knows in the end."""
+    environment = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in environment.items()})
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    measures = Measures(3, 255, trimap_widths=[2])
+    with connect() as world:
+        for number in range(rank, 5, size):
+            measures.update(random_mask(number))
+        measures.gather(world)
+    rows = [image.row() for image in measures.images]
+    return measures.scores() | measures.intervals(100, 0.9, 0), rows
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("size", [2, 6])
+def test_processes_find_together_what_one_finds_alone(size: int) -> None:
+    alone = result_of(lambda: share(0, 1, 0))
+    port = free_port()
+    with ThreadPoolExecutor(size) as pool:
+        tasks = [partial(share, rank, size, port) for rank in range(size)]
+        results = list(pool.map(lambda task: result_of(task, limit=120), tasks))
+    for result in results:
+        assert result == alone
+
+
+@pytest.mark.slow
+def test_torchrun_writes_the_same_files(home: Path, plain: dict[str, Any]) -> None:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+        f"--master-port={free_port()}",
+        *(str(ROOT / "evaluate.py"), "checkpoint=one", "out_dir=torchrun", "compare=two"),
+    ]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((home / "torchrun/metrics.json").read_text()) == plain
+    same = [(home / folder / "per_image.csv").read_text() for folder in ("torchrun", "plain")]
+    assert same[0] == same[1]
+
+
+def test_an_impossible_class_names_its_image() -> None:
+    mask = random_mask(3)
+    mask.pred[0, 0, 0], mask.batch.target[0, 0, 0] = 3, 0
+    with pytest.raises(DataError, match=r"^image 3: the prediction of 1 pixels is no class id"):
+        Measures(3, 255).update(mask)
