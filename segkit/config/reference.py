@@ -1,0 +1,112 @@
+"""The reference of all configuration keys, docs/config.md: ``python -m segkit.config.reference``.
+
+Made of the schema and of the files in ``configs/``, so that it cannot say anything else than they.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import MISSING
+
+from segkit.config.schema import SCHEMAS
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+HEAD = """# Configuration
+
+<!-- Written by `python -m segkit.config.reference docs/config.md`; do not edit. -->
+
+Every key can be given on the command line as `key=value`. A misspelt key, a wrong type or an
+impossible value is refused before anything is read. `python train.py --cfg job` prints the whole
+configuration of a run.
+"""
+
+
+def reference() -> str:
+    """The whole page as Markdown."""
+    parts = [HEAD]
+    for name, schema in SCHEMAS.items():
+        parts += [
+            f"## {name}.py",
+            "",
+            "| key | type | default | meaning |",
+            "| --- | --- | --- | --- |",
+        ]
+        parts += [*rows(schema), ""]
+    parts += ["## Files of the groups", ""]
+    parts += [
+        "A group is chosen by `group=file`; its keys are changed by `group.key=value`.",
+        "",
+    ]
+    for folder in sorted({path.parent for path in CONFIGS.rglob("*.yaml")} - {CONFIGS}):
+        group = folder.relative_to(CONFIGS).as_posix()
+        parts += [f"### {group}", "", *table("file", "keys", "about")]
+        parts += [*(group_row(path) for path in sorted(folder.glob("*.yaml"))), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def rows(schema: Any, prefix: str = "") -> Iterator[str]:
+    """One row per key of a schema and below it."""
+    kinds = get_type_hints(schema)
+    for f in fields(schema):
+        if is_dataclass(f.default_factory):
+            yield from rows(f.default_factory, f"{prefix}{f.name}.")
+            continue
+        default = f.default if f.default_factory is NO_DEFAULT else f.default_factory()
+        limits = "".join(f"; {text}" for text in limits_of(f.metadata))
+        cells = [f"`{prefix}{f.name}`", kind_text(kinds[f.name]), value_text(default)]
+        yield row(*cells, f"{f.metadata.get('text', '')}{limits}")
+
+
+def limits_of(metadata: Any) -> Iterator[str]:
+    if metadata.get("low") is not None:
+        yield f"at least {metadata['low']}"
+    if metadata.get("above") is not None:
+        yield f"above {metadata['above']}"
+    if metadata.get("length") is not None:
+        yield f"{metadata['length']} values"
+    if metadata.get("choices"):
+        yield "one of " + ", ".join(f"`{choice}`" for choice in metadata["choices"])
+
+
+def kind_text(kind: Any) -> str:
+    """``Optional[list[int]]`` -> ``list[int] or null``."""
+    text = re.sub(r"<class '(\w+)'>", r"\1", str(kind)).replace("typing.", "")
+    if found := re.fullmatch(r"Optional\[(.*)\]", text):
+        return f"{found[1]} or null"
+    if found := re.fullmatch(r"(.*) \| None", text):
+        return f"{found[1]} or null"
+    return text
+
+
+def value_text(value: Any) -> str:
+    if value == MISSING:
+        return "required"
+    return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
+
+
+def group_row(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text) or {}
+    keys = ", ".join(f"`{key}`" for key in content if not str(key).startswith(("_", "defaults")))
+    first = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    about = [line.lstrip("# ") for line in first if "@package" not in line]
+    return row(f"`{path.stem}`", keys, " ".join(about))
+
+
+def table(*heads: str) -> list[str]:
+    return [row(*heads), row(*["---"] * len(heads))]
+
+
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
