@@ -146,7 +146,7 @@ def test_data_with_other_classes_is_refused(run: Path, home: Path) -> None:
     [
         ("model", "torch.utils.collect_env.run"),
         ("model", "segkit.models.weights.torch.load"),
-        ("model", "segkit.data.loader.os.system"),
+        ("model", "segkit.data.workers.os.system"),
         ("model", "segkitten.Model"),
         ("dataset", "os.system"),
         ("hidden", "torch.utils.collect_env.run"),

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from segkit.data.loader import Batch
 from segkit.engine.ema import Average
+from segkit.engine.evaluation import Prediction, evaluate
 from segkit.engine.loop import (
     MAX_SKIPPED_IN_A_ROW,
-    Prediction,
     StepSettings,
-    evaluate,
     param_groups,
     train_one_epoch,
 )

@@ -70,7 +70,9 @@ def check_command_line(name: str) -> None:
     try:
         with told_once():
             _compose(name, cheap_check, only_check=True)
-    except ValueError as error:  # of Hydra itself: the task above raises nothing of the kind
+    except (ValueError, TypeError, OSError) as error:
+        if checked:
+            raise  # a defect; before, it is Hydra that stumbles over an override
         overrides = [x for x in sys.argv[1:] if "=" in x and not x.startswith("-")]
         known = list(null_choices(OverridesParser.create().parse_overrides(overrides)))
         _fail(INDENT.join(known) or str(error))

@@ -67,8 +67,12 @@ def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpo
     place = cfg.out_dir if auto else cfg.resume
     if place is None:
         raise ConfigError("resume=auto looks into the run folder: give out_dir=FOLDER too")
-    place = Path(place).expanduser().absolute()
-    if place.is_dir() or auto:
+    try:
+        place = Path(place).expanduser().absolute()
+        is_folder = place.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody
+        raise ConfigError(f"resume={place}: no path ({error})") from None
+    if is_folder or auto:
         saved = newest_checkpoint(place)
     elif place.exists():
         saved = read_checkpoint(place)

@@ -14,7 +14,7 @@ from segkit.engine.precision import Normalize, Precision
 from segkit.metrics import ConfusionMatrix
 
 ALONE = World()
-PIXELS = 2**20  # whose scores are looked at together, so that what that needs stays small
+PIXELS = 2**18  # whose scores are looked at together, so that what that needs stays small
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class Inference:
             assert sums is not None
             # What lies above the next row of windows is complete; the rest moves up.
             done = following - top
-            yield slice(top, following), log_probs(sums[:, :, :done] / weights[:done])
+            yield slice(top, following), log_probs_(sums[:, :, :done] / weights[:done])
             for rows in (sums[0], weights[None]):  # (C, height, W), (1, height, W)
                 rows[:, : height - done] = rows[:, done:].clone()
                 rows[:, height - done :] = 0
@@ -173,7 +173,7 @@ class Inference:
                     logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
                 total = logits.softmax(1) if total is None else total.add_(logits.softmax(1))
         assert total is not None
-        return log_probs(total.div_(len(self.scales) * (1 + self.flip)))
+        return log_probs_(total.div_(len(self.scales) * (1 + self.flip)))
 
     def _logits(self, image: Tensor) -> Tensor:
         with self.precision.autocast():
@@ -194,12 +194,12 @@ class Ensemble(nn.Module):
         total: Tensor = first(image).float().softmax(1)
         for model in others:
             total = total + model(image).float().softmax(1)
-        return log_probs(total / len(self.models))
+        return log_probs_(total / len(self.models))
 
 
-def log_probs(probs: Tensor) -> Tensor:
-    """Logarithms that stay finite where a probability is rounded to 0."""
-    return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+def log_probs_(probs: Tensor) -> Tensor:
+    """Logarithms, in place, that stay finite where a probability is rounded to 0."""
+    return probs.clamp_(min=torch.finfo(probs.dtype).tiny).log_()
 
 
 def starts(size: int, window: int, stride: int) -> list[int]:

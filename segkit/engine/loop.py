@@ -13,14 +13,11 @@ from torch import nn
 from segkit.data.loader import Batch
 from segkit.engine.determinism import seed_step
 from segkit.engine.distributed import World
-from segkit.engine.evaluation import Prediction, evaluate
 from segkit.engine.precision import Normalize, Precision
 from segkit.engine.schedule import Schedule
 from segkit.engine.state import TrainState
 from segkit.errors import TrainingError
 from segkit.losses import global_loss
-
-__all__ = ["Prediction", "StepSettings", "evaluate", "param_groups", "train_one_epoch"]
 
 ALONE = World()
 # Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.

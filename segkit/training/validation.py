@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from segkit.data.workers import batches
 from segkit.engine.distributed import World
+from segkit.engine.evaluation import Prediction, evaluate
 from segkit.engine.log import progress
-from segkit.engine.loop import Prediction, evaluate
 from segkit.engine.precision import Normalize, Precision
 from segkit.engine.state import TrainState
 from segkit.metrics import PRCurves
