@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 PARTS = ("backbone", "aspp", "decoder", "classifier")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+OUTPUTS = ("index", "overlay", "color", "cutout", "probs")
 
 
 def option(
@@ -299,6 +300,37 @@ class ExportConfig:
     allow: list[str] = option([], "your own modules that the checkpoint may name")
 
 
+@dataclass
+class PredictConfig:
+    checkpoint: Any = option(
+        MISSING,
+        "a .pt file or a run folder; a list of them is an ensemble",
+        kind=str | list,
+        exists=True,
+    )
+    source: str = option(MISSING, "a picture, video, folder, quoted glob, or number of a camera")
+    out_dir: str = option(
+        "predictions", "folder for the files; those there are replaced", path=True
+    )
+    write: Optional[list[str]] = option(
+        None, "what; null: index of pictures, overlay of videos", choices=OUTPUTS
+    )
+    opacity: float = option(0.5, "of the colours in an overlay, 0 to 1", low=0)
+    background: str = option("background", "class that overlay leaves as it is, and cutout cuts")
+    max_frames: Optional[int] = option(None, "of a video or camera; null: all", low=1)
+    benchmark: bool = option(False, "measure and tell how long an image takes")
+    weights: str = option(
+        "auto",
+        "auto: those that the run validated; else raw, or the average (ema)",
+        choices=("auto", "raw", "ema"),
+    )
+    tta: TTAConfig = field(default_factory=TTAConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: Optional[str] = option(None, "null: what the run used", choices=PRECISIONS)
+    allow: list[str] = option([], "your own modules that the checkpoint may name")
+
+
 COMPONENTS = ("model", "loss", "optimizer", "scheduler")
 """Nodes of :class:`TrainConfig`, besides ``data.dataset``, that must be ``_target_`` nodes."""
 
@@ -306,6 +338,7 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
+    "predict": PredictConfig,
 }
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)

@@ -54,8 +54,25 @@ def read_image(path: PathLike, size: tuple[int, int] | None = None) -> Pixels:
         DataError: The file is missing, damaged, not a picture, or too large.
     """
     path = Path(path)
-    image = _load(path)
-    stored = _to_rgb(image, path)
+    return pixels_of(_load(path), path, size)
+
+
+def pixels_of(image: Image.Image, name: PathLike, size: tuple[int, int] | None = None) -> Pixels:
+    """A picture that Pillow has opened already, as :func:`read_image` reads one.
+
+    Args:
+        image: Of any file or program.
+        name: What errors call it.
+        size: As there.
+
+    Raises:
+        DataError: It cannot be decoded, or its pixels have no fixed range.
+    """
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders leak OSError, SyntaxError, struct.error, ...
+        raise DataError(f"{name}: cannot be decoded ({error})") from error
+    stored = _to_rgb(image, name)
     orientation = _orientation(image.getexif)
     if not _is_turned(orientation, image, size):
         return stored
@@ -168,7 +185,7 @@ def _describe(path: Path) -> str:
     return f"is no picture, it starts with {head!r}" if head else "is empty (0 bytes)"
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Pixels:
+def _to_rgb(image: Image.Image, path: PathLike) -> Pixels:
     """Pixels of a loaded image as uint8 (H, W, 3)."""
     if image.mode.startswith("I;16"):
         # Rounded v / 257 maps 0..65535 onto 0..255; Pillow's own conversion clips at 255.

@@ -20,6 +20,14 @@ def color(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
     return picture
 
 
+def hatched(target: NDArray[np.integer[Any]], palette: Picture, ignore_index: int) -> Picture:
+    """Class ids (H, W) as colours, with grey stripes where they are ``ignore_index``."""
+    rows, columns = np.indices(target.shape)
+    stripes = np.where((rows + columns) // 4 % 2 == 0, 90, 160).astype(np.uint8)[..., None]
+    ignored = (target == ignore_index)[..., None]
+    return np.where(ignored, stripes, color(target, palette))
+
+
 def panel(
     image: Picture,
     target: NDArray[np.integer[Any]],
@@ -28,10 +36,7 @@ def panel(
     ignore_index: int,
 ) -> Picture:
     """Image, target and prediction side by side. What is ignored is hatched in the target."""
-    rows, columns = np.indices(target.shape)
-    hatch = np.where((rows + columns) // 4 % 2 == 0, 90, 160).astype(np.uint8)[..., None]
-    ignored = (target == ignore_index)[..., None]
-    parts = [image, np.where(ignored, hatch, color(target, palette)), color(pred, palette)]
+    parts = [image, hatched(target, palette, ignore_index), color(pred, palette)]
     gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
 

@@ -1,0 +1,78 @@
+"""Many small pictures with their masks on one page."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from segkit.report.pictures import GAP, INK, PAPER, Picture, hatched, with_legend
+
+LINE = 16  # height of a line of text
+
+
+class Tile(NamedTuple):
+    """A picture, uint8 (H, W, 3), its mask, integer (H, W), and what is written above them."""
+
+    image: Picture
+    mask: NDArray[np.integer[Any]]
+    caption: str
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Tile]],
+    classes: Sequence[str],
+    palette: Picture,
+    ignore_index: int,
+    *,
+    side: int = 240,
+) -> Picture:
+    """Rows of tiles, each with its picture above its mask, and the legend below all.
+
+    What is ignored is hatched. Pictures are made smaller, never larger, to fit ``side``.
+    """
+    lines = [_row(row, palette, ignore_index, side) for row in rows]
+    width = max(line.shape[1] for line in lines)
+    padded = [
+        np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=255)
+        for line in lines
+    ]
+    return with_legend(
+        np.concatenate(padded), [*classes, "(striped: ignored)"], _with_grey(palette, classes)
+    )
+
+
+def _row(tiles: Sequence[Tile], palette: Picture, ignore_index: int, side: int) -> Picture:
+    font = ImageFont.load_default(11)
+    small = [_shrink(tile, side) for tile in tiles]
+    height = max(mask.shape[0] for _, mask in small)
+    picture = Image.new("RGB", ((side + GAP) * len(tiles), LINE + 2 * (height + GAP)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for number, (tile, (image, mask)) in enumerate(zip(tiles, small, strict=True)):
+        left = number * (side + GAP)
+        caption = tile.caption
+        while font.getlength(caption) > side:
+            caption = f"{caption[:-4]}..."
+        draw.text((left, 2), caption, INK, font)
+        picture.paste(Image.fromarray(image), (left, LINE))
+        colors = Image.fromarray(hatched(mask, palette, ignore_index))
+        picture.paste(colors, (left, LINE + height + GAP))
+    return np.asarray(picture)
+
+
+def _shrink(tile: Tile, side: int) -> tuple[Picture, NDArray[np.integer[Any]]]:
+    height, width = tile.mask.shape
+    scale = min(side / height, side / width, 1.0)
+    new = max(round(height * scale), 1), max(round(width * scale), 1)
+    image = Image.fromarray(tile.image).resize((new[1], new[0]), Image.Resampling.BOX)
+    rows, columns = (
+        (np.arange(n) + 0.5) * old // n for n, old in zip(new, (height, width), strict=True)
+    )
+    return np.asarray(image), tile.mask[rows.astype(int)[:, None], columns.astype(int)]
+
+
+def _with_grey(palette: Picture, classes: Sequence[str]) -> Picture:
+    """The palette with the grey of the stripes behind the last class."""
+    colors = np.concatenate([palette[: len(classes)], [[125, 125, 125]]])
+    return colors.astype(np.uint8)

@@ -1,0 +1,161 @@
+"""The ``key=value`` arguments of the tools: typed, checked, and explained by ``--help``."""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, field, fields
+from typing import Any, TypeVar, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from segkit.errors import ConfigError, SegkitError
+
+Settings = TypeVar("Settings")
+
+
+def key(
+    text: str,
+    default: Any = MISSING,
+    *,
+    name: str | None = None,
+    choices: Sequence[str] = (),
+    low: float | None = None,
+) -> Any:
+    """A field of a tool's settings.
+
+    Args:
+        text: What it is for.
+        default: Its value unless another is given; without one it must be given.
+        name: What the user writes, where that is no Python name, such as ``data.root``.
+        choices: All texts that make sense.
+        low: Least number that makes sense.
+    """
+    metadata = {"text": text, "name": name, "choices": choices, "low": low}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def run_tool(
+    settings: type[Settings], task: Callable[[Settings], None], arguments: Sequence[str], about: str
+) -> int:
+    """Call ``task`` with what the user gave; returns the exit status.
+
+    Args:
+        settings: A dataclass of :func:`key` fields.
+        task: What the tool does.
+        arguments: The command line without the program.
+        about: Head of the help text.
+    """
+    if {"-h", "--help"} & {*arguments}:
+        print(f"{about}\n\n{_help(settings)}")
+        return 0
+    try:
+        task(parse(settings, arguments))
+    except SegkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error.filename or 'the file system'}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
+    """The settings that the arguments describe.
+
+    Texts are taken as they stand, so that paths and patterns need no quotes but the shell's; lists
+    and mappings are written as for ``train.py``. ``--key=value`` is taken as well, and ``--force``
+    for ``force=true``.
+
+    Raises:
+        ConfigError: An unknown or missing key, or a value of another type; all of them at once.
+    """
+    known = {f.metadata["name"] or f.name: f for f in _fields(settings)}
+    kinds = get_type_hints(settings)
+    values: dict[str, Any] = {}
+    problems = []
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if name.startswith("--"):
+            name = name[2:].replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            problems.append(f"unknown key {name}; {hint}")
+            continue
+        this = known[name]
+        try:
+            if not equals and kinds[this.name] is not bool:
+                raise ValueError("expected key=value")
+            values[this.name] = _value(text if equals else "true", kinds[this.name], this)
+        except ValueError as error:
+            problems.append(f"{argument}: {error}")
+    missing = [n for n, f in known.items() if _is_required(f) and f.name not in values]
+    problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
+    if problems:
+        raise ConfigError("\n       ".join(problems))
+    return settings(**values)
+
+
+def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
+    if text == "null" and this.default is None:
+        return None
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError("expected true or false")
+        return text == "true"
+    if kind in (int, float):
+        number = _number(text, kind)
+        low = this.metadata["low"]
+        if low is not None and not number >= low:
+            raise ValueError(f"expected at least {low}")
+        return number
+    if kind in (str, str | None):
+        if choices := this.metadata["choices"]:
+            if text not in choices:
+                raise ValueError(f"expected {', '.join(choices)}")
+        elif not text:
+            raise ValueError("the value is empty")
+        return text
+    try:
+        value = OverridesParser.create().parse_override(f"value={text}").value()
+    except HydraException as error:
+        raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from None
+    if kind in (list[str], list[str] | None) and not (
+        isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    ):
+        raise ValueError("expected a list of texts, [a,b]")
+    return value
+
+
+def _number(text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"expected a {'whole ' * (kind is int)}number") from None
+
+
+def _help(settings: type) -> str:
+    lines = ["keys:"]
+    for f in _fields(settings):
+        text = f.metadata["text"]
+        if f.metadata["choices"]:
+            text += f" ({', '.join(f.metadata['choices'])})"
+        if not _is_required(f):
+            default = [] if f.default is MISSING else f.default
+            words = {"None": "null", "True": "true", "False": "false", "[]": "none"}
+            text += f" [{words.get(str(default), default)}]"
+        lines.append(f"  {f.metadata['name'] or f.name}=... {text}")
+    return "\n".join(lines)
+
+
+def _fields(settings: Any) -> "tuple[Field[Any], ...]":
+    return fields(settings)
+
+
+def _is_required(f: "Field[Any]") -> bool:
+    return f.default is MISSING and f.default_factory is MISSING

@@ -1,0 +1,81 @@
+"""Show what the model will be fed: pictures and masks, as they are and as augmentation makes them.
+
+python -m segkit.tools.browse data=voc data.root=PATH [pictures=6] [epochs=3] [key=value ...]
+
+All other keys are those of train.py: data=..., augment=..., experiment=..., seed=...
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from segkit.config import build, build_augment, check_command_line, run
+from segkit.data.augment import Mask
+from segkit.data.loader import Samples
+from segkit.data.masks import voc_palette
+from segkit.errors import ConfigError
+from segkit.report.contact_sheet import Tile, contact_sheet
+from segkit.report.pictures import Picture, write_picture
+from segkit.tools.arguments import key, run_tool
+
+
+@dataclass
+class Request:
+    """The keys of ``browse`` itself."""
+
+    pictures: int = key("rows of the sheet: pictures from all over the split", 6, low=1)
+    epochs: int = key("what is fed in so many first epochs", 3, low=1)
+    out: str = key("the sheet, a PNG file", "browse.png")
+
+
+def browse(request: Request) -> None:
+    check_command_line("train")
+    run("train", partial(write_sheet, request=request))
+
+
+def write_sheet(cfg: DictConfig, request: Request) -> None:
+    """The picture of each row as it is in its file, then as in epoch 1, 2, ... of a training."""
+    if cfg.resume is not None:
+        raise ConfigError("browse shows what a command would train on: leave out resume")
+    if not request.out.endswith(".png"):
+        raise ConfigError(f"out={request.out}: expected a name that ends in .png")
+    dataset = build(cfg.data.dataset)(split=cfg.data.train_split)
+    fed = Samples(dataset, build_augment(cfg), cfg.seed)
+    count = min(request.pictures, len(dataset))
+    rows = []
+    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
+        image, mask = dataset.read(index)
+        tiles = [tile(image, mask, dataset.ids[index], cfg.data.ignore_index)]
+        for epoch in range(1, request.epochs + 1):
+            image, mask = fed.read(epoch, index)
+            tiles.append(tile(image, mask, f"epoch {epoch}", cfg.data.ignore_index))
+        rows.append(tiles)
+    palette = np.asarray(getattr(dataset, "palette", voc_palette()), np.uint8)
+    path = Path(request.out).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = contact_sheet(rows, list(dataset.classes), palette, cfg.data.ignore_index)
+    write_picture(path, sheet)
+    print(f"{count} of {len(dataset)} pictures of {cfg.data.train_split}: {path}")
+
+
+def tile(image: Picture, mask: Mask, name: str, ignore_index: int) -> Tile:
+    height, width = mask.shape
+    ignored = float((mask == ignore_index).mean())
+    return Tile(image, mask, f"{name}: {width} x {height}, {ignored:.0%} ignored")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Take the own keys out of the command line and leave the others to Hydra."""
+    names = {"--help", "-h", *(f.name for f in fields(Request))}
+    own = [text for text in arguments if text.partition("=")[0] in names]
+    sys.argv = [sys.argv[0], *(text for text in arguments if text not in own)]
+    return run_tool(Request, browse, own, str(__doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,164 @@
+"""Convert labels of other tools to a folder in VOC layout.
+
+python -m segkit.tools.convert format=labelme source=PATH out=PATH [images=PATH] [key=value ...]
+"""
+
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.contract import check_pair, first_ten
+from segkit.data.counts import Counts, class_table
+from segkit.data.decode import read_image
+from segkit.data.masks import write_mask
+from segkit.data.voc import SUFFIXES
+from segkit.errors import DataError
+from segkit.tools.arguments import run_tool
+from segkit.tools.formats import READERS
+from segkit.tools.formats.annotation import Annotations, Item, Request
+from segkit.tools.formats.drawing import IGNORE
+from segkit.tools.threads import each
+
+
+def convert(request: Request) -> None:
+    """Draw the masks and put them, with their pictures, into ``request.out``.
+
+    All files are made in a temporary folder on the same disk and moved when the last one is there,
+    so that a mistake in one of them, or Ctrl-C, leaves ``out`` as it was.
+    """
+    found = READERS[request.format](request)
+    layout = VocFolder(Path(request.out).expanduser(), request.split)
+    check_names(found.items)
+    taken = layout.taken(found)
+    if taken and not request.force:
+        raise DataError(
+            f"{layout.root}: {len(taken)} files are there already; nothing was written. Add "
+            f"force=true to replace them, or give out= another folder:\n{first_ten(taken)}"
+        )
+    with ExitStack() as stack:
+        staging = None
+        if not request.dry_run:
+            home = layout.root if layout.root.exists() else layout.root.parent
+            home.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.TemporaryDirectory(dir=home, prefix=".convert-")
+            staging = Path(stack.enter_context(temporary))
+
+        def work(item: Item) -> NDArray[np.int64]:
+            return make_pair(item, found, staging)
+
+        counts = sum(each(work, found.items, "convert"), np.zeros(256, np.int64))
+        if staging is not None:
+            layout.take(found, staging)
+    pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
+    print(class_table(found.classes, {request.split: pixels}))
+    for note in found.notes:
+        print(f"note: {note}")
+    if request.dry_run:
+        replaced = f", {len(taken)} of them over existing ones" if taken else ""
+        print(f"dry run: would write {len(found.items)} pairs to {layout.root}{replaced}")
+        return
+    print(f"{len(found.items)} pairs written to {layout.root}, their ids to {layout.split_file}")
+    print(f"next: python -m segkit.tools.split data.root={layout.root}")
+
+
+@dataclass(frozen=True)
+class VocFolder:
+    """Where the files of a data set go."""
+
+    root: Path
+    split: str
+
+    @property
+    def split_file(self) -> Path:
+        return self.root / "ImageSets" / "Segmentation" / f"{self.split}.txt"
+
+    @property
+    def labels_file(self) -> Path:
+        return self.root / "labels.txt"
+
+    def taken(self, found: Annotations) -> list[str]:
+        """What would be replaced; ``labels.txt`` only counts if it says something else."""
+        taken = [str(self.split_file)] if self.split_file.exists() else []
+        if self.labels_file.exists() and self.labels_file.read_text(encoding="utf-8") != _lines(
+            found.classes
+        ):
+            taken.append(f"{self.labels_file} (with other classes)")
+        for item in found.items:
+            taken += map(str, self.pictures(item.name))
+            mask = self.root / "SegmentationClass" / f"{item.name}.png"
+            taken += [str(mask)] if mask.exists() else []
+        return taken
+
+    def pictures(self, name: str) -> list[Path]:
+        """Files of a picture, under any suffix."""
+        start = self.root / "JPEGImages" / name
+        files = (start.with_name(start.name + suffix) for suffix in SUFFIXES)
+        return [file for file in files if file.exists()]
+
+    def take(self, found: Annotations, staging: Path) -> None:
+        """Move what ``staging`` holds into place; the lists, which make it count, come last."""
+        for item in found.items:
+            for old in self.pictures(item.name):
+                old.unlink()
+        for file in sorted(path for path in staging.rglob("*") if path.is_file()):
+            place = self.root / file.relative_to(staging)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+        self.labels_file.write_text(_lines(found.classes), encoding="utf-8")
+        self.split_file.parent.mkdir(parents=True, exist_ok=True)
+        self.split_file.write_text(_lines([item.name for item in found.items]), encoding="utf-8")
+
+
+def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[np.int64]:
+    """Draw a mask, check its picture, and write both below ``staging``, if there is one.
+
+    Returns:
+        How many pixels have each value, int64 (256,).
+    """
+    mask = item.draw()
+    with tempfile.TemporaryDirectory() as folder:
+        picture = item.image
+        if isinstance(picture, bytes):
+            suffix = ".png" if picture.startswith(b"\x89PNG") else ".jpg"
+            content, picture = picture, Path(folder) / f"picture{suffix}"
+            picture.write_bytes(content)
+        if picture.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{picture}: expected a picture with a suffix of {' '.join(SUFFIXES)}")
+        image = read_image(picture, size=(mask.shape[0], mask.shape[1]))
+        check_pair(image, mask, len(found.classes), IGNORE, name=f"{item.source} ({item.name})")
+        if staging is not None:
+            place = staging / "JPEGImages" / f"{item.name}{picture.suffix.lower()}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, place)
+            place = staging / "SegmentationClass" / f"{item.name}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_mask(place, mask, found.palette)
+    return np.bincount(mask.ravel(), minlength=256)
+
+
+def check_names(items: Sequence[Item]) -> None:
+    """Raise a DataError if there is nothing to convert, or two items would get one id."""
+    if not items:
+        raise DataError("the source holds no pictures with labels")
+    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{len(twice)} ids (paths without suffix, blanks as _) belong to several pictures; "
+            f"rename these:\n{first_ten(twice)}"
+        )
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(Request, convert, sys.argv[1:], str(__doc__)))

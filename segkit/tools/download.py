@@ -1,0 +1,66 @@
+"""Download a public data set and unpack it into VOC layout.
+
+python -m segkit.tools.download dataset=voc2012 out=PATH [mirror=URL] [key=value ...]
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from segkit.errors import DataError
+from segkit.tools.arguments import key, run_tool
+from segkit.tools.datasets import PUBLIC, check_room, room_needed, write_lines
+from segkit.tools.fetch import fetch
+
+
+@dataclass
+class Request:
+    """The keys of ``download``."""
+
+    dataset: str = key("which one", choices=tuple(PUBLIC))
+    out: str = key("folder for the data")
+    archives: str | None = key("folder for the archives; null: archives in out", None)
+    mirror: str | None = key("URL of a folder that has the same archives", None)
+    force: bool = key("unpack over what is there", False)
+    dry_run: bool = key("only say what would be done", False)
+
+
+def download(request: Request) -> None:
+    """Stopped anywhere, the same command goes on where it was."""
+    data, out = PUBLIC[request.dataset], Path(request.out).expanduser()
+    folder = Path(request.archives).expanduser() if request.archives else out / "archives"
+    if (out / "labels.txt").exists() and not request.force:
+        raise DataError(
+            f"{out}: holds a data set already. Add force=true to unpack over it, or give out= "
+            "another folder"
+        )
+    paths = [folder / archive.name for archive in data.archives]
+    urls = [
+        f"{request.mirror.rstrip('/')}/{archive.name}" if request.mirror else archive.url
+        for archive in data.archives
+    ]
+    print(f"{request.dataset}: {data.terms}")
+    for archive, path, url in zip(data.archives, paths, urls, strict=True):
+        checked = (
+            f"MD5 {archive.md5}" if archive.md5 else "no check sum is known: masks are checked"
+        )
+        state = "is there" if path.exists() else f"from {url}"
+        print(f"  {path} (about {archive.gigabytes} GB) {state}; {checked}")
+    if request.dry_run:
+        print(f"dry run: would unpack to {out}")
+        return
+    if not all(path.exists() for path in paths):
+        check_room(out, room_needed(data))
+    for archive, path, url in zip(data.archives, paths, urls, strict=True):
+        fetch(url, path, archive.md5)
+    out.mkdir(parents=True, exist_ok=True)
+    data.unpack(paths, out)
+    data.check(out)
+    write_lines(out / "labels.txt", data.classes)  # last: with it the data set counts as complete
+    lists = ", ".join(f"{count} in {split}" for split, count in data.images.items())
+    print(f"unpacked to {out}: {lists}. {folder} is not needed any more")
+    print(f"next: python -m segkit.data.check data.root={out}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(Request, download, sys.argv[1:], str(__doc__)))

@@ -1,0 +1,174 @@
+"""What ``convert`` asks of a format: the pictures, and how the mask of each one is drawn."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.colors import Palette
+from segkit.data.contract import first_ten
+from segkit.data.voc import SUFFIXES
+from segkit.errors import DataError
+from segkit.tools.arguments import key
+from segkit.tools.formats.drawing import IGNORE, OVERLAPS
+
+FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
+BACKGROUND = ("background", "_background_")  # the second is labelme's own name
+
+
+# ruff: noqa: RUF009
+@dataclass
+class Request:
+    """The keys of ``convert``."""
+
+    format: str = key("what the labels are", choices=FORMATS)
+    source: str = key("file or folder of the labels")
+    out: str = key("folder in VOC layout, new or to be added to")
+    images: str | None = key("folder of the pictures; null: where or beside the labels", None)
+    classes: list[str] | None = key(
+        "names in index order, the background first; null: all that occur", None
+    )
+    ignore: list[str] = key("names whose pixels become 255", [])
+    overlap: str = key(
+        "what covers what; auto: area for coco, else last", "auto", choices=("auto", *OVERLAPS)
+    )
+    colors: Any = key("rgb: {name: [r,g,b], ...}, or a file with lines of name:r,g,b", None)
+    threshold: int = key("binary: least value of an object; 0: only 255 (or 1) is one", 0, low=0)
+    mask_suffix: str | None = key("end of mask names that picture names lack, as _mask", None)
+    split: str = key("list of the ids to write to ImageSets/Segmentation", "all")
+    force: bool = key("overwrite what is there", False)
+    dry_run: bool = key("do everything but write", False)
+
+    def image_folders(self, *beside: Path) -> list[Path]:
+        """Where to look for pictures."""
+        return [Path(self.images).expanduser()] if self.images else list(beside)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture and its labels.
+
+    Attributes:
+        name: Its id, unique in the data set.
+        image: The picture's file, or its content where that is part of the labels.
+        source: The file of the labels.
+        draw: Makes the mask, uint8 (H, W).
+    """
+
+    name: str
+    image: Path | bytes
+    source: Path
+    draw: Callable[[], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What was found in ``source``.
+
+    Attributes:
+        classes: Names in index order.
+        items: In a stable order.
+        palette: Colours of the classes, where the source has some.
+        notes: What was left out, as sentences.
+    """
+
+    classes: Sequence[str]
+    items: Sequence[Item]
+    palette: Palette | None = None
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def number_labels(found: Iterable[str], request: Request) -> tuple[list[str], dict[str, int]]:
+    """Class names, and the class id of each label.
+
+    Id 0 is the background, which needs no label; the others follow in the order of ``found``.
+
+    Raises:
+        DataError: A label that is not in ``classes``, or more than 255 classes.
+    """
+    labels = list(dict.fromkeys(found))
+    ignored = {"__ignore__", *request.ignore}
+    objects = [label for label in labels if label not in ignored and label not in BACKGROUND]
+    classes = request.classes or ["background", *objects]
+    if unknown := [label for label in objects if label not in classes]:
+        raise DataError(
+            f"{request.source}: {len(unknown)} labels are not in classes: {', '.join(unknown)}. "
+            "List them in classes or in ignore"
+        )
+    check_classes(classes)
+    numbers = {label: classes.index(label) for label in objects}
+    numbers |= dict.fromkeys(BACKGROUND, 0) | dict.fromkeys(ignored, IGNORE)
+    return classes, numbers
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise a DataError unless these names can be written to ``labels.txt``."""
+    if not 2 <= len(classes) <= 255:
+        raise DataError(
+            f"{len(classes)} classes ({', '.join(classes[:5])}); expected 2 to 255, the background "
+            "included: masks have 8 bits and 255 is for pixels without a label"
+        )
+    bad = [name for name in classes if name != name.strip() or not name or "\n" in name]
+    if bad or len(set(classes)) != len(classes):
+        raise DataError(f"classes: {list(classes)}; expected different names without outer blanks")
+
+
+def item_name(path: str) -> str:
+    """The id for a file: its path without suffix, with ``_`` for blanks.
+
+    A path out of the folder loses its folders. (VOC's lists cannot hold blanks: what follows one
+    would be taken for a column.)
+    """
+    pure = PurePosixPath("_".join(path.replace("\\", "/").split()))
+    if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
+        pure = PurePosixPath(pure.name)
+    return pure.with_suffix("").as_posix() if pure.suffix.lower() in KNOWN else pure.as_posix()
+
+
+KNOWN = (*SUFFIXES, ".json")
+
+
+def find_picture(path: str, folders: Sequence[Path]) -> Path | None:
+    """The file called ``path`` in one of the folders, with or without the folders in its name."""
+    pure = PurePosixPath(path.replace("\\", "/"))
+    for folder in folders:
+        for candidate in (folder / pure, folder / pure.name):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """All files with one of the suffixes, sorted; those in hidden folders are not meant."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(
+        path
+        for path in found
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Raises a DataError that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON ({error})") from None
+
+
+def missing_pictures(missing: Sequence[str], folders: Sequence[Path]) -> DataError:
+    where = ", ".join(map(str, folders)) or "nowhere"
+    return DataError(
+        f"{len(missing)} pictures are missing in {where}; give images=FOLDER:\n{first_ten(missing)}"
+    )
+
+
+def left_out(counts: Mapping[str, int]) -> list[str]:
+    """One sentence per kind of shape that has no area."""
+    return [f"{number} {what} left out" for what, number in sorted(counts.items()) if number]

@@ -1,0 +1,246 @@
+"""Masks that are pictures already: of colours, of 0 and 255, or a folder for each class."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.classes import read_lines
+from segkit.data.colors import classes_of_colors, fill_palette
+from segkit.data.contract import first_ten
+from segkit.data.decode import read_labels, read_palette
+from segkit.data.voc import SUFFIXES
+from segkit.errors import DataError
+from segkit.tools.formats.annotation import (
+    Annotations,
+    Item,
+    Request,
+    check_classes,
+    files_below,
+    item_name,
+    missing_pictures,
+)
+from segkit.tools.formats.drawing import IGNORE, paint
+from segkit.tools.threads import each
+
+Draw = Callable[[Path], NDArray[np.uint8]]
+
+
+def read_colors(request: Request) -> Annotations:
+    """A folder of RGB (or palette) masks, whose colours stand for classes.
+
+    The classes are those of ``colors``, in its order, and keep their colours. Every pixel must have
+    one of them, or VOC's border colour.
+    """
+    source = Path(request.source).expanduser()
+    masks = _mask_files(source)
+    colors = _parse_colors(request, source)
+    if not colors:
+        raise _unknown_colors(masks)
+    names = [name for name in colors if name not in request.ignore]
+    classes = request.classes or names
+    if set(classes) != set(names):
+        raise DataError(f"classes are {classes}, but colors has {names} besides those to ignore")
+    check_classes(classes)
+    palette = np.array([colors[name] for name in classes], np.uint8)
+    known = np.array(
+        [*palette.tolist(), *(colors[n] for n in colors if n not in classes)], np.uint8
+    )
+    ids = np.array([*range(len(classes)), *[IGNORE] * (len(known) - len(classes))], np.uint8)
+
+    def draw(path: Path) -> NDArray[np.uint8]:
+        # An unlisted colour is an error there; the border's, if unlisted, comes back as len(ids).
+        found = classes_of_colors(_read_rgb(path), known, len(ids), str(path))
+        mask: NDArray[np.uint8] = np.append(ids, np.uint8(IGNORE))[found]
+        return mask
+
+    return Annotations(classes, _items(request, masks, source, draw), fill_palette(palette))
+
+
+def read_binary(request: Request) -> Annotations:
+    """A folder of masks in which 255 (or 1) marks the only class besides the background."""
+    source = Path(request.source).expanduser()
+    classes = request.classes or ["background", "object"]
+    if len(classes) != 2:
+        raise DataError(f"classes are {classes}; expected two, the background first")
+    check_classes(classes)
+
+    def draw(path: Path) -> NDArray[np.uint8]:
+        values = _read_grey(path)
+        if request.threshold:
+            return (values >= request.threshold).astype(np.uint8)
+        found = set(np.unique(values).tolist())
+        if not (found <= {0, 255} or found <= {0, 1}):
+            others = sorted(found - {0, 255})
+            raise DataError(
+                f"{path}: holds values besides 0 and 255: {', '.join(map(str, others[:8]))}. Was "
+                "it resized? With threshold=128 all from there on belong to the object"
+            )
+        return (values > 0).astype(np.uint8)
+
+    return Annotations(classes, _items(request, _mask_files(source), source, draw))
+
+
+def read_folders(request: Request) -> Annotations:
+    """A folder per class with masks in which everything but 0 belongs to it.
+
+    Classes are numbered by the names of their folders, after the background, and a later one covers
+    an earlier one. A picture without a mask in a folder does not show that class.
+    """
+    source = Path(request.source).expanduser()
+    found = (
+        sorted(folder.name for folder in source.iterdir() if folder.is_dir())
+        if source.is_dir()
+        else []
+    )
+    names = [name for name in found if not name.startswith(".")]
+    classes = request.classes or ["background", *(n for n in names if n not in request.ignore)]
+    wrong = set(names) - {*classes, *request.ignore} | {c for c in classes[1:] if c not in names}
+    if wrong or not names:
+        raise DataError(
+            f"{source}: holds the folders {', '.join(names) or 'none'}, but classes are {classes}; "
+            "expected a folder for each class but the background"
+        )
+    check_classes(classes)
+    numbers = {name: IGNORE if name in request.ignore else classes.index(name) for name in names}
+    parts: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for name in sorted(names, key=lambda name: numbers[name]):
+        for path in _mask_files(source / name):
+            stem = item_name(_stem(request, path, source / name))
+            parts[stem].append((numbers[name], path))
+    overlap = "last" if request.overlap == "auto" else request.overlap
+    pictures, folders = _pictures(request), request.image_folders()
+    if missing := [stem for stem in parts if stem not in pictures]:
+        raise missing_pictures(missing, folders)
+    items = [
+        Item(stem, pictures[stem], layers[0][1], partial(_stack, layers, overlap))
+        for stem, layers in sorted(parts.items())
+    ]
+    return Annotations(classes, items)
+
+
+def _stack(layers: Sequence[tuple[int, Path]], overlap: str) -> NDArray[np.uint8]:
+    areas = [(number, _read_grey(path) > 0) for number, path in layers]
+    sizes = {area.shape for _, area in areas}
+    if len(sizes) > 1:
+        raise DataError(
+            f"{layers[0][1]}: the masks of this picture in the folders of the classes have the "
+            f"sizes {sorted(sizes)} (height, width); expected one"
+        )
+    return paint(areas, areas[0][1].shape, overlap)
+
+
+def _items(request: Request, masks: Sequence[Path], source: Path, draw: Draw) -> list[Item]:
+    pictures = _pictures(request)
+    names = [item_name(_stem(request, path, source)) for path in masks]
+    if missing := [name for name in names if name not in pictures]:
+        raise missing_pictures(missing, request.image_folders())
+    return [
+        Item(name, pictures[name], path, partial(draw, path))
+        for name, path in zip(names, masks, strict=True)
+    ]
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    masks = files_below(folder, SUFFIXES) if folder.is_dir() else []
+    if not masks:
+        raise DataError(f"{folder}: holds no masks; expected files {' '.join(SUFFIXES)}")
+    return masks
+
+
+def _stem(request: Request, path: Path, folder: Path) -> str:
+    """Path of the mask below its folder, named as the picture is, and without suffix."""
+    stem, end = path.stem, request.mask_suffix or ""
+    if not stem.endswith(end):
+        raise DataError(f"{path}: does not end in mask_suffix={end}")
+    return (path.parent.relative_to(folder) / stem.removesuffix(end)).as_posix()
+
+
+def _pictures(request: Request) -> dict[str, Path]:
+    if request.images is None:
+        raise DataError(
+            "images is not set: masks are files, so images=FOLDER must say where the pictures are"
+        )
+    (folder,) = request.image_folders()
+    files = files_below(folder, SUFFIXES)
+    names = [item_name(path.relative_to(folder).as_posix()) for path in files]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{folder}: several pictures with one name:\n{first_ten(twice)}")
+    return dict(zip(names, files, strict=True))
+
+
+def _read_rgb(path: Path) -> NDArray[np.integer[Any]]:
+    labels = read_labels(path)
+    if labels.ndim == 3:
+        return labels
+    palette = read_palette(path)
+    if palette is None:
+        raise DataError(
+            f"{path}: is grey, not coloured. Grey values that are class ids need no conversion: "
+            "put the files into SegmentationClass; those of 0 and 255 are format=binary"
+        )
+    colors: NDArray[np.uint8] = fill_palette(palette)[labels]
+    return colors
+
+
+def _read_grey(path: Path) -> NDArray[np.integer[Any]]:
+    """Values of a mask that has one channel, or three equal ones."""
+    values = read_labels(path)
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise DataError(f"{path}: has colours; expected black and white, or format=rgb")
+        values = values[..., 0]
+    return values
+
+
+def _parse_colors(request: Request, source: Path) -> dict[str, list[int]]:
+    """Names and colours from ``colors``: a mapping, or a file (CVAT's labelmap.txt by default)."""
+    colors = request.colors
+    if colors is None and (source / "labelmap.txt").is_file():
+        colors = str(source / "labelmap.txt")
+    where = "colors"
+    if isinstance(colors, str):
+        where = colors
+        lines = [line.split(":") for line in read_lines(colors) if line and line[0] != "#"]
+        try:
+            colors = {name.strip(): [int(v) for v in rgb.split(",")] for name, rgb, *_ in lines}
+        except ValueError:
+            raise DataError(f"{where}: expected lines of name:red,green,blue") from None
+    if not isinstance(colors, Mapping):
+        if colors is None:
+            return {}
+        raise DataError(f"colors is {colors!r}; expected {{name: [r,g,b], ...}} or a file")
+    for name, color in colors.items():
+        good = isinstance(color, list) and len(color) == 3
+        if not good or not all(type(v) is int and 0 <= v <= 255 for v in color):
+            raise DataError(
+                f"{where}: {name!r} is {color}; expected [red, green, blue] of 0 to 255"
+            )
+    if len({tuple(color) for color in colors.values()}) < len(colors):
+        raise DataError(f"{where}: two names have one colour")
+    return {str(name): list(color) for name, color in colors.items()}
+
+
+def _unknown_colors(masks: Sequence[Path]) -> DataError:
+    """An error that lists the colours that there are."""
+    counts: Counter[tuple[int, ...]] = Counter()
+
+    def count(path: Path) -> Counter[tuple[int, ...]]:
+        colors, numbers = np.unique(_read_rgb(path).reshape(-1, 3), axis=0, return_counts=True)
+        pairs = zip(colors.tolist(), numbers.tolist(), strict=True)
+        return Counter({tuple(color): number for color, number in pairs})
+
+    for found in each(count, masks, "count colours"):
+        counts.update(found)
+    lines = [f"{list(color)}: {number:,} pixels" for color, number in counts.most_common()]
+    names = ", ".join(f"NAME{i}: {list(c)}" for i, (c, _) in enumerate(counts.most_common(30)))
+    return DataError(
+        f"colors is not set, so the classes are unknown. {len(counts)} colours occur:\n"
+        f"{first_ten(lines)}\nName them, in class order: 'colors={{{names}}}'".replace(
+            "], [", "],["
+        )
+    )

@@ -1,0 +1,178 @@
+"""Divide a folder in VOC layout into train, validation and test, or into folds.
+
+python -m segkit.tools.split data.root=PATH [val=0.2] [test=0.1] [folds=5] [key=value ...]
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.classes import read_lines
+from segkit.data.contract import first_ten
+from segkit.data.counts import Counts, class_table
+from segkit.data.masks import read_mask
+from segkit.data.voc import SUFFIXES, read_split
+from segkit.errors import ConfigError, DataError
+from segkit.tools.arguments import key, run_tool
+from segkit.tools.division import divide
+from segkit.tools.formats.annotation import files_below
+from segkit.tools.threads import each
+
+
+# ruff: noqa: RUF009
+@dataclass
+class Request:
+    """The keys of ``split``."""
+
+    data_root: str = key("folder in VOC layout", name="data.root")
+    val: float = key("part for validation; not with folds", 0.2, low=0)
+    test: float = key("part for the test, taken first", 0.0, low=0)
+    folds: int = key("number of folds instead of one train and val; 0: none", 0, low=0)
+    group: str | None = key(
+        "pattern in the ids: pictures with the same match (or first group) stay together", None
+    )
+    stratify: bool = key("balance the pixels of each class, not only the pictures", True)
+    seed: int = key("of the order", 0, low=0)
+    of: str | None = key("list of the ids to divide; null: all masks", None)
+    prefix: str | None = key("start of the names of the lists, as a_ for a_train.txt", None)
+    colormap: Any = key("for RGB masks, as data.colormap", None, name="data.colormap")
+    ignore_index: int = key("value without a label", 255, name="data.ignore_index")
+    force: bool = key("overwrite lists that are there", False)
+    dry_run: bool = key("do everything but write", False)
+
+
+def split(request: Request) -> None:
+    """Write ``train.txt``, ``val.txt`` and ``test.txt``, or ``fold_0_train.txt`` and so on."""
+    root = Path(request.data_root).expanduser()
+    ratios = part_sizes(request)
+    ids = find_ids(root, request.of)
+    groups = find_groups(ids, request.group)
+    masks = [root / "SegmentationClass" / name for name in ids]
+    pixels = np.array(each(partial(count_pixels, request), masks, "count pixels"))
+    used = np.flatnonzero(pixels.sum(axis=0))
+    labelled = used[used != request.ignore_index]
+    amounts = pixels[:, labelled] if request.stratify else pixels[:, :0]
+    parts = divide(amounts, groups, list(ratios.values()), request.seed)
+    lists = name_lists(list(ratios), parts, request)
+
+    folder = root / "ImageSets" / "Segmentation"
+    files = {folder / f"{name}.txt": chosen for name, chosen in lists.items()}
+    taken = [str(path) for path in files if path.exists()]
+    if taken and not request.force:
+        raise DataError(
+            f"{len(taken)} lists are there already; nothing was written. Add force=true to replace "
+            f"them, or prefix=NAME_ for lists with other names:\n{first_ten(taken)}"
+        )
+    print(table(root, labelled, pixels, ratios, parts, request.ignore_index))
+    for number, name in enumerate(ratios):
+        chosen = parts == number
+        print(f"{name}: {chosen.sum()} pictures in {len(set(groups[chosen]))} groups")
+    if request.dry_run:
+        print(f"dry run: would write {', '.join(map(str, files))}")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, chosen in files.items():
+        path.write_text("".join(f"{ids[i]}\n" for i in np.flatnonzero(chosen)), encoding="utf-8")
+    print(f"written: {', '.join(map(str, files))}")
+
+
+def part_sizes(request: Request) -> dict[str, float]:
+    """The parts of the set with their ratios."""
+    if request.folds == 1 or request.test + (0 if request.folds else request.val) >= 1:
+        raise ConfigError(
+            f"val={request.val} test={request.test} folds={request.folds}: expected val + test "
+            "below 1, and 2 or more folds"
+        )
+    rest = 1 - request.test
+    if request.folds:
+        parts = {f"fold_{k}": rest / request.folds for k in range(request.folds)}
+    else:
+        parts = {"train": rest - request.val, "val": request.val}
+    return {name: ratio for name, ratio in {**parts, "test": request.test}.items() if ratio > 0}
+
+
+def name_lists(
+    names: Sequence[str], parts: NDArray[np.int64], request: Request
+) -> dict[str, NDArray[np.bool_]]:
+    """The pictures of each list: ``fold_k_val`` has fold k, ``fold_k_train`` the others."""
+    start = request.prefix or ""
+    lists = {}
+    test = parts == names.index("test") if "test" in names else np.zeros(len(parts), bool)
+    for number, name in enumerate(names):
+        inside = parts == number
+        if name.startswith("fold_"):
+            lists[f"{start}{name}_train"] = ~inside & ~test
+            lists[f"{start}{name}_val"] = inside
+        else:
+            lists[f"{start}{name}"] = inside
+    return lists
+
+
+def find_ids(root: Path, of: str | None) -> list[str]:
+    """The ids of a list, or of all masks."""
+    if of is not None:
+        return read_split(root, of)
+    folder = root / "SegmentationClass"
+    if not folder.is_dir():
+        raise DataError(f"data.root={root}: has no SegmentationClass; expected a VOC folder")
+    ids = [p.relative_to(folder).with_suffix("").as_posix() for p in files_below(folder, SUFFIXES)]
+    if not ids:
+        raise DataError(f"{folder}: holds no masks")
+    return sorted(ids)
+
+
+def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
+    """A number for each picture, equal for those that must stay together."""
+    if pattern is None:
+        return np.arange(len(ids))
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"group={pattern}: is no regular expression ({error})") from None
+    matches = [expression.search(name) for name in ids]
+    if lost := [name for name, match in zip(ids, matches, strict=True) if match is None]:
+        raise DataError(f"group={pattern}: {len(lost)} ids do not match:\n{first_ten(lost)}")
+    names = [match[1] if expression.groups else match[0] for match in matches if match]
+    numbers: NDArray[np.int64] = np.unique([str(name) for name in names], return_inverse=True)[1]
+    return numbers
+
+
+def count_pixels(request: Request, start: Path) -> NDArray[np.int64]:
+    """How many pixels of a mask have each value, (65536,) or as many as needed up to 256."""
+    files = [start.with_name(start.name + suffix) for suffix in SUFFIXES]
+    (path, *_) = [file for file in files if file.is_file()] or [files[1]]
+    mask = read_mask(path, colormap=request.colormap, ignore_index=request.ignore_index)
+    if mask.size and mask.max() > 255:
+        raise DataError(f"{path}: holds {mask.max()}; expected class ids up to 255")
+    return np.bincount(mask.ravel(), minlength=256)
+
+
+def table(
+    root: Path,
+    labelled: NDArray[np.int64],
+    pixels: NDArray[np.int64],
+    names: Sequence[str] | dict[str, float],
+    parts: NDArray[np.int64],
+    ignore_index: int,
+) -> str:
+    """The classes with their pixels in each part."""
+    known = read_lines(root / "labels.txt") if (root / "labels.txt").is_file() else []
+    size = max(len(known), 1 + int(labelled.max(initial=0)))
+    classes = [known[i] if i < len(known) else f"class_{i}" for i in range(size)]
+    counts = {}
+    for number, name in enumerate(names):
+        total = pixels[parts == number].sum(axis=0)
+        ignored = int(total[ignore_index]) if 0 <= ignore_index <= 255 else 0
+        counts[name] = Counts(total[:size], ignored)
+    return class_table(classes, counts)
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(Request, split, sys.argv[1:], str(__doc__)))

@@ -1,0 +1,182 @@
+"""Show what a data set holds: class pixels, picture and object sizes, and what follows from them.
+
+python -m segkit.tools.stats data.root=PATH [split=train] [json=FILE] [key=value ...]
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.voc import VOCSegmentation
+from segkit.losses.class_weights import WEIGHTINGS
+from segkit.report.tables import write_json
+from segkit.tools.arguments import key, run_tool
+from segkit.tools.objects import object_sizes
+from segkit.tools.threads import each
+
+SMALL = 16 * 16  # pixels of one cell of the last features at output stride 16
+STEP = 32  # crop sizes are multiples of it
+LARGEST_CROP, SMALLEST_CROP = 768, 96
+BACKGROUND = "background"
+
+
+# ruff: noqa: RUF009
+@dataclass
+class Request:
+    """The keys of ``stats``."""
+
+    data_root: str = key("folder in VOC layout", name="data.root")
+    split: str = key("list in ImageSets/Segmentation", "train")
+    classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
+    num_classes: Any = key("enough without names", None, name="data.num_classes")
+    ignore_index: int = key("value without a label", 255, name="data.ignore_index")
+    label_map: Any = key("ids in the masks to classes", None, name="data.label_map")
+    colormap: Any = key("for RGB masks", None, name="data.colormap")
+    json: str | None = key("file for the numbers", None)
+
+
+class Found(NamedTuple):
+    """What one picture holds."""
+
+    size: tuple[int, int]  # height, width
+    pixels: NDArray[np.int64]  # of each class
+    ignored: int
+    objects: list[NDArray[np.int64]]  # of each class, (objects, 3)
+
+
+def stats(request: Request) -> None:
+    dataset = VOCSegmentation(
+        request.data_root,
+        request.split,
+        classes=request.classes,
+        num_classes=request.num_classes,
+        ignore_index=request.ignore_index,
+        label_map=request.label_map,
+        colormap=request.colormap,
+    )
+
+    def look(index: int) -> Found:
+        _, mask = dataset.read(index)
+        labelled = mask[mask != request.ignore_index]
+        pixels = np.bincount(labelled, minlength=dataset.num_classes)
+        objects = [object_sizes(mask, number) for number in range(dataset.num_classes)]
+        return Found(mask.shape, pixels, mask.size - labelled.size, objects)
+
+    found = each(look, range(len(dataset)), "look")
+    content = summarize(found, dataset.classes)
+    print(report(content))
+    if request.json is not None:
+        path = Path(request.json).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"root": str(dataset.root), "split": dataset.split, **content})
+        print(f"written: {path}")
+
+
+def summarize(found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:
+    """All numbers as builtins, in the layout of the JSON file."""
+    pixels = np.sum([one.pixels for one in found], axis=0)
+    shown = np.sum([one.pixels > 0 for one in found], axis=0)
+    ignored = sum(one.ignored for one in found)
+    per_class = []
+    for number, name in enumerate(classes):
+        sizes = np.concatenate([one.objects[number] for one in found])
+        per_class.append(
+            {
+                "name": name,
+                "pixels": int(pixels[number]),
+                "share": float(pixels[number] / max(pixels.sum(), 1)),
+                "images": int(shown[number]),
+                "objects": len(sizes),
+                "object_pixels": _quantiles(sizes[:, 0], (10, 50, 90)),
+                "object_side": _quantiles(sizes[:, 1:].max(axis=1, initial=0), (10, 50, 90)),
+                "objects_below_256_pixels": int((sizes[:, 0] < SMALL).sum()),
+            }
+        )
+    heights, widths = np.array([one.size for one in found]).T
+    common = Counter(one.size for one in found).most_common(5)
+    weights = {name: weighting(pixels) for name, weighting in WEIGHTINGS.items() if pixels.any()}
+    return {
+        "images": len(found),
+        "height": _quantiles(heights, (0, 50, 100)),
+        "width": _quantiles(widths, (0, 50, 100)),
+        "commonest_sizes": [{"height": h, "width": w, "images": n} for (h, w), n in common],
+        "labelled_pixels": int(pixels.sum()),
+        "ignored_pixels": ignored,
+        "classes": per_class,
+        "class_weights": weights,
+        "crop_size": suggest_crop(found, classes),
+    }
+
+
+def suggest_crop(found: Sequence[Found], classes: Sequence[str]) -> list[int]:
+    """Height and width of a crop that shows most objects with their surroundings.
+
+    One and a half times the side that 9 of 10 objects stay below, in multiples of 32 from 96 to
+    768, but not more than the median picture has. Areas of the background do not count, nor do
+    those of less than 16 x 16 pixels, which are often specks.
+    """
+    counted = [number for number, name in enumerate(classes) if name != BACKGROUND]
+    sizes = np.concatenate([one.objects[number] for one in found for number in counted])
+    sides = sizes[sizes[:, 0] >= SMALL, 1:].max(axis=1, initial=0)
+    wanted = 1.5 * float(np.percentile(sides, 90)) if len(sides) else float(LARGEST_CROP)
+    crop = []
+    for side in np.median([one.size for one in found], axis=0):
+        fits = min(np.ceil(wanted / STEP) * STEP, np.floor(side / STEP) * STEP, LARGEST_CROP)
+        crop.append(int(max(fits, SMALLEST_CROP)))
+    return crop
+
+
+def report(content: dict[str, Any]) -> str:
+    """The summary as text."""
+    names = [one["name"] for one in content["classes"]]
+    width = max(len(name) for name in ["class", *names])
+    head = f" id  {'class':{width}}         pixels   share   images  objects  median px  < 256 px"
+    lines = [head]
+    for number, one in enumerate(content["classes"]):
+        small = one["objects_below_256_pixels"] / max(one["objects"], 1)
+        lines.append(
+            f"{number:>3}  {one['name']:{width}}{one['pixels']:>15,}{one['share']:>8.2%}"
+            f"{one['images']:>9}{one['objects']:>9}{one['object_pixels'][1] or 0:>11,.0f}"
+            f"{small:>10.0%}"
+        )
+    total = content["labelled_pixels"] + content["ignored_pixels"]
+    share = content["ignored_pixels"] / max(total, 1)
+    lines.append(f"     {'(ignored)':{width}}{content['ignored_pixels']:>15,}{share:>8.2%}")
+    sizes = ", ".join(
+        f"{s['width']} x {s['height']} ({s['images']})" for s in content["commonest_sizes"]
+    )
+    lines += [
+        "",
+        f"{content['images']} pictures; width x height of the commonest: {sizes}",
+        f"height {_range(content['height'])}, width {_range(content['width'])}",
+        "objects are connected areas of one class; those below 256 px are smaller than one cell of "
+        "the features at output stride 16 (model.output_stride=8 halves its sides)",
+        "",
+        "suggested: 'augment.crop_size=[{},{}]'".format(*content["crop_size"]),
+        "class weights, as loss.terms.ce.loss.class_weights=NAME would set them:",
+    ]
+    for name, weights in content["class_weights"].items():
+        lines.append(f"  {name:17}[{', '.join(f'{weight:.3g}' for weight in weights)}]")
+    return "\n".join(lines)
+
+
+def _range(quantiles: Sequence[float | None]) -> str:
+    low, middle, high = (f"{value:.0f}" for value in quantiles if value is not None)
+    return f"{low} to {high}, median {middle}"
+
+
+def _quantiles(values: NDArray[Any], percents: Sequence[int]) -> list[float | None]:
+    """Null where there are no values."""
+    if len(values) == 0:
+        return [None] * len(percents)
+    return [float(value) for value in np.percentile(values, percents)]
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(Request, stats, sys.argv[1:], str(__doc__)))

@@ -1,0 +1,126 @@
+"""The key=value arguments of the tools."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from segkit.errors import ConfigError, DataError
+from segkit.tools.arguments import key, parse, run_tool
+
+
+# ruff: noqa: RUF009
+@dataclass
+class Example:
+    root: str = key("a folder", name="data.root")
+    pattern: str | None = key("a pattern", None)
+    part: float = key("a part", 0.2, low=0)
+    count: int = key("a number", 3, low=1)
+    how: str = key("a way", "fast", choices=("fast", "slow"))
+    names: list[str] = key("some names", [])
+    more: Any = key("a mapping", None)
+    dry_run: bool = key("only tell", False)
+
+
+def test_values_have_their_types() -> None:
+    given = parse(
+        Example,
+        [
+            "data.root=my data/x=1",
+            r"pattern=^(.*)_\d+$",
+            "part=0.25",
+            "count=2",
+            "names=[a,no]",
+            "more={sky: [1,2,3]}",
+            "dry_run=true",
+        ],
+    )
+    assert given == Example(
+        "my data/x=1", r"^(.*)_\d+$", 0.25, 2, "fast", ["a", "no"], {"sky": [1, 2, 3]}, True
+    )
+
+
+def test_dashes_are_taken_as_well() -> None:
+    given = parse(Example, ["--data.root=x", "--dry-run", "--pattern=null"])
+    assert (given.root, given.dry_run, given.pattern) == ("x", True, None)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(
+            Example,
+            [
+                "dat.root=x",
+                "part=ten",
+                "part=-1",
+                "part=nan",
+                "count=1.5",
+                "how=quick",
+                "dry_run=1",
+                "names=a",
+                "names=[1]",
+                "more={",
+                "count",
+                "pattern=",
+            ],
+        )
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    assert lines[:9] == [
+        "unknown key dat.root; did you mean data.root?",
+        "part=ten: expected a number",
+        "part=-1: expected at least 0",
+        "part=nan: expected at least 0",
+        "count=1.5: expected a whole number",
+        "how=quick: expected fast, slow",
+        "dry_run=1: expected true or false",
+        "names=a: expected a list of texts, [a,b]",
+        "names=[1]: expected a list of texts, [a,b]",
+    ]
+    assert lines[9].startswith("more={: cannot be read")
+    assert lines[10:] == [
+        "count: expected key=value",
+        "pattern=: the value is empty",
+        "data.root is not set: a folder",
+    ]
+
+
+def test_an_unknown_key_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key zzz; there are data.root, pattern, part"):
+        parse(Example, ["zzz=1", "data.root=x"])
+
+
+def test_a_tool_ends_with_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(given: Example) -> None:
+        if given.root == "bad":
+            raise DataError("bad: is bad")
+        if given.root == "full":
+            raise OSError(28, "No space left on device", "x.png")
+        if given.root == "stop":
+            raise KeyboardInterrupt
+        print(given.root)
+
+    results = [
+        run_tool(Example, task, [f"data.root={root}"], "About.")
+        for root in ("good", "bad", "full", "stop")
+    ]
+    assert results == [0, 1, 1, 130]
+    captured = capsys.readouterr()
+    assert captured.out == "good\n"
+    assert captured.err == "error: bad: is bad\nerror: x.png: No space left on device\n"
+
+
+def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tool(Example, print, ["--help"], "About.") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "About.",
+        "",
+        "keys:",
+        "  data.root=... a folder",
+        "  pattern=... a pattern [null]",
+        "  part=... a part [0.2]",
+        "  count=... a number [3]",
+        "  how=... a way (fast, slow) [fast]",
+        "  names=... some names [none]",
+        "  more=... a mapping [null]",
+        "  dry_run=... only tell [false]",
+    ]

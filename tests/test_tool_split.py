@@ -1,0 +1,198 @@
+"""Parts that resemble each other, groups that stay together, lists that are not overwritten."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from voc_folder import SHARED, make_voc, needs_shared
+
+from segkit.data.check import check_disjoint
+from segkit.data.masks import write_mask
+from segkit.data.voc import VOCSegmentation, read_split
+from segkit.errors import ConfigError, DataError
+from segkit.tools.arguments import parse
+from segkit.tools.division import divide
+from segkit.tools.split import Request, find_groups, split
+
+
+def run(root: Path, *arguments: str) -> None:
+    split(parse(Request, [f"data.root={root}", *arguments]))
+
+
+def lists(root: Path) -> dict[str, list[str]]:
+    folder = root / "ImageSets/Segmentation"
+    return {path.stem: read_split(root, path.stem) for path in sorted(folder.glob("*.txt"))}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twenty pictures in four scenes; class 2 is in four of them, two of these in scene 0."""
+    ids = [f"scene{i // 5}_{i:02}" for i in range(20)]
+    root = make_voc(tmp_path / "voc", {"all": ids})
+    for number, name in enumerate(ids):
+        mask = np.zeros((8, 12), np.uint8)
+        mask[:4] = 1
+        mask[0, 0] = 255
+        if number in (0, 1, 7, 13):
+            mask[4:, :6] = 2
+        write_mask(root / "SegmentationClass" / f"{name}.png", mask)
+    return root
+
+
+def everyone(count: int) -> np.ndarray:
+    return np.arange(count)
+
+
+def test_two_rare_pictures_are_shared_out_by_hand() -> None:
+    # Class 1 is in pictures 0 and 3 only: each part must get one, and two pictures in all.
+    amounts = np.array([[5, 9], [5, 0], [5, 0], [5, 9]])
+    parts = divide(amounts, everyone(4), [0.5, 0.5], seed=0)
+    assert parts[0] != parts[3]
+    assert np.bincount(parts).tolist() == [2, 2]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    amounts=st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), min_size=5, max_size=20),
+    seed=st.integers(0, 3),
+)
+def test_sizes_are_the_rounded_ones(amounts: list[list[int]], seed: int) -> None:
+    count = len(amounts)
+    parts = divide(np.array(amounts), everyone(count), [0.7, 0.2, 0.1], seed)
+    sizes = np.bincount(parts, minlength=3)
+    assert sizes.sum() == count
+    assert (sizes >= 1).all()
+    assert (np.abs(sizes - count * np.array([0.7, 0.2, 0.1])) <= 1).all()
+    again = divide(np.array(amounts), everyone(count), [0.7, 0.2, 0.1], seed)
+    assert parts.tolist() == again.tolist()
+
+
+@settings(deadline=None, max_examples=40)
+@given(groups=st.lists(st.integers(0, 5), min_size=6, max_size=30))
+def test_groups_stay_together_and_no_part_is_empty(groups: list[int]) -> None:
+    numbers = np.unique(groups, return_inverse=True)[1]
+    if numbers.max() < 2:
+        return
+    parts = divide(np.ones((len(groups), 1), np.int64), numbers, [0.6, 0.2, 0.2], 0)
+    assert set(parts) == {0, 1, 2}
+    for number in set(numbers):
+        assert len(set(parts[numbers == number])) == 1
+
+
+def test_it_balances_better_than_chance() -> None:
+    rng = np.random.default_rng(0)
+    amounts = (rng.random((200, 5)) < 0.1) * rng.integers(1, 1000, (200, 5))
+
+    def imbalance(parts: np.ndarray) -> float:
+        share = amounts[parts == 1].sum(axis=0) / amounts.sum(axis=0)
+        return float(np.abs(share - 0.2).max())
+
+    balanced = imbalance(divide(amounts, everyone(200), [0.8, 0.2], 0))
+    by_chance = [imbalance(divide(amounts[:, :0], everyone(200), [0.8, 0.2], s)) for s in range(20)]
+    assert balanced < 0.02
+    assert balanced < min(by_chance)
+
+
+def test_train_val_and_test(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(root, "val=0.25", "test=0.25")
+    found = lists(root)
+    assert {name: len(ids) for name, ids in found.items()} == {
+        "all": 20,
+        "train": 10,
+        "val": 5,
+        "test": 5,
+    }
+    assert sorted(found["train"] + found["val"] + found["test"]) == found["all"]
+    rare = {"scene0_00", "scene0_01", "scene1_07", "scene2_13"}
+    assert [len(rare & {*found[name]}) for name in ("train", "val", "test")] == [2, 1, 1]
+    check_disjoint(VOCSegmentation(root, "train"), VOCSegmentation(root, "val"))
+    out = capsys.readouterr().out
+    assert "train: 10 pictures in 10 groups" in out
+    table = [line.split() for line in out.splitlines()]
+    assert [line[2] for line in table if line[:2] == ["2", "dog"]] == ["48"]  # two of 24 pixels
+
+
+def test_the_seed_decides(root: Path) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        run(root, f"seed={seed}", "force=true", "stratify=false")
+        found.append(lists(root)["val"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_groups_by_pattern(root: Path) -> None:
+    run(root, r"group=^(scene\d)_", "val=0.25")
+    found = lists(root)
+    assert len(found["val"]) == 5
+    assert len({name[:6] for name in found["val"]}) == 1
+    assert not {name[:6] for name in found["val"]} & {name[:6] for name in found["train"]}
+
+
+def test_groups_are_numbered() -> None:
+    assert find_groups(["b1", "a1", "b2"], "[ab]").tolist() == [1, 0, 1]
+    assert find_groups(["b1", "a1", "b2"], "^.(.)").tolist() == [0, 0, 1]
+    with pytest.raises(DataError, match=r"group=\^b: 1 ids do not match:\n  - a1"):
+        find_groups(["b1", "a1"], "^b")
+    with pytest.raises(ConfigError, match="no regular expression"):
+        find_groups(["a"], "(")
+
+
+def test_folds(root: Path) -> None:
+    run(root, "folds=4", "test=0.2")
+    found = lists(root)
+    assert len(found["test"]) == 4
+    vals = [found[f"fold_{k}_val"] for k in range(4)]
+    assert [len(ids) for ids in vals] == [4] * 4
+    assert sorted(sum(vals, found["test"])) == found["all"]
+    for k in range(4):
+        rest = {*found["all"]} - {*found["test"], *vals[k]}
+        assert {*found[f"fold_{k}_train"]} == rest
+
+
+def test_lists_are_not_overwritten(root: Path) -> None:
+    run(root, "--dry-run")
+    assert [*lists(root)] == ["all"]
+    run(root)
+    before = lists(root)
+    with pytest.raises(DataError, match="2 lists are there already; nothing was written"):
+        run(root, "seed=3")
+    assert lists(root) == before
+    run(root, "prefix=b_", "of=train", "val=0.5")
+    assert sorted(lists(root)["b_train"] + lists(root)["b_val"]) == sorted(before["train"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["val=0.5", "test=0.5"], "expected val \\+ test below 1"),
+        (["folds=1"], "2 or more folds"),
+        (["folds=21"], "20 groups cannot be divided into 21 parts"),
+        (["of=nothing"], "nothing.txt: no such file. Splits found"),
+    ],
+)
+def test_impossible_requests(root: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        run(root, *arguments)
+
+
+def test_bad_masks_are_named(root: Path) -> None:
+    (root / "SegmentationClass/scene0_00.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 20 cannot be used:\n.*scene0_00\.png: is empty"):
+        run(root)
+    with pytest.raises(DataError, match="has no SegmentationClass"):
+        run(root / "JPEGImages")
+
+
+@needs_shared
+def test_camvid_by_sequence(tmp_path: Path) -> None:
+    folder = tmp_path / "camvid"
+    (folder / "ImageSets").mkdir(parents=True)
+    for name in ("JPEGImages", "SegmentationClass", "labels.txt"):
+        (folder / name).symlink_to(SHARED / "camvid" / name)
+    run(folder, r"group=^([^_]+)_", "val=0.2")
+    found = lists(folder)
+    assert len(found["train"]) + len(found["val"]) == 701
+    sequences = [{name.partition("_")[0] for name in found[part]} for part in ("train", "val")]
+    assert not sequences[0] & sequences[1]
