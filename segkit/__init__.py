@@ -3,8 +3,14 @@
 Importing this package is quick and silent: torch and friends load with the modules that use them.
 """
 
+from __future__ import annotations
+
 import os
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segkit.predict.model import load_model as load_model
 
 __version__ = "0.1.0"
 
@@ -20,3 +26,12 @@ if sys.version_info >= (3, 14):
 # asks the network for a newer version at import, which hangs on machines without a route.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def __getattr__(name: str) -> Any:
+    """``segkit.load_model``, whose import takes seconds: only for those who ask for it."""
+    if name == "load_model":
+        from segkit.predict.model import load_model
+
+        return load_model
+    raise AttributeError(f"module 'segkit' has no attribute {name!r}")

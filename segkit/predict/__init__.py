@@ -1,0 +1,1 @@
+"""A trained model at work: what it looks at, its masks, and the files that are made of them."""

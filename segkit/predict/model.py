@@ -1,0 +1,181 @@
+"""A trained model for programs: pictures in, masks out."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from segkit.config.check import check_values
+from segkit.config.load import load_inference, read_checkpoints
+from segkit.config.schema import PredictConfig, TTAConfig, WindowConfig
+from segkit.data.decode import PathLike, Pixels, pixels_of, read_image
+from segkit.engine.inference import Inference
+from segkit.engine.precision import pick_device
+from segkit.errors import DataError
+
+Picture = PathLike | NDArray[np.uint8] | Image.Image
+Mask = NDArray[np.uint8] | NDArray[np.int64]
+Probabilities = NDArray[np.float32]
+Result = TypeVar("Result")
+
+
+def load_model(
+    checkpoint: PathLike | Sequence[PathLike],
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    weights: str = "auto",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    allow: Sequence[str] = (),
+) -> "SegmentationModel":
+    """A trained model, ready for pictures.
+
+    Args:
+        checkpoint: A .pt file or a run folder; several are an ensemble.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: Of the forward pass: auto, fp32, bf16 or fp16; None is what the run used.
+        weights: ``raw``, ``ema`` (the average), or ``auto``: those that the run validated.
+        scales: Sizes to look at, as factors; the mean of the probabilities counts.
+        flip: Look at the mirror image too.
+        window: Height and width of windows that slide over the picture; None takes it whole.
+        stride: From one window to the next; None is two thirds of ``window``.
+        allow: Your own modules that the checkpoint may name. Without them it can name segkit's
+            alone, so that a file from a stranger runs no code of theirs.
+
+    Raises:
+        CheckpointError: Damaged, or no checkpoint of segkit.
+        ConfigError: No such file, or an impossible setting.
+    """
+    paths = [checkpoint] if isinstance(checkpoint, str | os.PathLike) else checkpoint
+    cfg = OmegaConf.structured(
+        PredictConfig(
+            checkpoint=[str(Path(path).expanduser()) for path in paths],
+            source="",
+            device=device,
+            precision=precision,
+            weights=weights,
+            tta=TTAConfig(list(scales), flip),
+            window=WindowConfig(
+                None if window is None else list(window), None if stride is None else list(stride)
+            ),
+            allow=list(allow),
+        )
+    )
+    check_values(cfg, "predict")
+    return open_model(cfg)
+
+
+def open_model(cfg: DictConfig) -> "SegmentationModel":
+    """:func:`load_model` for a configuration of predict.py."""
+    checkpoints = read_checkpoints(cfg.checkpoint)
+    about = checkpoints[0].about
+    inference = load_inference(checkpoints, cfg, pick_device(cfg.device))
+    return SegmentationModel(inference, about.classes, np.asarray(about.palette, np.uint8))
+
+
+class SegmentationModel:
+    """What :func:`load_model` returns. Several threads may use one at the same time.
+
+    A picture is a path, an array uint8 (H, W, 3) RGB or (H, W) grey, or an image of Pillow; of any
+    size. The EXIF orientation is applied, as training does. A list of pictures gives a list; each
+    is computed alone, so that a result does not depend on its neighbours.
+
+    Args:
+        inference: What computes the scores.
+        classes: Names in index order.
+        palette: RGB of each class, uint8 (256, 3).
+    """
+
+    def __init__(self, inference: Inference, classes: Sequence[str], palette: Pixels) -> None:
+        self.inference = inference
+        self.classes = list(classes)
+        self.palette = palette
+
+    @overload
+    def predict(self, image: Picture) -> Mask: ...
+    @overload
+    def predict(self, image: list[Picture] | tuple[Picture, ...]) -> list[Mask]: ...
+    def predict(self, image: Picture | list[Picture] | tuple[Picture, ...]) -> Mask | list[Mask]:
+        """The most probable class of every pixel: uint8 (H, W), int64 with more than 256 classes.
+
+        Raises:
+            DataError: A file that cannot be read, or an array of another kind.
+        """
+        return _each(image, lambda one: self.compute(to_pixels(one))[0])
+
+    @overload
+    def probabilities(self, image: Picture) -> Probabilities: ...
+    @overload
+    def probabilities(self, image: list[Picture] | tuple[Picture, ...]) -> list[Probabilities]: ...
+    def probabilities(
+        self, image: Picture | list[Picture] | tuple[Picture, ...]
+    ) -> Probabilities | list[Probabilities]:
+        """Of every class at every pixel: float32 (C, H, W), which sum to 1 over the classes.
+
+        Raises:
+            DataError: As :meth:`predict`.
+        """
+
+        def one_picture(one: Picture) -> Probabilities:
+            probs = self.compute(to_pixels(one), with_probs=True)[1]
+            assert probs is not None
+            return probs
+
+        return _each(image, one_picture)
+
+    @torch.no_grad()
+    def compute(
+        self, pixels: Pixels, *, with_probs: bool = False
+    ) -> tuple[Mask, Probabilities | None]:
+        """Mask (H, W) and on request probabilities (C, H, W) of uint8 (H, W, 3).
+
+        On the device the scores of all classes exist only for the rows that are computed together.
+        """
+        height, width = pixels.shape[:2]
+        # Writable and in order, which torch.from_numpy asks for.
+        pixels = np.require(pixels, requirements=["C", "W"])
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.inference.precision.device)
+        num_classes = len(self.classes)
+        mask = np.empty((height, width), np.uint8 if num_classes <= 256 else np.int64)
+        probs = np.empty((num_classes, height, width), np.float32) if with_probs else None
+        for rows, scores in self.inference.bands(image):
+            mask[rows] = scores.max(1).indices[0].cpu().numpy()
+            if probs is not None:
+                probs[:, rows] = scores.softmax(1)[0].cpu().numpy()
+        return mask, probs
+
+
+def to_pixels(picture: Picture) -> Pixels:
+    """A picture of any kind as uint8 (H, W, 3) RGB.
+
+    Raises:
+        DataError: A file that cannot be read, or an array of another kind.
+    """
+    if isinstance(picture, Image.Image):
+        return pixels_of(picture, "the image")
+    if not isinstance(picture, np.ndarray):
+        return read_image(Path(picture).expanduser())
+    shape = picture.shape
+    if picture.dtype != np.uint8 or 0 in shape or not (picture.ndim == 2 or shape[2:] == (3,)):
+        raise DataError(
+            f"the image is an array of {picture.dtype} {shape}; expected uint8 (H, W, 3) in the "
+            "order red, green, blue (OpenCV: image[..., ::-1]), or grey (H, W)"
+        )
+    return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
+
+
+def _each(
+    image: Picture | list[Picture] | tuple[Picture, ...], work: Callable[[Picture], Result]
+) -> Result | list[Result]:
+    if isinstance(image, list | tuple):
+        return [work(one) for one in image]
+    return work(image)

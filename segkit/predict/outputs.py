@@ -1,0 +1,163 @@
+"""The files that are made of predicted masks, each whole or not there."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.config.explain import did_you_mean
+from segkit.data.decode import Pixels
+from segkit.data.masks import write_mask
+from segkit.engine.export import appearing
+from segkit.errors import ConfigError
+from segkit.predict.model import Mask, Probabilities
+from segkit.predict.video import write_video
+from segkit.report.pictures import color, write_picture
+
+FILMED = ("overlay", "color")  # what of a video is a video again; the rest are files per frame
+
+
+class Outputs:
+    """Writes what is asked for, each kind in a folder of its own that mirrors the sources'.
+
+    Args:
+        folder: For all files.
+        kinds: ``index``: palette PNG; ``overlay``: the picture under half-transparent colours;
+            ``color``: RGB PNG; ``cutout``: PNG that is transparent where the background is;
+            ``probs``: npz with ``probs`` float16 (C, H, W) and ``classes``. None is ``index`` of
+            pictures and ``overlay`` of videos.
+        classes: Names in index order.
+        palette: RGB of each class, uint8 (256, 3).
+        opacity: Of the colours in an overlay, 0 to 1.
+        background: Name of the class that an overlay leaves as it is and a cutout cuts away.
+
+    Raises:
+        ConfigError: For what cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Sequence[str] | None,
+        classes: Sequence[str],
+        palette: Pixels,
+        *,
+        opacity: float = 0.5,
+        background: str = "background",
+    ) -> None:
+        if not 0 <= opacity <= 1:
+            raise ConfigError(f"opacity={opacity}: expected a number from 0 to 1")
+        if kinds is not None and not kinds:
+            raise ConfigError("write=[]: nothing to write; give index, or leave it out")
+        if "cutout" in (kinds or ()) and background not in classes:
+            raise ConfigError(
+                f"write=cutout needs the class to cut away: background={background} is no class"
+                f"{did_you_mean(background, classes)}"
+            )
+        if len(classes) > 256 and "index" in (kinds or ["index"]):
+            raise ConfigError(
+                f"write=index: a palette PNG holds 256 classes, the model has {len(classes)}; "
+                "give write=[probs]"
+            )
+        self.folder, self.kinds, self.classes, self.palette = folder, kinds, classes, palette
+        self.opacity = opacity
+        self.background = classes.index(background) if background in classes else None
+
+    @property
+    def with_probs(self) -> bool:
+        return "probs" in (self.kinds or ())
+
+    def write(
+        self, name: str, pixels: Pixels, mask: Mask, probs: Probabilities | None, *kinds: str
+    ) -> None:
+        """The files of one picture; ``kinds`` other than those of the whole run."""
+        for kind in kinds or self.kinds or ("index",):
+            suffix = ".npz" if kind == "probs" else ".png"
+            with appearing(self.folder / kind / f"{name}{suffix}") as path:
+                if kind == "index":
+                    write_mask(path, mask, self.palette)
+                elif kind == "probs":
+                    assert probs is not None
+                    np.savez_compressed(
+                        path, probs=probs.astype(np.float16), classes=np.array(self.classes)
+                    )
+                else:
+                    write_picture(path, self.draw(kind, pixels, mask))
+
+    @contextmanager
+    def film(self, name: str, fps: float) -> Iterator[Callable[..., None]]:
+        """A function that takes the frames of a video like :meth:`write`, without the name.
+
+        It also takes how often a frame is to be shown. The videos appear at the end, and not if
+        anything is raised. What is no video becomes files ``<name>/<number>``.
+        """
+        kinds = list(self.kinds or ["overlay"])
+        frames = 0
+        with ExitStack() as stack:
+            videos = {}
+            for kind in kinds:
+                if kind in FILMED:
+                    path = stack.enter_context(appearing(self.folder / kind / f"{name}.mp4"))
+                    videos[kind] = stack.enter_context(write_video(path, fps))
+            others = [kind for kind in kinds if kind not in videos]
+
+            def write(
+                pixels: Pixels, mask: Mask, probs: Probabilities | None, times: int = 1
+            ) -> None:
+                nonlocal frames
+                frames += 1
+                for kind, add in videos.items():
+                    drawn = self.draw(kind, pixels, mask)
+                    for _ in range(times):
+                        add(drawn)
+                if others:
+                    self.write(f"{name}/{frames:06d}", pixels, mask, probs, *others)
+
+            yield write
+
+    def draw(self, kind: str, pixels: Pixels, mask: Mask) -> Pixels:
+        """A picture uint8 (H, W, 3), or with alpha (H, W, 4) for a cutout."""
+        if kind == "cutout":
+            alpha = np.where(mask == self.background, 0, 255).astype(np.uint8)
+            return np.dstack([pixels, alpha])
+        colors = color(mask, self.palette)
+        if kind == "color":
+            return colors
+        mixed = (1 - self.opacity) * pixels + self.opacity * colors
+        drawn = np.rint(mixed).astype(np.uint8)
+        if self.background is not None:
+            drawn = np.where((mask == self.background)[..., None], pixels, drawn)
+        return drawn
+
+
+class Areas(AbstractContextManager["Areas"]):
+    """``areas.csv``: how many pixels, and what percentage, each class has in each picture.
+
+    One row per picture, or per frame of a video. The file appears at the end, and if the end comes
+    early it holds what was counted until then.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        self.path, self.classes = path, classes
+
+    def __enter__(self) -> "Areas":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(f".{self.path.name}.tmp")
+        self._file: IO[str] = self._temporary.open("w", newline="", encoding="utf-8")
+        self._rows = csv.writer(self._file)
+        columns = [f"{name} {unit}" for name in self.classes for unit in ("pixels", "percent")]
+        self._rows.writerow(["source", "frame", "pixels", *columns])
+        return self
+
+    def add(self, source: str, mask: NDArray[Any], frame: int | None = None) -> None:
+        counts = np.bincount(mask.ravel(), minlength=len(self.classes)).tolist()
+        cells = [cell for n in counts for cell in (n, f"{100 * n / mask.size:.4f}")]
+        self._rows.writerow([source, "" if frame is None else frame, mask.size, *cells])
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._temporary.replace(self.path)

@@ -1,0 +1,118 @@
+"""What a person means by ``source``: pictures, videos or a camera, and the names of their results.
+
+The suffix decides only where a folder is searched; a file that is named is taken as it is.
+"""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from segkit.errors import ConfigError
+
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to look at.
+
+    Attributes:
+        path: A file, or the number of a camera.
+        name: Of its results, without suffix, relative to the output folder.
+    """
+
+    path: Path | int
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        return isinstance(self.path, int) or self.path.suffix.lower() in VIDEOS
+
+
+def find_sources(source: str, out_dir: Path) -> list[Source]:
+    """Everything that ``source`` stands for, in the order of the names.
+
+    Args:
+        source: A file, a folder (with all folders in it), a glob pattern with ``*``, ``?`` or
+            ``**``, or the number of a camera. A file of that name comes first.
+        out_dir: Where the results go; results of an earlier run in there are no sources.
+
+    Raises:
+        ConfigError: There is nothing, or ``out_dir`` is where the pictures are.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if source.isdecimal():
+            return [Source(int(source), f"camera-{int(source)}")]
+        home, files = matches(path)
+    elif path.is_dir():
+        if path.resolve() == out_dir.resolve():
+            raise ConfigError(
+                f"out_dir={out_dir}: the folder of the pictures; give another, for the results"
+            )
+        home, files = path, list(walk(path, out_dir))
+    else:
+        home, files = path.parent, [path]
+    if not files:
+        known = " ".join(sorted(suffix[1:] for suffix in PICTURES | VIDEOS))
+        raise ConfigError(
+            f"source={source}: no picture and no video in this folder ({known})"
+            if path.is_dir()
+            else f"source={source}: no such file or folder, and no pattern of any; relative paths "
+            f"start at {Path.cwd()}"
+        )
+    return name_results(files, home)
+
+
+def matches(pattern: Path) -> tuple[Path, list[Path]]:
+    """The folder below which a glob pattern varies, and the files that match it."""
+    fixed = Path()
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed /= part
+    # Not Path.glob, which takes hidden files too, and folders alone for a `**` at the end.
+    found = (Path(name) for name in glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+    return fixed, sorted({path for path in found if path.is_file()})
+
+
+def walk(folder: Path, out_dir: Path) -> Iterator[Path]:
+    """Pictures and videos in a folder and below it, but for hidden ones and those in ``out_dir``.
+
+    Hidden ones are left out since some systems put a file of theirs, ``._a.jpg``, beside each.
+    """
+    skipped = out_dir.resolve()
+    for home, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (Path(home) / name).resolve() != skipped
+        )
+        for name in sorted(names):
+            if Path(name).suffix.lower() in PICTURES | VIDEOS and not name.startswith("."):
+                yield Path(home) / name
+
+
+def name_results(files: Sequence[Path], home: Path) -> list[Source]:
+    """The files with the names of their results: without suffix where that is unique.
+
+    Of ``a.jpg`` and ``a.png`` in one folder, both keep it: ``a.jpg`` and ``a.png`` become
+    ``a.jpg.png`` and ``a.png.png``, say. Capitals count as equal, since some disks take them so.
+    """
+    full = [file.relative_to(home).as_posix() for file in files]
+    names = [file.relative_to(home).with_suffix("").as_posix() for file in files]
+    # Taken as well: the frames of clip.mp4 go to clip/, where the results of clip/1.jpg go.
+    folders = {str(parent).casefold() for name in full for parent in PurePosixPath(name).parents}
+    while True:
+        counts = Counter([*folders, *(name.casefold() for name in names)])
+        longer = [
+            whole if counts[name.casefold()] > 1 else name
+            for name, whole in zip(names, full, strict=True)
+        ]
+        if longer == names:
+            return [Source(file, name) for file, name in zip(files, names, strict=True)]
+        names = longer

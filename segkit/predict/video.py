@@ -1,0 +1,140 @@
+"""Videos and cameras: frames in, frames out. The only file that decodes or encodes them."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# FFmpeg's own lines on a damaged file would stand between ours, which name the file.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2
+import numpy as np
+from cv2.utils import logging as cv2_logging
+
+from segkit.data.decode import Pixels
+from segkit.errors import DataError
+
+USUAL_FPS = 25.0  # for a camera or file that does not say its own
+
+
+class Video:
+    """A video file or a camera that is open.
+
+    Attributes:
+        path: The file, or the number of the camera.
+        fps: Frames per second.
+        count: How many frames the file says that it has; None if it does not, or is a camera.
+
+    Raises:
+        DataError: No such camera, or no video.
+    """
+
+    def __init__(self, path: Path | int) -> None:
+        self.path = path
+        if isinstance(path, Path) and not path.is_file():
+            raise DataError(f"{path}: no such file")
+        with _quiet():
+            self._capture = cv2.VideoCapture(path if isinstance(path, int) else str(path))
+        if not self._capture.isOpened():
+            if isinstance(path, int):
+                raise DataError(f"camera {path}: cannot be opened; is it there, and free?")
+            empty = path.stat().st_size == 0
+            found = "is empty (0 bytes)" if empty else "cannot be opened as a video"
+            raise DataError(f"{path}: {found}. Copy or convert the file again")
+        fps, count = (self._capture.get(p) for p in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+        self.fps = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else USUAL_FPS
+        known = isinstance(path, Path) and math.isfinite(count) and count > 0
+        self.count = int(count) if known else None
+
+    def frames(self, limit: int | None = None) -> Iterator[Pixels]:
+        """The frames, uint8 (H, W, 3) RGB, at most ``limit`` of them.
+
+        Raises:
+            DataError: There is none.
+        """
+        found = 0
+        while limit is None or found < limit:
+            ok, frame = self._capture.read()
+            if not ok:
+                break
+            found += 1
+            yield np.ascontiguousarray(frame[..., ::-1])
+        name = f"camera {self.path}" if isinstance(self.path, int) else str(self.path)
+        if found == 0:
+            raise DataError(f"{name}: holds no frame that can be decoded")
+
+    def missing(self, found: int) -> bool:
+        """Whether ``found`` frames are fewer than the file's head can have meant.
+
+        Some formats only estimate their number, from the duration.
+        """
+        return self.count is not None and found < 0.99 * self.count - 1
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+@contextmanager
+def open_video(path: Path | int) -> Iterator[Video]:
+    """A :class:`Video` that is closed at the end."""
+    video = Video(path)
+    try:
+        yield video
+    finally:
+        video.close()
+
+
+@contextmanager
+def write_video(path: Path, fps: float) -> Iterator[Callable[[Pixels], None]]:
+    """A function that appends a frame, uint8 (H, W, 3) RGB, to an MP4 file at ``path``.
+
+    The codec takes even sizes only: where a side is odd, its last row or column is repeated.
+
+    Raises:
+        DataError: The file cannot be written, or holds fewer frames than were given.
+    """
+    writer: cv2.VideoWriter | None = None
+    count = 0
+
+    def write(frame: Pixels) -> None:
+        nonlocal writer, count
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            height, width = frame.shape[:2]
+        if writer is None:
+            with _quiet():
+                code = cv2.VideoWriter.fourcc(*"mp4v")
+                writer = cv2.VideoWriter(str(path), code, fps, (width, height))
+            if not writer.isOpened():
+                raise DataError(f"{path.parent}: no video can be written there")
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        count += 1
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.release()
+    # OpenCV does not tell of a full disk.
+    with _quiet():
+        written = cv2.VideoCapture(str(path))
+        found = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+    if found != count:
+        raise DataError(
+            f"{path.parent}: of {count} frames {found} could be written; is the disk full?"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without OpenCV's own lines; what they say is in ours."""
+    before = cv2_logging.getLogLevel()
+    cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2_logging.setLogLevel(before)
