@@ -1,0 +1,231 @@
+"""What a report needs of each image, collected while the images go by."""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.metrics.confusion import ratio
+from segkit.report.html.object_sizes import ObjectSizes
+from segkit.report.html.thumbnails import Thumbnail, thumbnail
+from segkit.report.pictures import Picture
+from segkit.report.suspicious import Box, Probabilities, Region, SuspiciousLabels
+
+Labels = NDArray[np.integer[Any]]
+
+CROP_SIDE = 256  # of the pictures of suspicious regions
+SPARE = 4  # times as many of them as are shown: the thresholds are known at the end
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image: its scores and its pictures.
+
+    Attributes:
+        name: Of the image.
+        miou: Of this image alone; None if nothing of it counts.
+        accuracy: Share of its pixels that are right.
+        iou: Class id and IoU of each class in the target or the prediction.
+        lost: Class id and wrong pixels (missed or made up) of each class in the target.
+        picture: Its layers.
+        groups: Why it is shown: a group's name and the place in it, from 1.
+    """
+
+    name: str
+    miou: float | None
+    accuracy: float | None
+    iou: dict[int, float]
+    lost: dict[int, int]
+    picture: Thumbnail
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A suspicious region and its surroundings, which begin at ``top`` and ``left``."""
+
+    region: Region
+    window: Box
+    picture: Thumbnail
+
+
+class Findings:
+    """The worst and the best images, objects by size, and suspicious labels of a split.
+
+    Memory does not grow with the split: pictures are kept of those images only that may be shown.
+
+    Args:
+        num_classes: Number of classes C.
+        ignore_index: Target value of the pixels that are not counted.
+        palette: RGB of each mask value, uint8 (256, 3).
+        max_images: How many images are shown, and how many suspicious regions at most.
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int, palette: Picture, max_images: int = 24
+    ) -> None:
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.palette, self.max_images = palette, max_images
+        self.sizes = ObjectSizes(num_classes, ignore_index)
+        self.suspicious = SuspiciousLabels(num_classes, ignore_index)
+        self.crops: list[Crop] = []
+        self.worst: list[Card] = []
+        self.best: list[Card] = []
+        self.worst_of: dict[int, Card] = {}
+
+    def update(
+        self,
+        name: str,
+        image: Picture,
+        target: Labels,
+        pred: Labels,
+        confidence: Probabilities | None = None,
+        label_confidence: Probabilities | None = None,
+    ) -> None:
+        """Look at one image.
+
+        Args:
+            name: Of the image.
+            image: uint8 (H, W, 3).
+            target: Class ids or ``ignore_index``, integer (H, W).
+            pred: Class ids, integer (H, W).
+            confidence: Probability of ``pred``, float32 (H, W); without it no label is doubted.
+            label_confidence: Probability of ``target``, float32 (H, W).
+        """
+        self.sizes.update(target, pred)
+        card = self._card(name, image, target, pred)
+        if card is not None:
+            self._add(card)
+        if confidence is None or label_confidence is None:
+            return
+        regions = self.suspicious.update(name, target, pred, confidence, label_confidence)
+        wanted = regions[: self._num_crops]
+        if self.crops and len(self.crops) == self._num_crops:
+            wanted = [region for region in wanted if region.rank < self.crops[-1].region.rank]
+        self._add_crops(self._crop(region, image, target, pred) for region in wanted)
+
+    def merge(self, other: "Findings") -> None:
+        """Add what another process found."""
+        self.sizes.merge(other.sizes)
+        self.suspicious.merge(other.suspicious)
+        self._add_crops(other.crops)
+        cards = (*other.worst, *other.best, *other.worst_of.values())
+        for card in {card.name: card for card in cards}.values():
+            self._add(card)
+
+    def cards(self, class_iou: list[float | None]) -> list[Card]:
+        """At most ``max_images``, each once, worst first.
+
+        Half of the places go to the worst images and a quarter to the best. The rest shows, for the
+        classes with the lowest IoU first, the image in which the class loses most pixels.
+        """
+        groups: dict[str, dict[str, int]] = {}
+        chosen: dict[str, Card] = {}
+
+        def show(cards: Iterable[Card], group: str) -> None:
+            for card in cards:
+                chosen[card.name] = card
+                mine = groups.setdefault(card.name, {})
+                mine[group] = 1 + sum(group in places for places in groups.values())
+
+        # Of few images half are the worst: len(self.worst) is their number then.
+        show(self.worst[: (min(self.max_images, len(self.worst)) + 1) // 2], "worst")
+        best = [card for card in self.best if card.name not in chosen]
+        show(best[: self.max_images // 4], "best")
+        order = sorted(self.worst_of, key=lambda c: (1.0 if (v := class_iou[c]) is None else v, c))
+        for class_id in order:
+            card = self.worst_of[class_id]
+            if card.name in chosen or len(chosen) < self.max_images:
+                show([card], f"class-{class_id}")
+        show(
+            [c for c in self.worst if c.name not in chosen][: self.max_images - len(chosen)],
+            "worst",
+        )
+        cards = [replace(card, groups=tuple(groups[card.name].items())) for card in chosen.values()]
+        return sorted(cards, key=_worst)
+
+    def doubted(self) -> list[Crop]:
+        """At most ``max_images`` regions whose labels are most probably wrong, worst first."""
+        doubted = set(self.suspicious.regions())
+        return [crop for crop in self.crops if crop.region in doubted][: self.max_images]
+
+    @property
+    def _num_crops(self) -> int:
+        return SPARE * self.max_images
+
+    def _card(self, name: str, image: Picture, target: Labels, pred: Labels) -> Card | None:
+        """None if there is no place for it anywhere, so that no picture has to be made."""
+        valid = target != self.ignore_index
+        hits, support, predicted = (
+            np.bincount(ids, minlength=self.num_classes)
+            for ids in (target[valid & (pred == target)], target[valid], pred[valid])
+        )
+        union = support + predicted - hits
+        iou = {int(c): float(hits[c] / union[c]) for c in np.flatnonzero(union)}
+        lost = {int(c): int(union[c] - hits[c]) for c in np.flatnonzero(support)}
+        card = Card(
+            name,
+            sum(iou.values()) / len(iou) if iou else None,
+            ratio(int(hits.sum()), int(support.sum())),
+            iou,
+            lost,
+            NO_PICTURE,
+        )
+        if card.miou is None or not self.max_images or not self._has_place(card):
+            return None
+        picture = thumbnail(image, target, pred, self.palette, self.ignore_index)
+        return replace(card, picture=picture)
+
+    def _has_place(self, card: Card) -> bool:
+        return (
+            len(self.worst) < self.max_images
+            or _worst(card) < _worst(self.worst[-1])
+            or _best(card) < _best(self.best[-1])
+            or any(_loses(card, c) < _loses(self.worst_of.get(c), c) for c in card.lost)
+        )
+
+    def _add(self, card: Card) -> None:
+        self.worst = heapq.nsmallest(self.max_images, [*self.worst, card], key=_worst)
+        self.best = heapq.nsmallest(self.max_images, [*self.best, card], key=_best)
+        for class_id in card.lost:
+            if _loses(card, class_id) < _loses(self.worst_of.get(class_id), class_id):
+                self.worst_of[class_id] = card
+
+    def _add_crops(self, crops: Iterable[Crop]) -> None:
+        self.crops = heapq.nsmallest(
+            self._num_crops, [*self.crops, *crops], key=lambda crop: crop.region.rank
+        )
+
+    def _crop(self, region: Region, image: Picture, target: Labels, pred: Labels) -> Crop:
+        """The region with half its size around it, and at least 32 pixels."""
+        box = region.box
+        margin = max(32, (box.bottom - box.top) // 2, (box.right - box.left) // 2)
+        window = Box(
+            max(box.top - margin, 0),
+            max(box.left - margin, 0),
+            min(box.bottom + margin, target.shape[0]),
+            min(box.right + margin, target.shape[1]),
+        )
+        part = slice(window.top, window.bottom), slice(window.left, window.right)
+        picture = thumbnail(
+            image[part], target[part], pred[part], self.palette, self.ignore_index, CROP_SIDE
+        )
+        return Crop(region, window, picture)
+
+
+NO_PICTURE = Thumbnail(0, 0, b"", b"", b"", b"")
+
+
+def _worst(card: Card) -> tuple[float, str]:
+    return (card.miou or 0.0, card.name)
+
+
+def _best(card: Card) -> tuple[float, str]:
+    return (-(card.miou or 0.0), card.name)
+
+
+def _loses(card: Card | None, class_id: int) -> tuple[int, str]:
+    return (1, "") if card is None else (-card.lost[class_id], card.name)

@@ -1,0 +1,189 @@
+"""The page: everything that is known of an evaluation, in one file."""
+
+import json
+import platform
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from importlib import metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkit.errors import ConfigError
+from segkit.report.html import plots
+from segkit.report.html.findings import Findings
+from segkit.report.html.thumbnails import ERROR_COLORS, LAYERS
+from segkit.report.pictures import Picture
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+HERE = Path(__file__).parent
+LIBRARIES = ("segkit", "torch", "torchvision", "numpy", "albumentations", "pillow")
+MANY_CLASSES = 40  # from here on the confusion matrix shows shades without numbers
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a page is made of.
+
+    Attributes:
+        result: What ``metrics.json`` holds. Needed are ``classes`` and a :class:`Scores`' entries;
+            ``bootstrap``, ``boundary`` and ``calibration`` are shown where they are.
+        matrix: Pixels by true class (rows) and predicted class.
+        palette: RGB of each mask value, uint8 (256, 3).
+        findings: Of all images.
+        history: Lines of the run's ``metrics.jsonl``, if there is one.
+        config: The run's configuration as YAML, or nothing.
+    """
+
+    result: Mapping[str, Any]
+    matrix: Sequence[Sequence[int]]
+    palette: Picture
+    findings: Findings
+    history: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    config: str = ""
+
+
+def check_libraries() -> None:
+    """Raise a ConfigError if a library that a report needs is missing: better before the work."""
+    missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"report=true needs {' and '.join(missing)}, not installed here; "
+            'python -m pip install "segkit[report]" brings it'
+        )
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Lines of ``metrics.jsonl``; none if there is no such file. A torn last line is left out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+    return [line for line in lines if isinstance(line, dict) and "epoch" in line]
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the page.
+
+    Raises:
+        ConfigError: A library is missing.
+    """
+    check_libraries()
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,  # names of classes and images are the user's, and may hold anything
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "number": "{:,}".format}
+    path.write_text(environment.get_template("page.html").render(content(data)), encoding="utf-8")
+
+
+def content(data: ReportData) -> dict[str, Any]:
+    """What the template needs, by name."""
+    from markupsafe import Markup
+
+    result, findings = data.result, data.findings
+    classes = result["classes"]
+    script = (HERE / "script.js").read_text(encoding="utf-8")
+    total = max(sum(result["support"]), 1)
+    return {
+        "result": result,
+        "classes": classes,
+        "colors": [
+            "#{:02x}{:02x}{:02x}".format(*data.palette[min(c, 253)]) for c in range(len(classes))
+        ],
+        "error_colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in ERROR_COLORS],
+        "rows": class_rows(result, total),
+        "matrix": data.matrix,
+        "shares": [[n / max(sum(row), 1) for n in row] for row in data.matrix],
+        "dense": len(classes) > MANY_CLASSES,
+        "cards": findings.cards(result["iou"]),
+        "layers": LAYERS,
+        "crops": findings.doubted(),
+        "doubted_images": findings.suspicious.images()[: findings.max_images],
+        "num_doubted": len(findings.suspicious.regions()),
+        "thresholds": findings.suspicious.thresholds(),
+        "sizes": findings.sizes.bins(),
+        "size_rows": [
+            (name, bins)
+            for name, bins in ((n, findings.sizes.bins(c)) for c, n in enumerate(classes))
+            if any(one.objects for one in bins)
+        ],
+        "figures": figures(data),
+        "config": data.config,
+        "versions": versions(),
+        "written": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "style": Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        # The one script that may run, whatever else should find its way into the page.
+        "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
+    }
+
+
+def class_rows(result: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
+    """One row of the table for each class."""
+    intervals = (result.get("bootstrap") or {}).get("iou")
+    borders = (result.get("boundary") or {}).get("iou")
+    return [
+        {
+            "name": name,
+            "iou": result["iou"][c],
+            "interval": intervals[c] if intervals else None,
+            "precision": result["precision"][c],
+            "recall": result["recall"][c],
+            "f1": result["f1"][c],
+            "boundary": borders[c] if borders else None,
+            "pixels": result["support"][c],
+            "share": result["support"][c] / total,
+        }
+        for c, name in enumerate(result["classes"])
+    ]
+
+
+def figures(data: ReportData) -> dict[str, "Markup"]:
+    """The plots for which there are numbers."""
+    from markupsafe import Markup
+
+    result, lines = data.result, data.history
+    drawn = {
+        "frequency": plots.frequency(result["classes"], result["support"], result["iou"]),
+        "sizes": plots.sizes(data.findings.sizes.bins()),
+    }
+    if result.get("calibration"):
+        drawn["calibration"] = plots.calibration(result["calibration"]["bins"])
+    logged = {key for line in lines for key in line}
+    for name, keys, unit in (
+        ("losses", sorted(key for key in logged if key.partition("/")[2].startswith("loss")), ""),
+        ("scores", sorted(logged & {"val/miou", "val/pixel_accuracy", "val/mean_f1"}), "%"),
+        ("lr", sorted(logged & {"lr"}), ""),
+    ):
+        if keys:
+            drawn[name] = plots.history(lines, keys, name, unit)
+    return {name: Markup(svg) for name, svg in drawn.items()}
+
+
+def versions() -> dict[str, str]:
+    """Of what made the page."""
+    found = {"python": platform.python_version(), "system": platform.platform(terse=True)}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as text; a dash where it is not defined."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"

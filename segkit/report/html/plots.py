@@ -1,0 +1,204 @@
+"""Curves as SVG that takes its colours from the page around it, in light and in dark."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from segkit.report.html.object_sizes import SizeBin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Text
+
+# Stand-ins that the style sheet replaces, so that ink follows the page; the lines' colours are
+# those of Okabe and Ito, which the colour-blind can tell apart on white and on black.
+INK, FAINT, ACCENT = "#010203", "#040506", "#070809"
+COLORS = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", "--", "-.", ":")
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
+    "svg.hashsalt": "segkit",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.35,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def _axes(drawn: list[str], name: str, text: str, width: float = 6.4) -> Iterator["Axes"]:
+    """Axes to draw on; their SVG is appended to ``drawn``.
+
+    Args:
+        drawn: Where the picture goes.
+        name: Word that makes the ids in it differ from those of other pictures on the page.
+        text: What it shows, for those who do not see it.
+        width: In inches of 72 units.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # The browser has the letters of all the world even if matplotlib's own font has not.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure = Figure(figsize=(width, 3.6), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        yield axes
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    drawn.append(_inline(file.getvalue(), name, text))
+
+
+def _inline(svg: str, name: str, text: str) -> str:
+    """The picture as a part of a page: no prologue, ids of its own, the page's colours."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", svg)
+    for color, variable in ((INK, "ink"), (FAINT, "line"), (ACCENT, "accent")):
+        svg = svg.replace(color, f"var(--{variable})")
+    label = text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    opening, rest = svg.split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the style sheet sets them
+    return f'{opening} role="img" aria-label="{label}">{rest}'
+
+
+def frequency(classes: Sequence[str], support: Sequence[int], iou: Sequence[float | None]) -> str:
+    """IoU of each class against its share of the target's pixels."""
+    total = max(sum(support), 1)
+    points = [
+        (name, 100 * n / total, 100 * score)
+        for name, n, score in zip(classes, support, iou, strict=True)
+        if n and score is not None
+    ]
+    from matplotlib.ticker import LogLocator
+
+    drawn: list[str] = []
+    with _axes(drawn, "frequency", "IoU of each class against how frequent it is") as axes:
+        axes.set(xscale="log", ylim=(-3, 103), ylabel="IoU, %", xlabel="share of the pixels, %")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.plot([p[1] for p in points], [p[2] for p in points], "o", color=COLORS[0])
+        axes.margins(x=0.12)
+        _name_points(axes, points)
+    return drawn[0]
+
+
+def _name_points(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Write names beside points, lowest first, where they cover no other name and no point."""
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    spots = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in spots]
+    for name, x, y in sorted(points, key=lambda point: point[2]):
+        for dx, dy, across in ((6, -3, "left"), (-6, -3, "right"), (0, 7, "center")):
+            text: Text = axes.annotate(
+                name if len(name) <= 24 else f"{name[:21]}...",
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=across,
+                fontsize=9,
+                parse_math=False,
+            )
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = figure.bbox.x0 < box.x0 and box.x1 < figure.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def sizes(bins: Sequence[SizeBin]) -> str:
+    """Share of the objects that are found, and of their pixels, by size."""
+    drawn: list[str] = []
+    with _axes(drawn, "sizes", "objects found and their recall against their size") as axes:
+        axes.set(ylim=(-3, 108), ylabel="%", xlabel="side of the object, pixels")
+        for number, (key, text) in enumerate(
+            (("found", "objects found (half of it)"), ("recall", "their pixels (recall)"))
+        ):
+            values = [getattr(one, key) for one in bins]
+            axes.plot(
+                [i for i, value in enumerate(values) if value is not None],
+                [100 * value for value in values if value is not None],
+                "os"[number] + DASHES[number],
+                color=COLORS[number],
+                label=text,
+            )
+        axes.set_xticks(range(len(bins)), [f"{b.text}\n({b.objects:,})" for b in bins], fontsize=8)
+        axes.legend(loc="lower right")
+    return drawn[0]
+
+
+def calibration(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Share of right pixels against the mean confidence, and how many pixels are how sure."""
+    used = [one for one in bins if one["pixels"]]
+    total = sum(one["pixels"] for one in used)
+    drawn: list[str] = []
+    with _axes(drawn, "calibration", "accuracy against confidence") as axes:
+        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="%")
+        axes.bar(
+            [100 * one["low"] for one in used],
+            [100 * one["pixels"] / total for one in used],
+            [100 * (one["high"] - one["low"]) for one in used],
+            align="edge",
+            color=FAINT,
+            alpha=0.4,
+            label="share of the pixels",
+        )
+        axes.plot([0, 100], [0, 100], ":", color=INK, label="as sure as right")
+        x, y = ([100 * one[key] for one in used] for key in ("confidence", "accuracy"))
+        axes.plot(x, y, "o-", color=COLORS[0], label="pixels that are right")
+        axes.legend(loc="upper left")
+    return drawn[0]
+
+
+def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, unit: str) -> str:
+    """Logged values against the epoch.
+
+    Args:
+        lines: Of ``metrics.jsonl``, each with ``epoch``.
+        keys: Which values; percent if ``unit`` is ``%``.
+        name: Of the picture.
+        unit: Beside the axis.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    factor = 100 if unit == "%" else 1
+    drawn: list[str] = []
+    with _axes(drawn, name, f"{', '.join(keys)} against the epoch") as axes:
+        axes.set(xlabel="epoch", ylabel=unit)
+        for number, key in enumerate(keys):
+            points = [(one["epoch"], one[key]) for one in lines if one.get(key) is not None]
+            axes.plot(
+                [epoch for epoch, _ in points],
+                [factor * value for _, value in points],
+                DASHES[number // len(COLORS) % len(DASHES)],
+                marker="." if len(points) < 60 else "",
+                color=COLORS[number % len(COLORS)],
+                label=f"\u200b{key}",  # a name that starts with _ would be left out
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for text in axes.legend(fontsize=9).get_texts():
+            text.set_parse_math(False)
+    return drawn[0]

@@ -1,0 +1,103 @@
+"""Pictures small enough to be part of a page."""
+
+import io
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segkit.report.pictures import Picture
+
+Labels = NDArray[np.integer[Any]]
+
+SIDES = (512, 384, 256, 128)  # longest side, smaller until the bytes are few enough
+MAX_BYTES = 192 * 1024  # of the layers of one image together
+STRIPES = (254, 255)  # palette entries of what is ignored; classes above share entry 253
+ERROR_COLORS = ((222, 226, 230), (213, 94, 0))  # right; wrong, seen by the colour-blind too
+LAYERS = ("image", "target", "prediction", "errors")
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An image, its target, its prediction and where they differ, each a file in memory."""
+
+    width: int
+    height: int
+    image: bytes  # JPEG
+    target: bytes  # PNGs with a palette
+    prediction: bytes
+    errors: bytes
+
+    @property
+    def size(self) -> int:
+        return sum(len(getattr(self, layer)) for layer in LAYERS)
+
+    def url(self, layer: str) -> str:
+        """One of ``LAYERS`` as the page holds it."""
+        kind = "jpeg" if layer == "image" else "png"
+        return f"data:image/{kind};base64,{b64encode(getattr(self, layer)).decode()}"
+
+
+def thumbnail(
+    image: Picture,
+    target: Labels,
+    pred: Labels,
+    palette: Picture,
+    ignore_index: int,
+    side: int = SIDES[0],
+) -> Thumbnail:
+    """The layers of one image, never larger than ``side`` and ``MAX_BYTES``.
+
+    Args:
+        image: uint8 (H, W, 3).
+        target: Class ids or ``ignore_index``, integer (H, W); hatched where ignored.
+        pred: Class ids, integer (H, W).
+        palette: RGB of each mask value, uint8 (256, 3).
+        ignore_index: Target value without a label.
+        side: Of the longer side, in pixels.
+    """
+    for limit in (side, *(smaller for smaller in SIDES if smaller < side)):
+        made = _layers(image, target, pred, palette, ignore_index, limit)
+        if made.size <= MAX_BYTES:
+            break
+    return made
+
+
+def _layers(
+    image: Picture, target: Labels, pred: Labels, palette: Picture, ignore_index: int, side: int
+) -> Thumbnail:
+    height, width = target.shape
+    scale = min(side / max(height, width), 1.0)
+    new = max(round(height * scale), 1), max(round(width * scale), 1)
+    small = Image.fromarray(image).resize((new[1], new[0]), Image.Resampling.BOX)
+    rows, columns = (
+        ((np.arange(n) + 0.5) * old // n).astype(int)
+        for n, old in zip(new, (height, width), strict=True)
+    )
+    target, pred = (mask[rows[:, None], columns] for mask in (target, pred))
+    ignored = target == ignore_index
+    stripes = np.array(STRIPES)[np.indices(new).sum(0) // 4 % 2]
+    jpeg = io.BytesIO()
+    small.save(jpeg, "JPEG", quality=80)
+    return Thumbnail(
+        width=new[1],
+        height=new[0],
+        image=jpeg.getvalue(),
+        target=_png(np.where(ignored, stripes, np.minimum(target, 253)), palette[:254]),
+        prediction=_png(np.minimum(pred, 253), palette[:254]),
+        errors=_png(np.where(ignored, stripes, pred != target), np.array(ERROR_COLORS, np.uint8)),
+    )
+
+
+def _png(codes: Labels, colors: Picture) -> bytes:
+    picture = Image.fromarray(codes.astype(np.uint8))
+    entries = np.zeros((256, 3), np.uint8)
+    entries[: len(colors)] = colors
+    entries[list(STRIPES)] = [[90] * 3, [160] * 3]
+    picture.putpalette(entries.tobytes())
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
