@@ -64,6 +64,13 @@ def call(script: str, *arguments: str, cwd: Path) -> Result:
     return Result(status, out.getvalue(), err.getvalue())
 
 
+def quick_call(*arguments: str, cwd: Path) -> Result:
+    """``call("train.py", ...)`` without the early look at the command line, a second one there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.config.check_command_line", lambda name: None)
+        return call("train.py", *arguments, cwd=cwd)
+
+
 def spawn(
     script: str, *arguments: str, cwd: Path, limit: float = 120, **environment: str
 ) -> Result:

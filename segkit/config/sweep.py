@@ -64,7 +64,7 @@ def missing_plugin(error: Exception) -> str | None:
     return None
 
 
-class CheckJobs(Callback):  # type: ignore[misc]
+class CheckJobs(Callback):
     """Has Hydra check the jobs of a sweep in this process, whoever is to run them later.
 
     Of a sweeper that chooses values as it goes only the fixed ones are checked; every job checks

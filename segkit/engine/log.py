@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from logging.handlers import MemoryHandler
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,8 +191,8 @@ class RunLog:
 
         final = {f"final/{name}": value for name, value in results.items() if value is not None}
         # Not add_hparams, which makes a run of its own for them.
-        for summary in hparams(dict(settings), final):
-            self.writer.file_writer.add_summary(summary)
+        for summary in hparams(dict(settings), final):  # type: ignore[no-untyped-call]
+            self._write("file_writer.add_summary", summary)
         for name, value in final.items():
             self._write("add_scalar", name, value, step)
 
@@ -207,7 +208,7 @@ class RunLog:
         if self.writer is None:
             return
         try:
-            getattr(self.writer, method)(*values, **options)
+            attrgetter(method)(self.writer)(*values, **options)
         except Exception as error:  # the disk is full, say
             self.writer = None
             log.warning("TensorBoard stops here (%s); metrics.jsonl goes on", one_line(error))

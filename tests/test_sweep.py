@@ -1,0 +1,225 @@
+"""Sweeps, ``python train.py -m``: every job has its own run, one that fails ends no other."""
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+from scripts import ROOT, SMALL, Result, call, spawn
+
+from segkit.config.sweep import CheckJobs, Failed, failures
+
+ONE = (*SMALL, "trainer.max_epochs=1")
+LOSSES = "loss=ce,focal,[ce,dice]"
+
+
+def needs(plugin: str, extra: str) -> pytest.MarkDecorator:
+    there = importlib.util.find_spec(f"hydra_plugins.{plugin}") if hydra_has_plugins() else None
+    return pytest.mark.skipif(there is None, reason=f'needs pip install "segkit[{extra}]"')
+
+
+def hydra_has_plugins() -> bool:
+    return importlib.util.find_spec("hydra_plugins") is not None
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder
+
+
+def runs(here: Path) -> list[dict]:
+    """The resolved configuration of each run that finished, in the order in which they began."""
+    finished = sorted((here / "runs").glob("*/summary.json"), key=lambda p: p.stat().st_mtime_ns)
+    return [yaml.safe_load((path.parent / "config.yaml").read_text()) for path in finished]
+
+
+@pytest.mark.slow
+def test_three_losses(here: Path) -> None:
+    result = call("train.py", "-m", *ONE, LOSSES, cwd=here)
+    assert (result.status, result.err) == (0, "")
+    assert [list(config["loss"]["terms"]) for config in runs(here)] == [
+        ["ce"],
+        ["focal"],
+        ["ce", "dice"],
+    ]
+    started = [line for line in result.out.splitlines() if line.startswith("job ")]
+    assert started == ["job 0: loss=ce", "job 1: loss=focal", "job 2: loss=[ce,dice]"]
+    assert (here / "runs" / "multirun.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_ends_no_other(here: Path) -> None:
+    monitors = "trainer.monitor=train/loss,val/nothing,val/miou"
+    result = call("train.py", "-m", *ONE, monitors, cwd=here)
+    assert result.status == 1
+    assert [c["trainer"]["monitor"] for c in runs(here)] == ["train/loss", "val/miou"]
+    assert result.err.startswith("failed: job 1: trainer.monitor=val/nothing\n")
+    end = result.err.partition("error: 1 of the sweep's jobs failed, the others ran:\n")[2]
+    job, why = end.splitlines()
+    assert job.strip() == "job 1: trainer.monitor=val/nothing"
+    assert why.strip().startswith("trainer.monitor=val/nothing: no such logged value")
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.slow
+def test_a_defect_in_a_job_shows_where_it_is_and_ends_no_other(here: Path) -> None:
+    (here / "my_losses.py").write_text(
+        "from torch import nn\n"
+        "class Broken(nn.Module):\n"
+        "    def forward(self, logits, target):\n"
+        "        return {}['lost key']\n"
+    )
+    (here / "my_configs/loss").mkdir(parents=True)
+    (here / "my_configs/loss/broken.yaml").write_text(
+        "_target_: segkit.losses.WeightedSum\n"
+        "terms: {broken: {weight: 1.0, loss: {_target_: my_losses.Broken}}}\n"
+    )
+    result = call("train.py", "-m", *ONE, "loss=broken,ce", "--config-dir", "my_configs", cwd=here)
+    assert result.status == 1
+    assert 'my_losses.py", line 4, in forward' in result.err
+    assert "job 0: loss=broken\n           KeyError: 'lost key'\n" in result.err
+    assert [list(config["loss"]["terms"]) for config in runs(here)] == [["ce"]]
+
+
+@pytest.mark.slow
+def test_the_same_line_again_goes_on_with_a_sweep(here: Path) -> None:
+    place = "out_dir=runs/${hydra:job.num}"
+    line = ("train.py", "-m", *ONE, "seed=3,4", place, "resume=auto")
+    assert call(*line, cwd=here).status == 0
+    before = [path.read_text() for path in sorted(here.glob("runs/*/metrics.jsonl"))]
+    assert len(before) == 2
+    again = call(*line, cwd=here)
+    assert again.status == 0
+    assert again.out.count("has finished after epoch 1") == 2
+    assert before == [path.read_text() for path in sorted(here.glob("runs/*/metrics.jsonl"))]
+
+
+@pytest.mark.parametrize(
+    ("choice", "plugin", "extra"),
+    [
+        ("hydra/launcher=local", "hydra_joblib_launcher", "sweep"),
+        ("hydra/launcher=slurm", "hydra_submitit_launcher", "slurm"),
+        ("hydra/sweeper=search", "hydra_optuna_sweeper", "sweep"),
+    ],
+)
+def test_a_preset_without_its_plugin_says_what_to_install(
+    here: Path, choice: str, plugin: str, extra: str
+) -> None:
+    if hydra_has_plugins() and importlib.util.find_spec(f"hydra_plugins.{plugin}"):
+        pytest.skip(f"{plugin} is installed")
+    result = call("train.py", "-m", choice, "seed=0,1", cwd=here)
+    assert result.status == 1
+    assert result.err.startswith("error: hydra/")
+    assert result.err.endswith(f'python -m pip install "segkit[{extra}]"\n')
+    assert len(result.err.splitlines()) == 1
+    assert list(here.iterdir()) == []
+
+
+def test_a_sweep_has_one_process_per_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    result = call("train.py", "-m", "seed=0,1", cwd=here)
+    assert result.status == 1
+    assert result.err.startswith("error in process 0: -m: ")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_failed_job_is_noted_where_its_result_arrives() -> None:
+    sent = pickle.dumps(Failed("seed=1", "no such file"))
+    failures.clear()  # as in another process
+    arrived = pickle.loads(sent)
+    assert (arrived.job, arrived.why) == ("seed=1", "no such file")
+    assert failures == {"seed=1": "no such file"}
+    failures.clear()
+
+
+@pytest.mark.parametrize(
+    ("given", "position"),
+    [
+        (["-m", "a=1,2", "b=3"], 2),
+        (["--config-dir", "mine", "-m", "a=1"], 4),
+        (["a=1", "-m", "--config-dir", "mine"], 1),
+        (["--config-dir=mine", "-m"], 3),
+    ],
+)
+def test_the_check_stands_beside_the_overrides(given: list[str], position: int) -> None:
+    shown = CheckJobs.on_the_command_line(["train.py", *given])
+    assert shown[position].startswith("+hydra.callbacks.check._target_=segkit.config.sweep.")
+    assert [word for i, word in enumerate(shown) if i != position] == ["train.py", *given]
+
+
+def sweep(here: Path, *arguments: str) -> Result:
+    """Run in a process of its own: Optuna 2 gives warnings, which are errors in this one."""
+    return spawn("train.py", "-m", *ONE, *arguments, cwd=here, limit=600)
+
+
+@pytest.mark.slow
+@needs("hydra_joblib_launcher", "sweep")
+def test_jobs_side_by_side(here: Path) -> None:
+    monitors = "trainer.monitor=train/loss,val/nothing,val/miou"
+    result = sweep(here, "hydra/launcher=local", "loader.num_workers=1", monitors)
+    assert result.status == 1
+    assert sorted(c["trainer"]["monitor"] for c in runs(here)) == ["train/loss", "val/miou"]
+    end = result.err.partition("error: 1 of the sweep's jobs failed, the others ran:\n")[2]
+    assert end.startswith("       job 1: trainer.monitor=val/nothing\n")
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.slow
+@needs("hydra_optuna_sweeper", "sweep")
+def test_optuna_maximises_what_train_returns(here: Path) -> None:
+    page = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    (here / "my_configs/experiment").mkdir(parents=True)
+    (here / "my_configs/experiment/search.yaml").write_text(
+        page.partition("```yaml\n")[2].partition("```")[0]
+    )
+    chosen = ("experiment=search", "hydra.sweeper.n_trials=3")
+    result = sweep(here, *chosen, "--config-dir", "my_configs")
+    assert result.status == 0, result.err
+    summaries = [json.loads(path.read_text()) for path in here.glob("runs/*/summary.json")]
+    assert len(summaries) == 3
+    found = yaml.safe_load((here / "runs/optimization_results.yaml").read_text())
+    assert found["best_value"] == max(summary["best_score"] for summary in summaries)
+    assert set(found["best_params"]) == {"optimizer.lr", "loss"}
+
+
+@pytest.mark.slow
+@needs("hydra_optuna_sweeper", "sweep")
+def test_optuna_without_one_good_job(here: Path) -> None:
+    result = sweep(
+        here, "hydra/sweeper=search", "hydra.sweeper.n_trials=2", "trainer.monitor=val/nothing"
+    )
+    assert result.status == 1
+    assert "error: 2 of the sweep's jobs failed" in result.err
+    assert "Traceback" not in result.err
+
+
+@needs("hydra_optuna_sweeper", "sweep")
+def test_a_search_for_the_worst_run_is_refused(here: Path) -> None:
+    result = call("train.py", "-m", "hydra/sweeper=optuna", "seed=0,1", cwd=here)
+    assert result.status == 1
+    assert "minimises trainer.monitor=val/miou, of which more is better" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+@needs("hydra_submitit_launcher", "slurm")
+def test_the_slurm_preset_composes(here: Path) -> None:
+    result = call("train.py", "hydra/launcher=slurm", "--cfg", "hydra", cwd=here)
+    assert result.status == 0
+    launcher = yaml.safe_load(result.out)["hydra"]["launcher"]
+    assert launcher["_target_"].endswith("SlurmLauncher")
+    assert launcher["gpus_per_node"] == launcher["tasks_per_node"] == 1
+
+
+def test_presets_are_found() -> None:
+    """Hydra looks for them only when one is chosen, so nothing else would notice a wrong path."""
+    folder = ROOT / "configs/hydra"
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} == {
+        "launcher/local.yaml",
+        "launcher/slurm.yaml",
+        "sweeper/search.yaml",
+    }
