@@ -14,12 +14,14 @@ from torch import nn
 from segkit.models.backbones.mobilenet import CUTS, MobileNet
 from segkit.models.backbones.resnet import NAMES, ResNet
 from segkit.models.backbones.tiny import Tiny
+from segkit.models.backbones.xception import Xception
 
 # Short names for Python users; the config names the classes themselves.
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "tiny": Tiny,
     **{name: partial(ResNet, name) for name in NAMES},
     **{name: partial(MobileNet, name) for name in CUTS},
+    "xception": Xception,
 }
 
-__all__ = ["BACKBONES", "MobileNet", "ResNet", "Tiny"]
+__all__ = ["BACKBONES", "MobileNet", "ResNet", "Tiny", "Xception"]
