@@ -1,0 +1,130 @@
+"""Write a checkpoint as a file for other runtimes: ``python export.py checkpoint=RUN_OR_FILE``.
+
+The file takes any batch size, height and width, knows its classes, colours and preprocessing, and
+appears only after its logits were compared with those of the checkpoint.
+"""
+
+import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from environment)
+
+import os
+from pathlib import Path
+from typing import Any
+
+from segkit.config import check_command_line, rebuild, run
+
+if __name__ == "__main__":
+    check_command_line("export")  # before the imports that take seconds: a wrong key ends at once
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkit.config.load import load_model
+from segkit.engine.checkpoint import Checkpoint, read_checkpoint
+from segkit.engine.export import SUFFIXES, WithPreprocessing, appearing, open_model, write_model
+from segkit.engine.log import log, log_to_console, progress
+from segkit.engine.onnx_model import metadata, require
+from segkit.engine.parity import TOLERANCES, check_parity, latency
+from segkit.engine.precision import Normalize
+from segkit.errors import ConfigError
+
+
+def export(cfg: DictConfig) -> dict[str, Any]:
+    """Do what ``cfg`` says; returns where the file is, how far it is off, and how fast it is."""
+    log_to_console(0)
+    if cfg.format == "onnx":
+        require("onnx", "onnxruntime", "onnxscript")
+    elif cfg.precision != "fp32":
+        raise ConfigError(f"precision={cfg.precision} is for format=onnx, not for {cfg.format}")
+
+    # Checkpoint -> network that takes normalised images, or bytes
+    checkpoint = read_checkpoint(cfg.checkpoint)
+    about = checkpoint.about
+    path = file_name(cfg, checkpoint.path)
+    model: nn.Module = load_model(checkpoint, list(cfg.allow), cfg.weights)
+    images = calibration_images(cfg, checkpoint)
+    if cfg.include_preprocessing:
+        model = WithPreprocessing(model, about.mean, about.std)
+    else:
+        normalize = Normalize(tuple(about.mean), tuple(about.std), channels_last=False)
+        images = [normalize(image) for image in images]
+    model.eval()
+
+    # Network -> file, which is compared with it
+    facts = metadata(
+        checkpoint,
+        preprocessing=cfg.include_preprocessing,
+        precision=cfg.precision,
+        opset=cfg.opset if cfg.format == "onnx" else None,
+    )
+    tolerance = TOLERANCES[cfg.precision]
+    with appearing(path) as temporary:
+        write_model(
+            model,
+            temporary,
+            cfg.format,
+            facts,
+            opset=cfg.opset,
+            precision=cfg.precision,
+            images=images,
+        )
+        exported = open_model(temporary, cfg.format)
+        parity = check_parity(model, exported, images, tolerance)
+    log.info("%s (%.1f MB)", os.path.relpath(path), path.stat().st_size / 1e6)
+    log.info("%s", parity)
+    log.info("(accepted: at most %.0e, at least %g %%)", tolerance.difference, 100 * tolerance.same)
+    result = {"path": str(path), "difference": parity.difference, "same": parity.same}
+
+    # How fast, side by side
+    if cfg.latency.runs:
+        image = F.interpolate(images[0].float(), list(cfg.latency.size)).to(images[0].dtype)
+        result["torch_seconds"] = latency(model, image, runs=cfg.latency.runs)
+        result["exported_seconds"] = latency(exported, image, runs=cfg.latency.runs)
+        log.info(
+            "one image of %s on the CPU, %d threads, median of %d: PyTorch %.1f ms, %s %.1f ms",
+            "x".join(map(str, cfg.latency.size)),
+            torch.get_num_threads(),
+            cfg.latency.runs,
+            1000 * result["torch_seconds"],
+            "onnxruntime" if cfg.format == "onnx" else cfg.format,
+            1000 * result["exported_seconds"],
+        )
+    return result
+
+
+def file_name(cfg: DictConfig, checkpoint: Path) -> Path:
+    """Where the file goes: by default ``export/<checkpoint>.<suffix>`` in the run folder."""
+    suffix = SUFFIXES[cfg.format]
+    if cfg.out is not None:
+        if Path(cfg.out).suffix != suffix:
+            raise ConfigError(f"out={cfg.out}: expected a name that ends in {suffix}")
+        return Path(cfg.out)
+    home = checkpoint.parent
+    home = home.parent if home.name == "checkpoints" else home
+    kind = "" if cfg.precision == "fp32" else f"-{cfg.precision}"
+    return home / "export" / f"{checkpoint.stem}{kind}{suffix}"
+
+
+def calibration_images(cfg: DictConfig, checkpoint: Checkpoint) -> list[Tensor]:
+    """Pictures to compare on, uint8 (1, 3, H, W): made-up ones, or for int8_static the run's."""
+    if cfg.precision != "int8_static":
+        rough = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+        smooth = F.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 1)
+        return list((255 * smooth).to(torch.uint8).split(1))
+    config = checkpoint.about.config
+    node = dict(config["data"]["dataset"])
+    if cfg.calibration.root is not None:
+        node["root"] = cfg.calibration.root
+    split = cfg.calibration.split or OmegaConf.create(config).data.train_split
+    dataset = rebuild(node, list(cfg.allow))(split=split)
+    count = min(cfg.calibration.images, len(dataset))
+    chosen = [i * len(dataset) // count for i in range(count)]
+    return [
+        torch.from_numpy(dataset.read(i)[0]).permute(2, 0, 1)[None].contiguous()
+        for i in progress(chosen, "calibration", count)
+    ]
+
+
+if __name__ == "__main__":
+    run("export", export)

@@ -1,0 +1,147 @@
+"""A network as a file that runs without segkit."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkit.engine.onnx_model import require
+from segkit.engine.quantize import reduce_precision
+from segkit.errors import CheckpointError
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "pt2": ".pt2"}
+EXTRA_FILE = "segkit.json"  # the metadata in formats other than ONNX
+
+
+class WithPreprocessing(nn.Module):
+    """A network that takes bytes.
+
+    Args:
+        model: Takes normalised images.
+        mean: Per channel, of values in [0, 1].
+        std: Likewise.
+    """
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of images, uint8 (N, 3, H, W) RGB."""
+        logits: Tensor = self.model(image.float().div(255).sub(self.mean).div(self.std))
+        return logits
+
+
+def write_model(
+    model: nn.Module,
+    path: Path,
+    format: str,
+    facts: dict[str, str],
+    *,
+    opset: int,
+    precision: str,
+    images: Sequence[Tensor],
+) -> None:
+    """Write ``model`` for any batch size, height and width.
+
+    Args:
+        model: In eval mode, on the CPU.
+        path: The file.
+        format: ``onnx``, ``torchscript`` or ``pt2`` (of ``torch.export``, which asks for images
+            larger than the network's stride).
+        facts: Metadata; in ONNX the properties of the model, else a file ``segkit.json`` in it.
+        opset: Version of ONNX's operators.
+        precision: See :func:`reduce_precision`; other than fp32 with ONNX only.
+        images: What the model takes, (1, 3, H, W) each.
+
+    Raises:
+        CheckpointError: PyTorch cannot export this model.
+        ConfigError: A package is missing.
+    """
+    example = torch.cat([F.pad(images[0], (0, 96, 0, 64))[:, :, :64, :96]] * 2)
+    free = (
+        {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},
+    )
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporters about themselves
+            if format == "torchscript":
+                traced = torch.jit.trace(model, example, check_trace=False)
+                torch.jit.save(traced, path, _extra_files={EXTRA_FILE: json.dumps(facts)})
+            elif format == "pt2":
+                program = torch.export.export(model, (example,), dynamic_shapes=free)
+                torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(facts)})
+            else:
+                require("onnx", "onnxruntime", "onnxscript")
+                _write_onnx(model, example, path, opset)
+                reduce_precision(path, precision, images)
+                _add_properties(path, facts)
+    except RuntimeError as error:  # the exporters' own errors are such
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: PyTorch cannot export this model as {format} ({type(error).__name__}: "
+            f"{reason}); another format may do"
+        ) from error
+
+
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, opset: int) -> None:
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _add_properties(path: Path, facts: dict[str, str]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, path)
+
+
+def open_model(path: Path, format: str) -> Callable[[Tensor], Tensor]:
+    """What an exported file computes, without anything of this package around it."""
+    if format == "torchscript":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch would rather have pt2
+            scripted: Callable[[Tensor], Tensor] = torch.jit.load(path)
+        return scripted
+    if format == "pt2":
+        return torch.export.load(path).module()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name to write to; the file gets the name ``path`` at the end, if nothing was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except CheckpointError as error:
+        text = str(error).removeprefix(f"{temporary}: ")
+        raise CheckpointError(f"{path}: {text}. Nothing was written") from error
+    finally:
+        temporary.unlink(missing_ok=True)

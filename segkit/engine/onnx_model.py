@@ -1,0 +1,131 @@
+"""A network out of an ONNX file of ours, to be used like the one that it was made of."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import segkit
+from segkit.engine.checkpoint import Checkpoint, Description
+from segkit.errors import CheckpointError, ConfigError
+
+METADATA_FORMAT = "1"
+
+
+def require(*packages: str) -> None:
+    """Raise a ConfigError with the way out unless all of the optional packages are there."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(
+            f'{", ".join(missing)} {verb} not installed: pip install "segkit[export]"'
+        )
+
+
+def metadata(
+    checkpoint: Checkpoint, *, preprocessing: bool, precision: str, opset: int | None
+) -> dict[str, str]:
+    """What an exported file says of itself: every value as JSON.
+
+    Args:
+        checkpoint: What it is made of.
+        preprocessing: It takes bytes, and normalises them itself.
+        precision: fp32, fp16, int8_dynamic or int8_static: how it computes.
+        opset: Version of ONNX's operators; None for other formats.
+    """
+    about = checkpoint.about
+    config = {key: about.config[key] for key in ("data", "trainer") if key in about.config}
+    content = {
+        "format": METADATA_FORMAT,
+        "segkit": segkit.__version__,
+        "torch": str(torch.__version__),
+        "classes": about.classes,
+        "palette": about.palette,
+        "ignore_index": about.ignore_index,
+        "mean": about.mean,
+        "std": about.std,
+        "preprocessing": preprocessing,
+        "precision": precision,
+        "opset": opset,
+        "epoch": checkpoint.state.get("epoch"),
+        "config": config,
+    }
+    return {key: json.dumps(value) for key, value in content.items()}
+
+
+class OnnxModel(nn.Module):
+    """What the network in a checkpoint is, but computed by onnxruntime.
+
+    Takes normalised images like the original, also where the preprocessing is in the file: then
+    they are turned back into bytes first. So everything that works with the original does with
+    this, on the same numbers.
+
+    Args:
+        path: A file that ``export.py format=onnx`` wrote.
+
+    Attributes:
+        facts: The metadata as builtins: ``classes``, ``palette``, ``mean``, ``std``,
+            ``ignore_index``, ``preprocessing``, ``precision``, ``opset``, ...
+
+    Raises:
+        CheckpointError: Not there, no ONNX file, or none of ours.
+        ConfigError: onnxruntime is missing.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__()
+        require("onnxruntime")
+        import onnxruntime
+
+        if not Path(path).is_file():
+            raise CheckpointError(f"{path}: no such file")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors alone: it comments on quantised graphs at length
+        known = onnxruntime.get_available_providers()
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=[name for name in wanted if name in known]
+            )
+        except Exception as error:  # its own classes, which it does not document
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path}: onnxruntime cannot read it ({reason})") from error
+        properties = self.session.get_modelmeta().custom_metadata_map
+        try:
+            self.facts: dict[str, Any] = {k: json.loads(v) for k, v in properties.items()}
+        except ValueError:
+            self.facts = {}
+        if self.facts.get("format") != METADATA_FORMAT:
+            raise CheckpointError(
+                f"{path}: no file of segkit's export.py: its metadata lack the classes and the "
+                "preprocessing. Export the checkpoint with python export.py"
+            )
+        self.input = self.session.get_inputs()[0].name
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits float32 (N, C, H, W) of normalised images, float (N, 3, H, W)."""
+        given = image.detach().float()
+        if self.facts["preprocessing"]:
+            mean, std = (
+                given.new_tensor(self.facts[name]).view(-1, 1, 1) for name in ("mean", "std")
+            )
+            given = given.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+        (logits,) = self.session.run(None, {self.input: given.contiguous().cpu().numpy()})
+        return torch.from_numpy(logits).to(image.device)
+
+
+def read_onnx(path: Path | str) -> Checkpoint:
+    """The description in an exported file, as that of a checkpoint; the weights are not read.
+
+    Raises:
+        CheckpointError: As :class:`OnnxModel`.
+        ConfigError: Likewise.
+    """
+    facts = OnnxModel(path).facts
+    names = ("config", "classes", "palette", "ignore_index", "mean", "std")
+    # fp32 is what surrounds it; what it does inside is its own affair.
+    about = Description(**{name: facts[name] for name in names}, precision="fp32")
+    return Checkpoint(Path(path), {"epoch": facts["epoch"]}, about, scores={})
