@@ -38,10 +38,10 @@ class Planted(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--errors", type=int, default=10)
+    parser.add_argument("--errors", type=int, default=10, help="how many to plant")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--least", type=float, default=0.003, help="share of the image")
-    parser.add_argument("--most", type=float, default=0.1)
+    parser.add_argument("--least", type=float, default=0.003, help="least share of the image")
+    parser.add_argument("--most", type=float, default=0.1, help="likewise, of the object")
     parser.add_argument("--keep", help="folder for the report")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()

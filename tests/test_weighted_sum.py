@@ -110,3 +110,8 @@ def test_a_term_must_be_a_scalar(batch: tuple[Tensor, Tensor]) -> None:
     loss = WeightedSum({"map": {"weight": 1, "loss": PerPixel()}})
     with pytest.raises(ValueError, match=r"'map' must return a scalar tensor, got \(2, 4, 4\)"):
         loss(*batch)
+
+
+def test_terms_that_are_no_mapping_are_refused() -> None:
+    with pytest.raises(ValueError, match="terms must be a mapping of names"):
+        WeightedSum("..")  # type: ignore[arg-type]

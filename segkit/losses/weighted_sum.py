@@ -45,6 +45,8 @@ class WeightedSum(nn.Module):
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
         super().__init__()
+        if not isinstance(terms, Mapping):
+            raise ValueError(f"terms must be a mapping of names to terms, got {terms!r}")
         if not terms:
             raise ValueError("a weighted sum needs at least one term, got none")
         for name, term in terms.items():

@@ -332,6 +332,7 @@ def test_room_again_before_the_end_is_as_if_nothing_had_happened(
     assert_same(state(home / "late"), state(home / "three"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_holds_two_checkpoints(home: Path) -> None:
     """The third is written beside them before it takes the place of one: there is no room."""
     size = (home / "whole/checkpoints/last.pt").stat().st_size

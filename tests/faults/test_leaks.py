@@ -69,6 +69,7 @@ def test_memory_files_threads_and_processes_do_not_grow(
 
     monkeypatch.setattr(RunLog, "epoch", epoch)
     (tmp_path / "here").mkdir()
+    before = usage().children  # Python's own helper process, if an earlier test started it
     result = call(
         "train.py",
         "data.dataset.num_train=40",
@@ -101,4 +102,4 @@ def test_memory_files_threads_and_processes_do_not_grow(
         assert grown < SLACK_MIB, what
     for what in ("files", "threads", "children"):
         assert max(getattr(u, what) for u in late) <= max(getattr(u, what) for u in early), what
-    assert usage().children == 0
+    assert usage().children <= before
