@@ -79,16 +79,17 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     # How fast, side by side
     if cfg.latency.runs:
         image = F.interpolate(images[0].float(), list(cfg.latency.size)).to(images[0].dtype)
-        result["torch_seconds"] = latency(model, image, runs=cfg.latency.runs)
-        result["exported_seconds"] = latency(exported, image, runs=cfg.latency.runs)
+        ours = latency(model, image, runs=cfg.latency.runs)
+        theirs = latency(exported, image, runs=cfg.latency.runs)
+        result |= {"torch_seconds": ours, "exported_seconds": theirs}
         log.info(
             "one image of %s on the CPU, %d threads, median of %d: PyTorch %.1f ms, %s %.1f ms",
             "x".join(map(str, cfg.latency.size)),
             torch.get_num_threads(),
             cfg.latency.runs,
-            1000 * result["torch_seconds"],
+            1000 * ours,
             "onnxruntime" if cfg.format == "onnx" else cfg.format,
-            1000 * result["exported_seconds"],
+            1000 * theirs,
         )
     return result
 
@@ -111,7 +112,7 @@ def calibration_images(cfg: DictConfig, checkpoint: Checkpoint) -> list[Tensor]:
     if cfg.precision != "int8_static":
         rough = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
         smooth = F.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 1)
-        return list((255 * smooth).to(torch.uint8).split(1))
+        return [image[None] for image in (255 * smooth).to(torch.uint8)]
     config = checkpoint.about.config
     node = dict(config["data"]["dataset"])
     if cfg.calibration.root is not None:

@@ -27,6 +27,9 @@ class WithPreprocessing(nn.Module):
         std: Likewise.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
@@ -73,7 +76,9 @@ def write_model(
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporters about themselves
             if format == "torchscript":
-                traced = torch.jit.trace(model, example, check_trace=False)
+                traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                    model, example, check_trace=False
+                )
                 torch.jit.save(traced, path, _extra_files={EXTRA_FILE: json.dumps(facts)})
             elif format == "pt2":
                 program = torch.export.export(model, (example,), dynamic_shapes=free)
@@ -119,7 +124,7 @@ def open_model(path: Path, format: str) -> Callable[[Tensor], Tensor]:
     if format == "torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch would rather have pt2
-            scripted: Callable[[Tensor], Tensor] = torch.jit.load(path)
+            scripted: Callable[[Tensor], Tensor] = torch.jit.load(path)  # type: ignore[no-untyped-call]
         return scripted
     if format == "pt2":
         return torch.export.load(path).module()

@@ -111,4 +111,5 @@ def numpy_scalars() -> AbstractContextManager[None]:
     scalar: Any = np.float64(0).__reduce__()[0]  # lives in a private module, whose name has changed
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)]
-    return torch.serialization.safe_globals([*((scalar, n) for n in names), np.dtype, *kinds])
+    allowed: list[Any] = [*((scalar, name) for name in names), np.dtype, *kinds]
+    return torch.serialization.safe_globals(allowed)
