@@ -44,7 +44,9 @@ def overrides_for(yaml: str) -> tuple[str, list[str]]:
     group, _, choice = yaml.rpartition("/")
     if not group:
         unset = missing_keys(OmegaConf.to_container(composed(name=choice)))
-        return choice, [f"{key}=." for key in unset]
+        # evaluate takes saved masks instead, so the key has a default and is missed later.
+        needed = {*unset, *(["checkpoint"] if choice == "evaluate" else [])}
+        return choice, [f"{key}=." for key in sorted(needed)]
     root = ["data.root=."] if group in ("data", "experiment") else []
     return "train", [f"{group}={choice}", *root]
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -75,9 +76,19 @@ def test_a_folder_is_free_when_its_run_was_killed(tmp_path: Path) -> None:
             pass
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(EOFError):
-            line.recv()  # it is gone
+            line.recv()  # it is going, and the system closes its files one after another
+        wait_for_lock(tmp_path)
         with locked(tmp_path):
             assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+
+
+def wait_for_lock(folder: Path) -> None:
+    for _ in range(100):
+        try:
+            with locked(folder):
+                return
+        except ConfigError:
+            time.sleep(0.05)
 
 
 def test_a_file_system_without_locks_is_taken_as_it_is(
