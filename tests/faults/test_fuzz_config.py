@@ -177,5 +177,5 @@ def test_a_command_line_is_accepted_or_refused_in_words(
     print(f"{len(numbers)} command lines in {seconds:.1f} s: {dict(found)}")
     assert failures == []
     assert sum(found.values()) == len(numbers)
-    assert min(found["accepted"], found["refused"]) > 0.1 * len(numbers)
+    assert min(found["accepted"], found["refused"]) > 0.05 * len(numbers)
     assert list(tmp_path.iterdir()) == []
