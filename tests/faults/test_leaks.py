@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scripts import call
 
-from segkit.engine.log import RunLog
+from segkit.engine.run_log import RunLog
 
 EPOCHS, STEPS = 50, 1000
 SLACK_MIB = 8  # for 800 steps; 10 KiB a step, a thousandth of what one batch and its network take
@@ -100,6 +100,7 @@ def test_memory_files_threads_and_processes_do_not_grow(
         )
         print(f"{num_workers} loader processes: {what} grew by {grown:.2f}")
         assert grown < SLACK_MIB, what
+    # The fewest: now and then an epoch ends while a loader process opens or closes something.
     for what in ("files", "threads", "children"):
-        assert max(getattr(u, what) for u in late) <= max(getattr(u, what) for u in early), what
+        assert min(getattr(u, what) for u in late) <= min(getattr(u, what) for u in early), what
     assert usage().children <= before
