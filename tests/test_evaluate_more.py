@@ -26,12 +26,12 @@ from segkit.data.masks import read_mask, voc_palette, write_mask
 from segkit.engine.checkpoint import Description, save_checkpoint
 from segkit.engine.distributed import connect
 from segkit.engine.evaluation import PredictedMask
-from segkit.engine.measures import Measures
 from segkit.engine.state import Best, TrainState
 from segkit.errors import DataError
 from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
+from segkit.scoring.measures import Measures
 
 CLASSES = ["background", "cat", "dog"]
 IDS = ["a", "b", "c", "d", "e"]
@@ -145,7 +145,7 @@ def test_saved_masks_have_the_scores_of_the_model_that_wrote_them(
     home: Path, plain: dict[str, Any]
 ) -> None:
     found, result = evaluate(home, "saved", "predictions=plain/predictions", "data.root=voc")
-    different = {"predictions", "checkpoint", "weights", "epoch", "calibration"}
+    different = {"predictions", "checkpoint", "weights", "exported", "epoch", "calibration"}
     settings = {"precision", "tta", "window", "stride", "window_after_out_of_memory"}
     assert found["calibration"] is None
     assert "calibration" not in result.out
@@ -357,3 +357,63 @@ def test_an_impossible_class_names_its_image() -> None:
     mask.pred[0, 0, 0], mask.batch.target[0, 0, 0] = 3, 0
     with pytest.raises(DataError, match=r"^image 3: the prediction of 1 pixels is no class id"):
         Measures(3, 255).update(mask)
+
+
+# --- an exported file ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[pytest.param("false", marks=pytest.mark.slow), "true"])
+def exported(home: Path, request: pytest.FixtureRequest) -> str:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="needs segkit[export]")
+    file = f"one/export/preprocessing-{request.param}.onnx"
+    options = (f"include_preprocessing={request.param}", f"out={file}", "latency.runs=0")
+    result = call("export.py", "checkpoint=one", *options, cwd=home)
+    assert result.status == 0, result.err
+    return file
+
+
+def test_an_exported_file_scores_like_its_checkpoint(
+    home: Path, plain: dict[str, Any], exported: str
+) -> None:
+    scores, _ = evaluate(home, "exported", f"checkpoint={exported}", "save_predictions=true")
+    assert scores["iou"] == pytest.approx(plain["iou"], abs=2e-3)
+    assert (scores["epoch"], scores["exported"], scores["weights"]) == (
+        plain["epoch"],
+        "fp32",
+        None,
+    )
+    for name, mask in masks_of(home / "exported/predictions").items():
+        same = mask == read_mask(home / f"plain/predictions/{name}.png")
+        assert same.mean() > 0.999
+
+
+def test_predict_takes_an_exported_file(home: Path, exported: str) -> None:
+    evaluate(home, "exported", f"checkpoint={exported}", "save_predictions=true")
+    out = f"predicted-{Path(exported).stem}"
+    result = call(
+        "predict.py", f"checkpoint={exported}", "source=voc/JPEGImages", f"out_dir={out}", cwd=home
+    )
+    assert result.status == 0, result.err
+    for name, mask in masks_of(home / "exported/predictions").items():
+        assert np.array_equal(mask, read_mask(home / out / "index" / f"{name}.png"))
+
+
+def test_an_exported_file_has_its_folder_in_the_run(home: Path, exported: str) -> None:
+    result = call("evaluate.py", f"checkpoint={exported}", "loader.num_workers=0", cwd=home)
+    assert result.status == 0, result.err
+    assert (home / f"one/eval/val-{Path(exported).stem}-onnx/metrics.json").exists()
+
+
+@pytest.mark.parametrize("setting", ["weights=ema", "precision=bf16"])
+def test_what_was_decided_at_the_export_is_no_choice_any_more(
+    home: Path, exported: str, setting: str
+) -> None:
+    assert f"{setting}: " in (text := refused(home, f"checkpoint={exported}", setting))
+    assert "was exported with its choice" in text
+
+
+def test_a_foreign_onnx_file_is_refused(home: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs segkit[export]")
+    (home / "foreign.onnx").write_bytes(b"no network")
+    assert "onnxruntime cannot read it" in refused(home, "checkpoint=foreign.onnx")

@@ -267,7 +267,7 @@ torch.set_num_threads(1)
 from segkit.data.loader import Batch
 from segkit.engine.evaluation import predict_masks
 from segkit.engine.inference import Inference
-from segkit.engine.measures import Measures
+from segkit.scoring.measures import Measures
 from segkit.engine.memory import keep_freed_memory
 from segkit.engine.precision import Normalize, Precision
 

@@ -1,6 +1,7 @@
 """Networks out of checkpoints. Imports torch, so it does not come with the rest of this package."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -9,13 +10,17 @@ from torch import nn
 from segkit.config.build import rebuild
 from segkit.engine.checkpoint import Checkpoint, model_weights, read_checkpoint
 from segkit.engine.inference import Ensemble, Inference
+from segkit.engine.onnx_model import OnnxModel, read_onnx
 from segkit.engine.precision import Normalize, Precision
 from segkit.errors import CheckpointError, ConfigError
 
 
 def read_checkpoints(source: str | Sequence[str]) -> list[Checkpoint]:
-    """Those of one path or of several."""
-    return [read_checkpoint(path) for path in ([source] if isinstance(source, str) else source)]
+    """Those of one path or of several; files that ``export.py format=onnx`` wrote count too."""
+    return [
+        read_onnx(path) if Path(path).suffix == ".onnx" else read_checkpoint(path)
+        for path in ([source] if isinstance(source, str) else source)
+    ]
 
 
 def load_inference(
@@ -40,6 +45,13 @@ def load_inference(
                 f"{other.path} is no ensemble with {checkpoints[0].path}: expected the same "
                 f"classes and the same mean and std, found {', '.join(about.classes)} ({about.mean}"
                 f", {about.std}) and {', '.join(first.classes)} ({first.mean}, {first.std})"
+            )
+    exported = [one for one in checkpoints if "exported" in one.state]
+    for key, usual in (("weights", "auto"), ("precision", None)):
+        if exported and cfg[key] != usual:
+            raise ConfigError(
+                f"{key}={cfg[key]}: {exported[0].path} was exported with its choice of weights and "
+                f"precision; leave {key} out, or take the checkpoint"
             )
     models = [load_model(one, list(cfg.allow), cfg.weights) for one in checkpoints]
     model = models[0] if len(models) == 1 else Ensemble(models)
@@ -66,7 +78,7 @@ def load_model(
     """The network of a checkpoint on the CPU; nothing is downloaded.
 
     Args:
-        checkpoint: As read.
+        checkpoint: As read; that of an exported file gives a network that onnxruntime computes.
         allow: Modules of the user's own that it may name besides segkit's.
         weights: ``raw``, ``ema``, or ``auto``: those that the run validated.
 
@@ -74,6 +86,8 @@ def load_model(
         CheckpointError: Its weights do not fit the model that it describes.
         ConfigError: It names code that is not allowed.
     """
+    if "exported" in checkpoint.state:
+        return OnnxModel(checkpoint.path)
     node = dict(checkpoint.about.config["model"])
     if isinstance(node.get("backbone"), dict) and "weights" in node["backbone"]:
         node["backbone"] = node["backbone"] | {"weights": None}

@@ -128,4 +128,5 @@ def read_onnx(path: Path | str) -> Checkpoint:
     names = ("config", "classes", "palette", "ignore_index", "mean", "std")
     # fp32 is what surrounds it; what it does inside is its own affair.
     about = Description(**{name: facts[name] for name in names}, precision="fp32")
-    return Checkpoint(Path(path), {"epoch": facts["epoch"]}, about, scores={})
+    state = {"epoch": facts["epoch"], "exported": facts["precision"]}
+    return Checkpoint(Path(path), state, about, scores={})

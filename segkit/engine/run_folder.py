@@ -23,6 +23,12 @@ def refuse_used(out_dir: str | None) -> None:
         )
 
 
+def run_of(file: Path) -> Path:
+    """The folder of the run that wrote a checkpoint, or that a file was exported from."""
+    home = file.parent
+    return home.parent if home.name in ("checkpoints", "export") else home
+
+
 def make_run_folder(out_dir: str | None, name: str) -> Path:
     """Make the folder of a run, with ``checkpoints`` in it.
 

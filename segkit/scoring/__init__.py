@@ -1,0 +1,1 @@
+"""What evaluate.py tells its story with: what is scored, on which data, and what is written."""

@@ -1,0 +1,106 @@
+"""What an evaluation leaves behind, all in one folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from segkit.data.masks import write_mask
+from segkit.engine.evaluation import PredictedMask
+from segkit.engine.log import log
+from segkit.engine.run_folder import run_of
+from segkit.errors import ConfigError
+from segkit.report.comparison import comparison_table
+from segkit.report.files import write_scores
+from segkit.report.html.findings import Findings
+from segkit.report.html.page import ReportData, read_history, write_report
+from segkit.report.suspicious import write_suspicious
+from segkit.report.tables import class_table, more_scores, write_json
+from segkit.scoring.data import Data
+from segkit.scoring.measures import Measures
+from segkit.scoring.subject import Source
+
+
+class Output:
+    """Writes the masks of one image after the other, then the scores.
+
+    Args:
+        cfg: Of evaluate.py.
+        data: The split.
+        paths: What is scored: checkpoints, or one folder of masks.
+
+    Raises:
+        ConfigError: The folder cannot be made.
+    """
+
+    def __init__(self, cfg: DictConfig, data: Data, paths: Sequence[Path]) -> None:
+        self.data = data
+        self.folder = make_folder(cfg.out_dir, paths, data.split)
+        self.mask_folders = [self.folder / "predictions"] if cfg.save_predictions else []
+        if cfg.voc_results:  # comp6: trained on any data
+            self.mask_folders.append(
+                self.folder / "results/VOC2012/Segmentation" / f"comp6_{data.split}_cls"
+            )
+
+    def add(self, image: PredictedMask) -> None:
+        """Write the mask that was predicted for an image, if that was asked for."""
+        for folder in self.mask_folders:
+            path = folder / f"{image.batch.ids[0]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_mask(path, image.pred[0].cpu().numpy().astype(np.uint8), self.data.palette)
+
+    def scores(self, result: dict[str, Any], measures: Measures) -> None:
+        """Write and show what was measured."""
+        rows = (image.row() for image in measures.images)
+        matrix = measures.matrix.matrix.tolist()
+        write_scores(self.folder, result, matrix, rows, self.data.classes)
+        log.info("%s\n%s", class_table(result, self.data.classes), more_scores(result))
+
+    def comparison(self, comparison: dict[str, Any]) -> None:
+        """Write and show how two models differ."""
+        write_json(self.folder / "compare.json", comparison)
+        log.info("\n%s", comparison_table(comparison))
+
+    def report(
+        self, source: Source, result: dict[str, Any], measures: Measures, findings: Findings
+    ) -> None:
+        """Write the page, and the list of suspicious labels."""
+        classes, regions = self.data.classes, findings.suspicious.regions()
+        write_suspicious(self.folder / "suspicious_labels.csv", regions, classes)
+        config, lines = origin(source)
+        matrix = measures.matrix.matrix.tolist()
+        page = ReportData(result, matrix, self.data.palette, findings, lines, config)
+        write_report(self.folder / "report.html", page)
+
+
+def make_folder(out_dir: str | None, paths: Sequence[Path], split: str) -> Path:
+    """Where the files go: by default ``eval/<split>-<checkpoint>`` in the run folder."""
+    name = paths[0].stem if len(paths) == 1 else f"ensemble-of-{len(paths)}"
+    kind = "-onnx" if len(paths) == 1 and paths[0].suffix == ".onnx" else ""
+    folder = Path(out_dir) if out_dir else run_of(paths[0]) / "eval" / f"{split}-{name}{kind}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"out_dir={folder}: cannot be made ({error.strerror}); give out_dir=..."
+        ) from None
+    return folder.absolute()
+
+
+def look(findings: Findings, image: PredictedMask) -> None:
+    """Let the report see an image."""
+    batch = image.batch
+    planes = [batch.target, image.pred, image.confidence, image.label_confidence]
+    picture = batch.image[0].permute(1, 2, 0).cpu().numpy()
+    arrays: list[Any] = [None if plane is None else plane[0].cpu().numpy() for plane in planes]
+    findings.update(batch.ids[0], picture, *arrays)
+
+
+def origin(source: Source) -> tuple[str, list[dict[str, Any]]]:
+    """Configuration and log of the run that a checkpoint comes from; nothing for saved masks."""
+    if isinstance(source, Path):
+        return "", []
+    config = OmegaConf.to_yaml(OmegaConf.create(source[0].about.config))
+    return config, read_history(run_of(source[0].path) / "metrics.jsonl")
