@@ -20,6 +20,7 @@ ALLOWED = {
     "config": SIBLINGS | {"engine", "report"},
     "training": SIBLINGS | {"engine", "report", "config"},
     "tools": SIBLINGS | {"engine", "report", "config"},
+    "scoring": SIBLINGS | {"engine", "report", "config"},
     "predict": SIBLINGS | {"engine", "report", "config"},
     "": {"predict"},  # segkit itself: load_model, for those who ask for it
 }
@@ -28,15 +29,25 @@ HOMES = {
     "torchvision": ("segkit/models/backbones/",),
     "albumentations": ("segkit/data/augment.py",),
     "cv2": ("segkit/data/augment.py", "segkit/predict/video.py"),
-    "tensorboard": ("segkit/engine/log.py",),
-    "torch.utils.tensorboard": ("segkit/engine/log.py",),
+    "tensorboard": ("segkit/engine/run_log.py",),
+    "torch.utils.tensorboard": ("segkit/engine/run_log.py",),
     "torch.distributed": ("segkit/engine/distributed.py", "segkit/losses/processes.py"),
     "signal": ("segkit/engine/signals.py", "segkit/data/workers.py"),
+    "matplotlib": ("segkit/report/html/plots.py",),
+    "jinja2": ("segkit/report/html/page.py",),
+    "onnx": ("segkit/engine/export.py", "segkit/engine/quantize.py"),
+    "onnxruntime": (
+        "segkit/engine/export.py",
+        "segkit/engine/onnx_model.py",
+        "segkit/engine/quantize.py",
+    ),
+    "scipy": ("segkit/report/", "segkit/tools/"),
     # The check of a folder can run alone and reads its arguments as the scripts read theirs.
     "hydra": ("segkit/config/", "segkit/data/check.py", "segkit/tools/arguments.py"),
     "omegaconf": (
         "segkit/config/",
         "segkit/training/",
+        "segkit/scoring/",
         "segkit/tools/browse.py",
         "segkit/predict/model.py",
     ),

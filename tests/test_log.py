@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from segkit.engine.log import RunLog, log, log_to_console, log_to_file, progress
+from segkit.engine.log import log, log_to_console, log_to_file, progress
+from segkit.engine.run_log import RunLog, curve_name
+from segkit.engine.state import Best
+from segkit.training.words import results_of, settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,68 @@ def test_tensorboard_holds_curves_pictures_and_text(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("val/miou")] == [(1, 0.25), (2, 0.5)]
     assert [(e.step, e.width, e.height) for e in events.Images("val/picture")] == [(2, 5, 4)]
     assert tags["tensors"] == ["config/text_summary"]
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("lr", "run/lr"),
+        ("val/miou", "val/miou"),
+        ("val/iou/cat", "val_iou/cat"),
+        ("val/f1/left/right", "val_f1/left/right"),  # a class name may hold anything
+        ("step/train/loss/ce", "step/train/loss/ce"),
+    ],
+)
+def test_curves_are_grouped(name: str, drawn: str) -> None:
+    assert curve_name(name) == drawn
+
+
+def test_runs_are_compared_by_settings_and_final_scores(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    best = Best("val/loss", "min", 0.25, epoch=3, scores={"miou": 0.5, "fw_iou": None, "iou": [1]})
+    run_log = RunLog(tmp_path)
+    run_log.hparams({"backbone": "resnet50", "lr": 0.1}, results_of(best), step=7)
+    run_log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    final = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    assert {tag: (e.step, e.value) for tag, (e,) in final.items()} == {
+        "final/val/miou": (7, 0.5),
+        "final/val/loss": (7, 0.25),
+    }
+    kept = events.PluginTagToContent("hparams")
+    experiment, start = (
+        HParamsPluginData.FromString(kept[f"_hparams_/{name}"])
+        for name in ("experiment", "session_start_info")
+    )
+    assert {info.name.tag for info in experiment.experiment.metric_infos} == set(final)
+    settings = start.session_start_info.hparams
+    assert settings["backbone"].string_value == "resnet50"
+    assert settings["lr"].number_value == 0.1
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"backbone": {"_target_": "segkit.models.backbones.ResNet", "name": "r50"}}, "r50"),
+        ({"backbone": {"_target_": "segkit.models.backbones.Tiny", "width": 32}}, "Tiny"),
+        ({"_target_": "mine.Model"}, "None"),
+    ],
+)
+def test_backbones_of_one_kind_are_told_apart(model: dict[str, Any], named: str) -> None:
+    part = {"_target_": "some.Kind", "lr": 0.1}
+    cfg = {
+        "model": model,
+        "loss": {"_target_": "mine.Loss"},
+        "optimizer": part,
+        "scheduler": part,
+        "loader": {"batch_size": 8},
+        "trainer": {"max_epochs": 1, "ema_decay": None},
+        "seed": 0,
+    }
+    assert settings_of(OmegaConf.create(cfg))["backbone"] == named
 
 
 def test_a_resumed_run_draws_no_step_twice(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_loss_that_is_nan_stops_before_the_weights_change() -> None:
         "mine": {"weight": 1.0, "loss": NotANumber()},
     }
     settings = replace(SETTINGS, accumulate=2)
-    with pytest.raises(TrainingError, match=r"^step 1: train/loss/mine is nan. Batch: b, c, d\. "):
+    with pytest.raises(TrainingError, match=r"^step 2: train/loss/mine is nan. Batch: b, c, d\. "):
         train(state, [make_batch("bc"), make_batch("d")], WeightedSum(terms), settings)  # type: ignore[arg-type]
     assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
     assert state.step == 1
@@ -288,7 +288,7 @@ def test_a_gradient_that_is_not_finite_stops_and_names_its_layer() -> None:
     torch.manual_seed(0)
     state = make_state(nn.Sequential(nn.Conv2d(3, 4, 1), BadLayer(4, 3, 1)))
     before = weights(state)
-    with pytest.raises(TrainingError, match=r"^step 0: the gradient of 1\.weight .* Batch: a, b\."):
+    with pytest.raises(TrainingError, match=r"^step 1: the gradient of 1\.weight .* Batch: a, b\."):
         train(state, [make_batch("ab")], settings=replace(SETTINGS, clip_grad_norm=1.0))
     assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
 

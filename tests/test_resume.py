@@ -17,8 +17,8 @@ from states import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segkit.engine import loop
-from segkit.engine.log import RunLog
 from segkit.engine.run_folder import locked
+from segkit.engine.run_log import RunLog
 from segkit.report.validation import ValidationPictures
 
 # Twelve pictures in three steps, each of two batches; everything on that a state may hold.

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scripts import ROOT, SMALL, quick_call
 
 from segkit.engine import signals
+from segkit.engine.checkpoint import read_checkpoint
 from segkit.engine.signals import StopSignals, exit_code
+from segkit.report.validation import ValidationPictures
 
-ROOT = Path(__file__).parents[1]
 needs_usr1 = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
 
 
@@ -180,3 +183,27 @@ with StopSignals() as stop:
 @pytest.mark.skipif(os.name == "nt", reason="no pipes to inherit")
 def test_a_closed_standard_error_is_no_obstacle() -> None:
     assert run("os.close(2)\n" + LOOP, signal.SIGTERM).returncode == 143
+
+
+def test_a_signal_between_the_two_passes_of_a_validation_with_an_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with the last picture of the average; the raw weights are not scored then."""
+    add = ValidationPictures.add
+    num_images = 6
+
+    def add_and_signal(self: ValidationPictures, *arguments: Any) -> None:
+        add(self, *arguments)
+        if self.seen == num_images:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ValidationPictures, "add", add_and_signal)
+    (tmp_path / "here").mkdir()
+    # Loads of four: after the last two of the six images there is no other look before the end.
+    more = ("loader.batch_size=4", "trainer.ema_decay=0.9", "out_dir=run")
+    result = quick_call(*SMALL, *more, cwd=tmp_path / "here")
+    assert result.status == 128 + signal.SIGTERM
+    run = tmp_path / "here" / "run"
+    state = read_checkpoint(run / "checkpoints" / "last.pt").state
+    assert (state["epoch"], state["images"], state["step"]) == (0, 24, 6)
+    assert not (run / "metrics.jsonl").exists()

@@ -235,6 +235,37 @@ def test_sigterm_stops_both_at_one_step_and_more_processes_go_on(here: Path, one
     assert [line["step"] for line in metrics(one)] == [3 * e for e in range(1, epochs + 1)]
 
 
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_within_a_validation(here: Path) -> None:
+    """One of them has an image more than the other, with which it does not wait for an answer."""
+    place = here / "validated"
+    arguments = (
+        *SAME,
+        HALF,
+        "data.root=many_to_validate",
+        "data.dataset.num_val=601",
+        "trainer.max_epochs=1",
+        "trainer.save_every_steps=3",  # which are the epoch: what comes then is the validation
+        f"out_dir={place}",
+        "resume=auto",
+    )
+    with torchrun("train.py", *arguments, cwd=here) as run:
+        run.until((place / "checkpoints" / "last.pt").exists)
+        workers = run.workers
+        os.kill(workers[1], signal.SIGUSR1)
+        assert run.wait() != 0
+    assert all_end(list(workers.values()), within=1)
+    assert run.text.count(f"stopped by signal {int(signal.SIGUSR1)}") == 1
+    assert not has_epochs(place, 1)
+    state = torch.load(place / "checkpoints" / "last.pt", weights_only=True)["state"]
+    assert (state["epoch"], state["images"], state["step"]) == (0, 24, 3)
+
+    with torchrun("train.py", *arguments, cwd=here) as run:
+        assert run.wait() == 0, run.text
+    (line,) = metrics(place)
+    assert line["step"] == 3
+
+
 def test_a_wrong_value_is_told_once(here: Path) -> None:
     with torchrun("train.py", "seed=-1", cwd=here) as run:
         assert run.wait() != 0

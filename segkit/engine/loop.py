@@ -113,7 +113,8 @@ def train_one_epoch(
         world: The processes that share each step.
 
     Raises:
-        TrainingError: Loss or gradient norm is not finite. The weights are those before the step.
+        TrainingError: Loss or gradient norm is not finite. The weights are those before the step,
+            which the message counts from 1, as the curves do.
     """
     network = state.model if network is None else network
     network.train()
@@ -135,8 +136,9 @@ def train_one_epoch(
             state.skipped_steps, skipped_in_a_row = state.skipped_steps + 1, skipped_in_a_row + 1
         if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"step {state.step}: {skipped_in_a_row} steps in a row had gradients that overflow "
-                "fp16 at any scale; use trainer.precision=bf16 or fp32, or a lower optimizer.lr"
+                f"step {state.step + 1}: {skipped_in_a_row} steps in a row had gradients that "
+                "overflow fp16 at any scale; use trainer.precision=bf16 or fp32, or a lower "
+                "optimizer.lr"
             )
         if state.average is not None:
             state.average.update(state.model)
@@ -178,7 +180,7 @@ def _backward(
                 terms[f"train/loss/{name}"] = value
             # One transfer for all values: each would wait for the device.
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            _check_loss(values, state.step, ids)
+            _check_loss(values, state.step + 1, ids)
             state.scaler.scale(loss / len(group)).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value / len(group)
@@ -207,8 +209,8 @@ def _optimizer_step(state: TrainState, clip: float | None, ids: list[str]) -> fl
         state.scaler.step(state.optimizer)
     elif not state.scaler.is_enabled():
         raise TrainingError(
-            f"step {state.step}: the gradient of {_first_bad_layer(state.model)} is not finite. "
-            f"Batch: {', '.join(ids)}. {ADVICE}"
+            f"step {state.step + 1}: the gradient of {_first_bad_layer(state.model)} is not "
+            f"finite. Batch: {', '.join(ids)}. {ADVICE}"
         )
     state.scaler.update()  # to a smaller scale, if a gradient overflowed
     state.optimizer.zero_grad(set_to_none=True)

@@ -11,13 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from segkit.engine.checkpoint import Checkpoint, Description
 from segkit.engine.distributed import World
-from segkit.engine.log import RunLog, log, log_to_file
+from segkit.engine.log import log, log_to_file
 from segkit.engine.run_folder import locked, make_run_folder, refuse_used, renew
+from segkit.engine.run_log import RunLog
 from segkit.engine.saving import Saver
 from segkit.engine.signals import Stopped, StopSignals
 from segkit.engine.state import TrainState
 from segkit.errors import ConfigError
-from segkit.training.words import minutes, settings_of
+from segkit.training.words import minutes, results_of, settings_of
 
 
 def claim(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> None:
@@ -145,7 +146,7 @@ class Output:
             CheckpointError: The last state could not be written.
         """
         best, step = self.state.best, self.state.step
-        self.run_log.hparams(settings_of(self.cfg), {best.monitor: best.score}, step)
+        self.run_log.hparams(settings_of(self.cfg), results_of(best), step)
         self.run_log.close()
         self.saver.close()
 

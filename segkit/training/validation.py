@@ -1,6 +1,6 @@
 """One pass over the validation split, and what TensorBoard shows of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.utils.data import DataLoader
 
+from segkit.data.loader import Batch
 from segkit.data.workers import batches
 from segkit.engine.distributed import World
 from segkit.engine.evaluation import Prediction, evaluate
@@ -70,16 +71,20 @@ class Validation:
 
         Those are the average if the run keeps one. The raw weights are then scored as well, under
         ``val_raw/``.
+
+        Raises:
+            Stopped: A signal asked any of the processes to stop; the state is saved, and a resumed
+                run begins with this validation.
         """
         self.world.broadcast_buffers(state.model)
         self.pictures.start()
         self.curves = PRCurves(len(self.data.classes), self.cfg.data.ignore_index)
         values: dict[str, float | None] = {}
-        shown = progress(batches(self.loader), "validation", len(self.loader))
+        shown = progress(self._batches(), "validation", len(self.loader))
         model = state.model if state.average is None else state.average.model
         matrix, loss = self.evaluate(model, shown, on_image=partial(self._on_image, state))
         if state.average is not None:
-            raw, raw_loss = self.evaluate(state.model, batches(self.loader))
+            raw, raw_loss = self.evaluate(state.model, self._batches())
             values |= {"val_raw/loss": raw_loss, "val_raw/miou": raw.compute()["miou"]}
         scores = dict(matrix.compute())
         self.pictures.confusion(matrix, partial(self._write, state.step))
@@ -88,6 +93,20 @@ class Validation:
             scores, self.data.classes, "val/"
         ), scores
 
+    def _batches(self) -> Iterator[Batch]:
+        """Those of the split; after each load of images all processes look whether to stop."""
+        num_images, in_every_process = 0, len(self.data.val) // self.world.size
+        for batch in batches(self.loader):
+            yield batch
+            num_images += len(batch)
+            # By images: a load is several batches where their sizes differ. And only as long as
+            # every process has some: one may have an image more than another.
+            is_load = num_images % self.cfg.loader.batch_size == 0
+            if is_load and num_images <= in_every_process:
+                asked = self.output.signals.received is not None
+                if any(self.world.any(asked)):
+                    self.output.save({}, stop=True)
+
     def _on_image(self, state: TrainState, image: Prediction) -> None:
         self.pictures.add(image.batch, image.pred, partial(self._write, state.step))
         if self.cfg.trainer.num_pr_curves:
@@ -95,9 +114,6 @@ class Validation:
         if self.cfg.trainer.histograms and image.batch.ids[0] == self.data.val.ids[0]:
             for name, logits in zip(self.data.classes, image.logits[0], strict=True):
                 self.output.run_log.histogram(f"logits/{name}", logits, state.step)
-        # Of several processes each has its own number of images: they stop after the validation.
-        if self.world.size == 1 and self.output.signals.received is not None:
-            self.output.save({}, stop=True)
 
     def _draw_curves(self, support: list[int], step: int) -> None:
         """Precision against recall of the rarest classes that there are."""

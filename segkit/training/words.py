@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import segkit
 from segkit.engine.checkpoint import Checkpoint
@@ -15,7 +15,7 @@ from segkit.engine.distributed import World
 from segkit.engine.log import log
 from segkit.engine.loop import StepSettings
 from segkit.engine.precision import Precision
-from segkit.engine.state import TrainState
+from segkit.engine.state import Best, TrainState
 from segkit.report.tables import class_table, write_json
 
 
@@ -81,7 +81,7 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     """What runs are compared by, in TensorBoard's table of them."""
     return {
         "loss": loss_text(cfg),
-        "backbone": str(OmegaConf.select(cfg, "model.backbone._target_")).rpartition(".")[2],
+        "backbone": _backbone(cfg),
         "optimizer": cfg.optimizer._target_.rpartition(".")[2],
         "lr": cfg.optimizer.lr,
         "weight_decay": cfg.optimizer.get("weight_decay", 0.0),
@@ -91,6 +91,17 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
         "ema_decay": cfg.trainer.ema_decay or 0.0,
         "seed": cfg.seed,
     }
+
+
+def _backbone(cfg: DictConfig) -> str:
+    backbone = cfg.model.get("backbone") or {}  # your own model may have none
+    return str(backbone.get("name") or backbone.get("_target_")).rpartition(".")[2]
+
+
+def results_of(best: Best) -> dict[str, float | None]:
+    """What runs are compared by likewise, of their best epochs."""
+    names = ("miou", "mean_accuracy", "pixel_accuracy", "fw_iou")
+    return {best.monitor: best.score} | {f"val/{name}": best.scores.get(name) for name in names}
 
 
 def finish(cfg: DictConfig, state: dict[str, Any], world: World) -> float | None:

@@ -24,7 +24,8 @@ from segkit.engine.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from segkit.engine.log import RunLog, log_to_console
+from segkit.engine.log import log_to_console
+from segkit.engine.run_log import RunLog
 from segkit.engine.state import Best, TrainState
 from segkit.errors import CheckpointError
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from segkit.engine import run_folder
 from segkit.engine.checkpoint import read_checkpoint
-from segkit.engine.log import RunLog
 from segkit.engine.run_folder import locked
+from segkit.engine.run_log import RunLog
 
 STEPS_PER_EPOCH = 3
 CURVE = "train/loss"
@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_in_one_step(home: Path) -> None:
     result = train(home, "nan", step, nan, "trainer.save_every_steps=1")
     assert result.status == 1
     found = re.fullmatch(
-        rf"error: step {step - 1}: train/loss/event is nan. Batch: (.*?)\. "
+        rf"error: step {step}: train/loss/event is nan. Batch: (.*?)\. "
         r"The weights were not changed by this step. Try .*\n",
         result.err,
     )
