@@ -1,6 +1,8 @@
 """Kill a run with SIGKILL at random moments, resume it, compare it with one that was left alone.
 
-    python benchmarks/kills.py --kills 30
+    python benchmarks/kills.py --kills 30 [-- key=value ...]
+
+What follows ``--`` goes to train.py, as trainer.device=cuda trainer.deterministic=true.
 
 Every second kill waits for a save and strikes in the middle of it. Loader processes alternate
 between 0, 1 and 2, and differ between a run and its resume. A run is the same if the hash of its
@@ -78,7 +80,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the runs in this folder")
+    parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
+    SETTINGS.extend(args.overrides)
     with tempfile.TemporaryDirectory() as temporary:
         home = (args.out or Path(temporary)).absolute()
         home.mkdir(parents=True, exist_ok=True)
@@ -221,7 +225,7 @@ def fingerprint(run: Path) -> dict[str, Any]:
     for file in sorted((run / "checkpoints").glob("*.pt")):
         if file.name == "previous.pt":  # a resume may save more often
             continue
-        state = torch.load(file, weights_only=True)["state"]
+        state = torch.load(file, map_location="cpu", weights_only=True)["state"]
         del state["seconds"]
         for name, value in state.items():
             found[f"{file.name}: {name}"] = digest(value)

@@ -42,7 +42,7 @@ def train(model: nn.Module, averages: list[Average], first: int, last: int) -> N
     for step in range(first, last):
         image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
-        model(image).square().mean().backward()
+        model(image.to(next(model.parameters()).device)).square().mean().backward()
         optimizer.step()
         for average in averages:
             average.update(model)

@@ -347,6 +347,8 @@ def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.gpu
+# From Python 3.12 on: CUDA has threads, of which the forked loader process uses none.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_batch_arrives_pinned_and_moves_to_the_device() -> None:
     device = torch.device("cuda", 0)
     loader = eval_loader(Pictures(2), collate=COLLATE, batch_size=2, num_workers=1, device=device)

@@ -102,7 +102,8 @@ def test_a_step_on_cuda(name: str, dtype: torch.dtype) -> None:
     precision = Precision.pick(name, pick_device("cuda"))
     scaler = precision.grad_scaler()
     assert scaler.is_enabled() == (name == "fp16")
-    model = torch.nn.Conv2d(3, 2, 1, device=precision.device)
+    # Without a bias, whose scaled gradient may overflow fp16: the step would be skipped.
+    model = torch.nn.Conv2d(3, 2, 1, bias=False, device=precision.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = model.weight.detach().clone()
     image = torch.full((1, 3, 4, 4), 128, dtype=torch.uint8, device=precision.device)
