@@ -90,8 +90,6 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         log.info("init_from=%s: %s", cfg.init_from, taken)
     order = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=order)
-    if cfg.trainer.sync_bn:
-        model = sync_batch_norm(model, world, device)
     loss_fn = build(cfg.loss).to(device)
     groups = param_groups(
         model,
@@ -126,6 +124,8 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         largest = trial.batch_size(limit=max(1, len(data.train) // world.size))
         cfg.loader.batch_size = min(world.gather(largest))
         log.info("loader.batch_size=auto: %d", cfg.loader.batch_size)
+    if cfg.trainer.sync_bn:  # from here on no process makes a step alone
+        sync_batch_norm(model, world, device)
 
     # Data sets -> batches
     fill = tuple(round(255 * value) for value in cfg.data.mean)

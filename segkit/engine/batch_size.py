@@ -19,7 +19,13 @@ MARGIN = 0.1
 # Memory of an image in fp16 or bf16 over that in fp32, a cautious guess: activations are half as
 # large, the logits at full size and the loss stay float32.
 REDUCED = 0.6
-OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "can't allocate memory",
+    # cuDNN, when no algorithm's workspace fits any more: pytorch/pytorch#108645
+    "unable to find an engine to execute this computation",
+)
 
 
 class Memory(Protocol):

@@ -219,10 +219,11 @@ def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
 
 
 def sync_batch_norm(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """The model with BatchNorm over the images of all processes; parameters and keys stay.
+    """The model with BatchNorm over the images of all processes, changed in place.
 
-    Alone there is nothing to change. The layers it makes also take one value per channel in each
-    process, as :class:`segkit.models.layers.BatchNorm` does: there are at least two in all then.
+    Parameters and keys stay. Alone there is nothing to change. The layers it makes also take one
+    value per channel in each process, as :class:`segkit.models.layers.BatchNorm` does: there are at
+    least two in all then.
 
     Raises:
         ConfigError: On another device than CUDA, where PyTorch has no such layer.

@@ -78,8 +78,10 @@ class Trial:
         if device.type == "cuda":
             memory = CudaMemory(device)
             capacity = memory.capacity
-            with untouched(self.state.model, self.state.optimizer, device):
-                model = MemoryModel.measured(self.steps, memory)
+            # Synchronised layers would wait for processes whose memory may have sufficed.
+            if not any(isinstance(m, nn.SyncBatchNorm) for m in self.state.model.modules()):
+                with untouched(self.state.model, self.state.optimizer, device):
+                    model = MemoryModel.measured(self.steps, memory)
         else:
             capacity = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         name = self.precision.name
