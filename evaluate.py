@@ -121,9 +121,10 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
     if cfg.bootstrap.resamples:
         result["bootstrap"] = measured[0].intervals(**draws)
     output.scores(result, measured[0])
+    comparison: dict[str, Any] | None = None
     if len(measured) == 2:
         first, second = measured
-        comparison = compare(
+        difference = compare(
             first.scores(),
             second.scores(),
             (first.counts, second.counts),
@@ -131,11 +132,12 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
             data.classes,
             **draws,
         )
-        output.comparison({"files": [subject.facts for subject in subjects], **comparison})
+        comparison = {"files": [subject.facts for subject in subjects], **difference}
+        output.comparison(comparison)
     if cfg.report.write:
         for other in others:
             findings.merge(other)
-        output.report(source, result, measured[0], findings)
+        output.report(source, result, measured[0], findings, comparison)
     log.info(
         "%d images of %s, %.1f images/s; written to %s",
         len(data.dataset),

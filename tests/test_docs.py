@@ -1,58 +1,205 @@
-"""The commands of README.md, run as a new user would run them, on a small folder of their own."""
+"""Every command of README.md and docs/, run as its reader would run it, but on a small scale."""
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from doc_commands import (
+    CASES,
+    DOCUMENTS,
+    FILLED,
+    NOT_RUN,
+    RULES,
+    RUN,
+    SHOWN,
+    STAND_IN,
+    Shown,
+    commands,
+)
+from doc_folder import NAMES, make_folder, newest_run, write_shown_files
+from scripts import ROOT, Result, call
 
-from segkit.data.shapes import shapes
+from segkit.data.decode import read_labels
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LIMIT = 300  # seconds for one command in a process of its own
+MODULES = {
+    "tensorboard": ("-m", "tensorboard.main"),
+    "torchrun": ("-m", "torch.distributed.run"),
+}
 
 
-def commands(section: str) -> list[str]:
-    """The indented lines of a section that begin with ``python``."""
-    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    found = re.findall(r"^    (python .*)$", text, re.MULTILINE)
-    return [command.partition("  #")[0].strip() for command in found]
+def is_installed(package: str) -> bool:
+    """Without an import of more than the packages that it is a part of."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
-def run(command: str, cwd: Path, *more: str) -> str:
-    words = [sys.executable, *shlex.split(command)[1:], *more]
-    if words[1].endswith(".py"):
-        words[1] = str(ROOT / words[1])
-    env = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd / "cache")}
-    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(shown: Shown, folder: Path) -> Result | None:
+    """One command; None where a package is missing that it needs."""
+    rule = shown.rule
+    assert rule is not None
+    if not all(map(is_installed, rule.needs)):
+        return None
+    program, *words = shlex.split(shown.filled.replace(RUN, newest_run(folder)))
+    words += rule.more
+    if program == "python" and words[0] == "-m":
+        return call(f"{words[1].replace('.', '/')}.py", *words[2:], cwd=folder)
+    if program == "python" and not rule.alone:
+        return call(str(folder / words[0]), *words[1:], cwd=folder)
+    if program == "torchrun" and "--rdzv-backend=c10d" not in words:
+        words.insert(0, "--standalone")  # on a port that is free
+    done = subprocess.run(
+        [sys.executable, *MODULES.get(program, ()), *words],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder.parent / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
-def test_the_two_commands_are_the_promised_ones() -> None:
-    assert commands("Two commands") == [
-        "python -m pip install -e . && python train.py",
-        'python -m pip install -e ".[test]" && python -m pytest',
-    ]
+class Reader:
+    """Follows documents: all commands of one in their order, in a folder of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.results: dict[Path, dict[Shown, Result | None]] = {}
+        (home / "clone").mkdir()
+        make_folder(home / "clone")
+
+    def folder(self, document: Path) -> Path:
+        return self.home / document.stem / "here"
+
+    def follow(self, document: Path) -> dict[Shown, Result | None]:
+        if document not in self.results:
+            folder = self.folder(document)
+            shutil.copytree(self.home / "clone", folder)
+            write_shown_files(document, folder)
+            cases = [shown for shown in CASES if shown.document == document]
+            self.results[document] = {shown: run(shown, folder) for shown in cases}
+        return self.results[document]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    return Reader(tmp_path_factory.mktemp("docs"))
 
 
 @pytest.mark.slow
-def test_own_data(tmp_path: Path) -> None:
-    shapes(tmp_path / "mine", "train", num_train=8, num_val=4, height=48, width=64)
-    check, train, evaluate = commands("Your own data")
-    assert "fine" in run(check.replace("PATH", "mine"), tmp_path)
-    small = ("model/backbone=tiny", "trainer.max_epochs=1", "augment.crop_size=[48,48]")
-    output = run(train.replace("PATH", "mine"), tmp_path, *small)
-    (folder,) = (tmp_path / "runs").iterdir()
-    # The console names the folder and the next command as they can be typed here.
-    assert f"checkpoint=runs/{folder.name}" in output
-    run(evaluate.replace("runs/...", f"runs/{folder.name}"), tmp_path)
-    written = folder / "eval" / "val-best"
-    assert (written / "metrics.json").exists()
-    assert len(list((written / "predictions").iterdir())) == 4
+@pytest.mark.parametrize(
+    "shown", CASES, ids=[f"{shown.document.stem}: {shown.written}" for shown in CASES]
+)
+def test_the_command_works(shown: Shown, reader: Reader) -> None:
+    result = reader.follow(shown.document)[shown]
+    if result is None:
+        assert shown.rule is not None
+        pytest.skip(f"needs {' and '.join(shown.rule.needs)}")
+    assert result.status == 0, f"{result.out}\n{result.err}"
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.slow
+def test_your_own_data_ends_with_masks_and_scores(reader: Reader) -> None:
+    results = reader.follow(ROOT / "README.md")
+    (check,) = (found for shown, found in results.items() if "segkit.data.check" in shown.written)
+    assert check is not None
+    assert check.out.endswith("8 pairs in train, 4 pairs in val: fine\n")
+    folder = reader.folder(ROOT / "README.md")
+    assert any(
+        len(list(written.glob("predictions/*.png"))) == 4 and (written / "metrics.json").is_file()
+        for written in folder.glob("runs/*/eval/val-best")
+    )
+
+
+@pytest.mark.slow
+def test_every_format_is_converted_to_the_same_masks(reader: Reader) -> None:
+    document = ROOT / "docs/data.md"
+    reader.follow(document)
+    masks = [
+        read_labels(
+            reader.folder(document) / "data" / name / f"SegmentationClass/{NAMES[0]}.png"
+        ).tolist()
+        for name in ("mine", "coco", "cvat", "binary", "folders")
+    ]
+    assert all(mask == masks[0] for mask in masks)
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_slopes_is_the_one_that_is_drawn(reader: Reader) -> None:
+    document = ROOT / "docs/losses.md"
+    reader.follow(document)
+    drawn = (reader.folder(document) / "docs/loss_slopes.svg").read_text()
+    assert drawn == (ROOT / "docs/loss_slopes.svg").read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_command_is_known(document: Path) -> None:
+    for shown in commands(document):
+        if shown in CASES:
+            assert shown.rule is not None, f"no rule in doc_commands.py for: {shown.written}"
+            left = STAND_IN.search(shown.filled)
+            assert left is None, f"FILLED of doc_commands.py has no {left[0]} of: {shown.written}"
+
+
+def test_nothing_is_excepted_or_filled_in_that_no_document_shows() -> None:
+    written = [shown.written for shown in SHOWN]
+    for pattern in NOT_RUN:
+        assert any(re.match(pattern, command) for command in written), pattern
+    for text in FILLED:
+        assert any(text in command for command in written), text
+    used = {shown.rule for shown in CASES}
+    assert [rule.pattern for rule in RULES if rule not in used] == []
+
+
+def test_commands_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Say `python train.py` or\n\n"
+        "    python train.py a=1 \\\n        b=2      # a comment\n"
+        "    python train.py; no more\n"
+        "    images/  and others\n\n"
+        '```bash\n#!/bin/bash\nsrun --x=1 torchrun --nnodes="$N" train.py &\n```\n\n'
+        "```python\npython train.py c=3\n```\n"
+        "| `CUDA_VISIBLE_DEVICES=0 python train.py\n  d=4 &` | `pip install x` | `python` |\n"
+        "    python one.py && python two.py\n"
+    )
+    assert [shown.written for shown in commands(page)] == [
+        "python train.py",
+        "python train.py a=1 b=2",
+        "python train.py; no more",
+        'torchrun --nnodes="$N" train.py',
+        "python train.py d=4",
+        "pip install x",
+        "python one.py",
+        "python two.py",
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
+    for link in links:
+        assert link.startswith("http") or (document.parent / link).exists(), link
+
+
+def test_the_two_commands_are_the_promised_ones() -> None:
+    section = README.partition("\n## Two commands\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    (python .*?)  ", section, re.MULTILINE)
+    assert lines == [
+        "python -m pip install -e . && python train.py",
+        'python -m pip install -e ".[test]" && python -m pytest',
+    ]
 
 
 def test_every_key_of_the_table_exists() -> None:

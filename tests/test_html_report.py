@@ -3,12 +3,15 @@
 import io
 import json
 import re
+from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from report_pages import NAMES, answers, report_data, squares
 from scipy import ndimage  # type: ignore[import-untyped]
@@ -16,6 +19,7 @@ from scripts import SMALL, call
 
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
+from segkit.report.comparison import compare
 from segkit.report.html import page
 from segkit.report.html.findings import Findings
 from segkit.report.html.object_sizes import SIDES, ObjectSizes
@@ -117,6 +121,55 @@ def test_without_a_run_or_confidences_a_page_is_made(tmp_path: Path) -> None:
     text = (tmp_path / "r.html").read_text()
     assert "<img" not in text and 'id="images"' not in text and 'id="suspicious"' not in text
     Reader(text)
+
+
+def compared(resamples: int) -> dict[str, Any]:
+    """Two models on four images of 10 pixels of class 0 and 10 of class 1, the others are absent.
+
+    The first finds 5 of 10 pixels of class 0 and takes the others for class 1, which it knows; the
+    second finds all. So their IoU are 5 / 10 and 10 / 15 against 1 and 1.
+    """
+    counts = torch.zeros(2, 4, 3, 5, dtype=torch.int64)
+    counts[0, :, :, :2] = torch.tensor([[5, 10], [10, 10], [5, 15]])
+    counts[1, :, :, :2] = 10
+    first = {"miou": (1 / 2 + 2 / 3) / 2, "iou": [1 / 2, 2 / 3, None, None, None]}
+    second = {"miou": 1.0, "iou": [1.0, 1.0, None, None, None]}
+    images = [(f"<i>{n}", 0.5) for n in range(3)], [("<i>0", 0.5), ("<i>1", 0.9), ("<i>2", 0.2)]
+    found = compare(first, second, (counts[0], counts[1]), images, NAMES, resamples=resamples)
+    files = [{"checkpoint": ["a.pt", "b.pt"]}, {"predictions": "masks"}]
+    return {"files": files, **found}
+
+
+def test_a_comparison_shows_both_models(tmp_path: Path) -> None:
+    path = tmp_path / "r.html"
+    for resamples in (99, 0):
+        page.write_report(path, replace(report_data(), comparison=compared(resamples)))
+        text = path.read_text(encoding="utf-8")
+        Reader(text)
+        section = text.partition('<section id="comparison">')[2].partition("</section>")[0]
+        rows = [
+            [unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+            for row in re.findall(r"<tr>.*?</tr>", section, re.DOTALL)
+        ]
+        chances = [["95 % interval", "p"], ["+50.0 to +50.0", "0.020"], ["+33.3 to +33.3", "0.020"]]
+        chances += [["-", "-"]] * 3 + [["+41.7 to +41.7", "0.020"]]  # all 99 draws are above 0
+        expected = [
+            ["class", "first", "second", "difference"],
+            [NAMES[0], "50.0", "100.0", "+50.0"],
+            [NAMES[1], "66.7", "100.0", "+33.3"],
+            *([name, "-", "-", "-"] for name in NAMES[2:]),
+            ["mean IoU", "58.3", "100.0", "+41.7"],
+        ]
+        if resamples:
+            expected = [row + more for row, more in zip(expected, chances, strict=True)]
+        images = [["<i>1", "50.0", "90.0", "+40.0"], ["<i>2", "50.0", "20.0", "-30.0"]]
+        assert rows == [*expected, ["image", "first", "second", "difference"], *images]
+        assert section.count('class="sure"') == (3 if resamples else 0)
+        assert "<b>first</b> a.pt + b.pt" in section and "<b>second</b> masks" in section
+
+
+def test_without_a_comparison_there_is_no_section(text: str) -> None:
+    assert "comparison" not in re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
 
 
 def test_the_size_is_bounded_even_for_noise(tmp_path: Path) -> None:
@@ -229,13 +282,14 @@ def test_evaluate_writes_it(tmp_path: Path) -> None:
     home = tmp_path / "here"
     home.mkdir()
     assert call("train.py", *SMALL, "out_dir=run", cwd=home).status == 0
-    settings = ("report.write=true", "report.max_images=3", "bootstrap.resamples=20")
+    settings = ("report.write=true", "report.max_images=3", "compare=run/checkpoints/last.pt")
     done = call("evaluate.py", "checkpoint=run", *settings, "loader.num_workers=0", cwd=home)
     assert done.status == 0, done.err
     folder = home / "run/eval/val-best"
     scores = json.loads((folder / "metrics.json").read_text())
     text = (folder / "report.html").read_text(encoding="utf-8")
     reader = Reader(text)
+    assert (folder / "compare.json").exists() and '<section id="comparison">' in text
     assert f"<title>mIoU {100 * scores['miou']:.1f} %" in text
     assert "train/loss" in " ".join(reader.texts) and "max_epochs: 2" in text
     assert sum(attributes.get("class") == "card" for _, attributes in reader.tags) == 3

@@ -64,14 +64,19 @@ class Output:
         log.info("\n%s", comparison_table(comparison))
 
     def report(
-        self, source: Source, result: dict[str, Any], measures: Measures, findings: Findings
+        self,
+        source: Source,
+        result: dict[str, Any],
+        measures: Measures,
+        findings: Findings,
+        comparison: dict[str, Any] | None,
     ) -> None:
         """Write the page, and the list of suspicious labels."""
         classes, regions = self.data.classes, findings.suspicious.regions()
         write_suspicious(self.folder / "suspicious_labels.csv", regions, classes)
         config, lines = origin(source)
         matrix = measures.matrix.matrix.tolist()
-        page = ReportData(result, matrix, self.data.palette, findings, lines, config)
+        page = ReportData(result, matrix, self.data.palette, findings, lines, config, comparison)
         write_report(self.folder / "report.html", page)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 LIBRARIES = ("segkit", "torch", "torchvision", "numpy", "albumentations", "pillow")
 MANY_CLASSES = 40  # from here on the confusion matrix shows shades without numbers
+MOST_CHANGED = 20  # images that a comparison names
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ReportData:
         findings: Of all images.
         history: Lines of the run's ``metrics.jsonl``, if there is one.
         config: The run's configuration as YAML, or nothing.
+        comparison: What ``compare.json`` holds, if two models were compared.
     """
 
     result: Mapping[str, Any]
@@ -45,6 +47,7 @@ class ReportData:
     findings: Findings
     history: Sequence[Mapping[str, Any]] = field(default_factory=list)
     config: str = ""
+    comparison: Mapping[str, Any] | None = None
 
 
 def check_libraries() -> None:
@@ -52,7 +55,7 @@ def check_libraries() -> None:
     missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"report=true needs {' and '.join(missing)}, not installed here; "
+            f"report.write=true needs {' and '.join(missing)}, not installed here; "
             'python -m pip install "segkit[report]" brings it'
         )
 
@@ -85,7 +88,7 @@ def write_report(path: Path, data: ReportData) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": "{:,}".format}
+    environment.filters |= {"percent": percent, "signed": signed, "number": "{:,}".format}
     path.write_text(environment.get_template("page.html").render(content(data)), encoding="utf-8")
 
 
@@ -120,6 +123,7 @@ def content(data: ReportData) -> dict[str, Any]:
             for name, bins in ((n, findings.sizes.bins(c)) for c, n in enumerate(classes))
             if any(one.objects for one in bins)
         ],
+        "comparison": data.comparison and comparison(data.comparison),
         "figures": figures(data),
         "config": data.config,
         "versions": versions(),
@@ -149,6 +153,25 @@ def class_rows(result: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
         }
         for c, name in enumerate(result["classes"])
     ]
+
+
+def comparison(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The two models, their scores side by side, and the images that differ most."""
+    names = [facts.get("checkpoint") or facts["predictions"] for facts in found["files"]]
+    return {
+        "models": [name if isinstance(name, str) else " + ".join(name) for name in names],
+        "resamples": found["resamples"],
+        "level": found["level"],
+        "classes": [row | {"sure": leaves_out_0(row)} for row in found["iou"]],
+        "mean": found["miou"] | {"sure": leaves_out_0(found["miou"])},
+        "images": [row for row in found["images"] if row["difference"]][:MOST_CHANGED],
+    }
+
+
+def leaves_out_0(row: Mapping[str, Any]) -> bool:
+    """Whether the interval of a difference lies on one side."""
+    low, high = row.get("interval") or (0.0, 0.0)
+    return bool(low > 0 or high < 0)
 
 
 def figures(data: ReportData) -> dict[str, "Markup"]:
@@ -187,3 +210,8 @@ def versions() -> dict[str, str]:
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as text; a dash where it is not defined."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference of shares as text; a dash where it is not defined."""
+    return "-" if value is None else f"{100 * value:+.1f}"
