@@ -7,6 +7,8 @@ appears only after its logits were compared with those of the checkpoint.
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from environment)
 
 import os
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from segkit.config import check_command_line, rebuild, run
 if __name__ == "__main__":
     check_command_line("export")  # before the imports that take seconds: a wrong key ends at once
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -25,9 +28,9 @@ from segkit.engine.checkpoint import Checkpoint, read_checkpoint
 from segkit.engine.export import SUFFIXES, WithPreprocessing, appearing, open_model, write_model
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.onnx_model import metadata, require
-from segkit.engine.parity import TOLERANCES, check_parity, latency
+from segkit.engine.parity import CHECKED_BATCHES, TOLERANCES, check_parity, latency
 from segkit.engine.precision import Normalize
-from segkit.errors import ConfigError
+from segkit.errors import ConfigError, DataError
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:
@@ -43,13 +46,15 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     about = checkpoint.about
     path = file_name(cfg, checkpoint.path)
     model: nn.Module = load_model(checkpoint, list(cfg.allow), cfg.weights)
-    images = calibration_images(cfg, checkpoint)
+    # What few bits do to made-up pictures says little about those that the network is for.
+    in_int8 = cfg.precision.startswith("int8")
+    images = read_pictures(cfg, checkpoint) if in_int8 else made_up_pictures()
     if cfg.include_preprocessing:
         model = WithPreprocessing(model, about.mean, about.std)
     else:
-        normalize = Normalize(tuple(about.mean), tuple(about.std), channels_last=False)
-        images = [normalize(image) for image in images]
+        images = map(Normalize(tuple(about.mean), tuple(about.std), channels_last=False), images)
     model.eval()
+    samples = list(islice(images, max(CHECKED_BATCHES)))
 
     # Network -> file, which is compared with it
     facts = metadata(
@@ -65,12 +70,13 @@ def export(cfg: DictConfig) -> dict[str, Any]:
             temporary,
             cfg.format,
             facts,
+            example=samples[0],
             opset=cfg.opset,
             precision=cfg.precision,
-            images=images,
+            calibration=chain(samples, images),
         )
         exported = open_model(temporary, cfg.format)
-        parity = check_parity(model, exported, images, tolerance)
+        parity = check_parity(model, exported, samples, tolerance)
     log.info("%s (%.1f MB)", os.path.relpath(path), path.stat().st_size / 1e6)
     log.info("%s", parity)
     log.info("(accepted: at most %.0e, at least %g %%)", tolerance.difference, 100 * tolerance.same)
@@ -78,7 +84,11 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 
     # How fast, side by side
     if cfg.latency.runs:
-        image = F.interpolate(images[0].float(), list(cfg.latency.size)).to(images[0].dtype)
+        image = F.interpolate(samples[0].float(), list(cfg.latency.size)).to(samples[0].dtype)
+        # PyTorch in the memory order in which predict.py lets it compute.
+        channels_last = OmegaConf.create(about.config).trainer.channels_last
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        model, image = model.to(memory_format=order), image.contiguous(memory_format=order)
         ours = latency(model, image, runs=cfg.latency.runs)
         theirs = latency(exported, image, runs=cfg.latency.runs)
         result |= {"torch_seconds": ours, "exported_seconds": theirs}
@@ -107,24 +117,36 @@ def file_name(cfg: DictConfig, checkpoint: Path) -> Path:
     return home / "export" / f"{checkpoint.stem}{kind}{suffix}"
 
 
-def calibration_images(cfg: DictConfig, checkpoint: Checkpoint) -> list[Tensor]:
-    """Pictures to compare on, uint8 (1, 3, H, W): made-up ones, or for int8_static the run's."""
-    if cfg.precision != "int8_static":
-        rough = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
-        smooth = F.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 1)
-        return [image[None] for image in (255 * smooth).to(torch.uint8)]
+def made_up_pictures() -> Iterator[Tensor]:
+    """A few pictures, uint8 (1, 3, H, W), that are smooth as photographs are."""
+    rough = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 1)
+    for picture in (255 * smooth).to(torch.uint8):
+        yield picture[None]
+
+
+def read_pictures(cfg: DictConfig, checkpoint: Checkpoint) -> Iterator[Tensor]:
+    """Pictures from all over the data of the run, uint8 (1, 3, H, W), read one by one.
+
+    Raises:
+        DataError: The data is not there, or cannot be read.
+    """
     config = checkpoint.about.config
     node = dict(config["data"]["dataset"])
     if cfg.calibration.root is not None:
         node["root"] = cfg.calibration.root
     split = cfg.calibration.split or OmegaConf.create(config).data.train_split
-    dataset = rebuild(node, list(cfg.allow))(split=split)
+    try:
+        dataset = rebuild(node, list(cfg.allow))(split=split)
+    except DataError as error:
+        raise DataError(
+            f"{error}. {cfg.precision} needs pictures of the run's data: give calibration.root=PATH"
+        ) from error
     count = min(cfg.calibration.images, len(dataset))
-    chosen = [i * len(dataset) // count for i in range(count)]
-    return [
-        torch.from_numpy(dataset.read(i)[0]).permute(2, 0, 1)[None].contiguous()
-        for i in progress(chosen, "calibration", count)
-    ]
+    # Far apart and in no order, so that the first few are a sample too.
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:count].tolist()
+    for i in progress(chosen, "calibration", count):
+        yield torch.from_numpy(np.ascontiguousarray(dataset.read(i)[0].transpose(2, 0, 1)))[None]
 
 
 if __name__ == "__main__":

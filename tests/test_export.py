@@ -1,6 +1,10 @@
 """export.py: files that compute what the checkpoint does, or no files."""
 
+import doctest
 import json
+import re
+import runpy
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scripts import call
+from omegaconf import OmegaConf
+from PIL import Image
+from scripts import ROOT, call
 from states import ABOUT
 from torch import Tensor, nn
 from torch.testing import assert_close
+from voc_folder import make_voc
 
 from segkit.config.load import load_model
 from segkit.engine import export, onnx_model, parity
@@ -23,14 +30,17 @@ from segkit.engine.parity import TOLERANCES, Parity, check_parity, latency
 from segkit.engine.precision import Normalize, Precision
 from segkit.engine.quantize import reduce_precision
 from segkit.engine.state import Best, TrainState
-from segkit.errors import CheckpointError, ConfigError
+from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
 
 onnx = pytest.importorskip("onnx", reason="needs segkit[export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs segkit[export]")
 pytest.importorskip("onnxscript", reason="needs segkit[export]")
+# It adds to sys.path, once; `call` would take that back.
+pytest.importorskip("onnxruntime.transformers", reason="needs segkit[export]")
 
+DOCS = ROOT / "docs/export.md"
 CLASSES = ["background", "disk", "square"]
 QUICK = ("latency.runs=1", "latency.size=[32,32]")
 SHAPES = [(1, 3, 40, 72), (2, 3, 17, 33), (3, 3, 64, 64)]
@@ -103,7 +113,7 @@ def bytes_file(run: Path) -> Path:
     lines = result.out.splitlines()
     assert lines[0].startswith("run/export/best.onnx (")
     assert lines[1].startswith("largest difference ")
-    assert lines[1].endswith("(1x3x96x128, 1x3x81x65, 3x3x96x128, 3x3x81x65)")
+    assert lines[1].endswith("(1x3x192x256, 1x3x161x129, 3x3x192x256, 3x3x161x129)")
     assert lines[2] == "(accepted: at most 1e-03, at least 99.9 %)"
     assert lines[3].startswith("one image of 32x32 on the CPU, ")
     assert "PyTorch" in lines[3]
@@ -119,10 +129,12 @@ def floats_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-def write(model: nn.Module, path: Path, format: str, checkpoint: Checkpoint) -> None:
-    facts = onnx_model.metadata(checkpoint, preprocessing=False, precision="fp32", opset=18)
-    images = [torch.rand(1, 3, 64, 96)]
-    export.write_model(model, path, format, facts, opset=18, precision="fp32", images=images)
+def write(
+    model: nn.Module, path: Path, format: str, checkpoint: Checkpoint, opset: int = 18
+) -> None:
+    facts = onnx_model.metadata(checkpoint, preprocessing=False, precision="fp32", opset=opset)
+    example = torch.rand(1, 3, 64, 96)
+    export.write_model(model, path, format, facts, example=example, opset=opset, precision="fp32")
 
 
 def pictures(shape: tuple[int, ...]) -> Tensor:
@@ -194,7 +206,7 @@ def test_fewer_bits(
     path = tmp_path / "b.onnx"
     path.write_bytes(bytes_file.read_bytes())
     rough = pictures((4, 3, 6, 8)).float()
-    smooth = nn.functional.interpolate(rough, (64, 96), mode="bicubic").clamp(0, 255)
+    smooth = nn.functional.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 255)
     images = list(smooth.to(torch.uint8).split(1))
     reduce_precision(path, precision, images)
     assert [file.name for file in tmp_path.iterdir()] == ["b.onnx"]
@@ -202,6 +214,11 @@ def test_fewer_bits(
     assert {"fp16": "Conv", "int8_dynamic": "ConvInteger", "int8_static": "QuantizeLinear"}[
         precision
     ] in kinds
+    if precision == "int8_static":  # ranges of convolutions end where the ReLU behind them cuts
+        before, after = (
+            [node.op_type for node in onnx.load(file).graph.node] for file in (bytes_file, path)
+        )
+        assert after.count("Relu") < before.count("Relu") / 2
     about = checkpoint.about
     model = export.WithPreprocessing(network(), about.mean, about.std)
     exact, found = (
@@ -209,6 +226,18 @@ def test_fewer_bits(
         for file in (bytes_file, path)
     )
     assert exact.difference < 1e-5 < found.difference
+
+
+@pytest.mark.slow
+def test_the_opset_is_the_one_that_was_asked_for(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    write(network(), tmp_path / "a.onnx", "onnx", checkpoint, opset=21)
+    versions = {
+        entry.domain: entry.version for entry in onnx.load(tmp_path / "a.onnx").opset_import
+    }
+    assert versions[""] == 21
+    with pytest.raises(CheckpointError, match="opset"):
+        write(network(), tmp_path / "b.onnx", "onnx", checkpoint, opset=99)
+    assert not (tmp_path / "b.onnx").exists()
 
 
 # --- other formats -------------------------------------------------------------------------------
@@ -333,13 +362,34 @@ def test_latency_counts_after_a_warm_up() -> None:
         ("format=torchscript precision=fp16", "precision=fp16 is for format=onnx, not for torch"),
         ("format=tflite", "format=tflite"),
         ("opset=17", "opset=17"),
+        ("out=best.pt/a.onnx", "best.pt/a.onnx: cannot be written (File exists)"),
     ],
 )
 def test_settings_that_are_refused(arguments: str, expected: str, run: Path) -> None:
-    result = call("export.py", f"checkpoint={run}", *arguments.split(), cwd=run.parent)
+    result = call("export.py", f"checkpoint={run}", *arguments.split(), cwd=run / "checkpoints")
     assert result.status == 1
     assert expected in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_pictures_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    read_pictures = runpy.run_path(str(ROOT / "export.py"))["read_pictures"]
+    dataset = {"_target_": "segkit.data.voc.VOCSegmentation", "_partial_": True, "root": "gone"}
+    data = {"dataset": dataset, "train_split": "train"}
+    moved = replace(checkpoint, about=replace(checkpoint.about, config={"data": data}))
+    where = {"root": None, "split": None, "images": 2}
+    cfg = OmegaConf.create({"calibration": where, "precision": "int8_static", "allow": []})
+    with pytest.raises(DataError, match=r"root=gone: no such folder.*give calibration\.root=PATH"):
+        next(read_pictures(cfg, moved))
+    root = make_voc(tmp_path / "voc", {"train": ["a", "b", "c"]})
+    cfg.calibration.root = str(root)
+    assert [p.shape for p in read_pictures(cfg, moved)] == [(1, 3, 8, 12)] * 2
+    pictures = read_pictures(cfg, moved)
+    next(pictures)
+    for name in "abc":  # each is read when it is asked for
+        (root / f"JPEGImages/{name}.png").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        next(pictures)
 
 
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, run: Path, bytes_file: Path) -> None:
@@ -365,6 +415,13 @@ def test_files_that_are_not_ours(tmp_path: Path, bytes_file: Path) -> None:
         read_onnx(tmp_path / "c.onnx")
 
 
+@pytest.mark.parametrize("format", export.SUFFIXES)
+def test_files_that_cannot_be_opened(format: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"text")
+    with pytest.raises(CheckpointError, match=r"a: cannot be opened again \("):
+        export.open_model(tmp_path / "a", format)
+
+
 def test_a_model_that_cannot_be_exported(checkpoint: Checkpoint, tmp_path: Path) -> None:
     class Sorts(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
@@ -372,3 +429,37 @@ def test_a_model_that_cannot_be_exported(checkpoint: Checkpoint, tmp_path: Path)
 
     with pytest.raises(CheckpointError, match=r"PyTorch cannot export this model as pt2 \("):
         write(Sorts(), tmp_path / "a.pt2", "pt2", checkpoint)
+
+
+# --- the documentation ---------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_docs(
+    bytes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.onnx").symlink_to(bytes_file)
+    Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(tmp_path / "photo.png")
+    failed, tried = doctest.testfile(str(DOCS), module_relative=False, encoding="utf-8")
+    assert failed == 0
+    assert tried >= 9
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_docs(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    content["about"]["classes"] = ["background", "cat", "dog"]
+    root = str(make_voc(tmp_path / "voc"))
+    dataset = {"_target_": "segkit.data.voc.VOCSegmentation", "_partial_": True, "root": root}
+    content["about"]["config"]["data"]["dataset"] = dataset
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    torch.save(content, tmp_path / "run/checkpoints/best.pt")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(tmp_path / "photos/a.png")
+    commands = re.findall(r"^    python (.*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        script, *arguments = shlex.split(command.replace("runs/...", "run"))
+        more = QUICK if script == "export.py" else ()
+        result = call(script, *arguments, *more, cwd=tmp_path)
+        assert result.status == 0, f"{command}: {result.err}"

@@ -231,6 +231,20 @@ def test_what_has_no_place_is_told_in_groups(tmp_path: Path) -> None:
     assert "model.atrous_rates=[12,24,36]" in report
 
 
+def test_the_other_xception_is_not_taken_in_part() -> None:
+    weights = {
+        "classifier.aspp.convs.0.0.weight": torch.zeros(256, 2048, 1, 1),
+        "backbone.conv1.weight": torch.zeros(32, 3, 3, 3),  # fits, as do its three shortcuts
+        "backbone.block1.skip.weight": torch.zeros(128, 64, 1, 1),
+        "backbone.block1.rep.0.conv1.weight": torch.zeros(64, 1, 3, 3),
+    }
+    with torch.device("meta"):
+        model = ours("xception")
+    assert compare(model, translated(weights).tensors).taken == ["aspp.branches.0.0.weight"]
+    reasons = set(translated(weights).unplaced.values())
+    assert reasons == {"the Xception of 2017, ours is the aligned one of DeepLabV3+"}
+
+
 def test_biases_go_into_the_running_means() -> None:
     found = translated(on_meta(lambda: Bubbliiiing(BubbliiiingMobileNet(), 24, 320, 4)))
     # 5 branches and the projection, the shortcut, two convolutions

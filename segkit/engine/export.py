@@ -1,21 +1,27 @@
 """A network as a file that runs without segkit."""
 
+import errno
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkit.engine.onnx_model import require
+from segkit.engine.parity import in_short
 from segkit.engine.quantize import reduce_precision
-from segkit.errors import CheckpointError
+from segkit.errors import CheckpointError, DataError
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "pt2": ".pt2"}
 EXTRA_FILE = "segkit.json"  # the metadata in formats other than ONNX
+# A folder or its rights stand in the way, or the name is too long; other disk trouble meets all.
+PLACE_TROUBLE = {
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM),
+}
 
 
 class WithPreprocessing(nn.Module):
@@ -48,9 +54,10 @@ def write_model(
     format: str,
     facts: dict[str, str],
     *,
+    example: Tensor,
     opset: int,
     precision: str,
-    images: Sequence[Tensor],
+    calibration: Iterable[Tensor] = (),
 ) -> None:
     """Write ``model`` for any batch size, height and width.
 
@@ -60,15 +67,15 @@ def write_model(
         format: ``onnx``, ``torchscript`` or ``pt2`` (of ``torch.export``, which asks for images
             larger than the network's stride).
         facts: Metadata; in ONNX the properties of the model, else a file ``segkit.json`` in it.
+        example: What the model takes, (1, 3, H, W).
         opset: Version of ONNX's operators.
         precision: See :func:`reduce_precision`; other than fp32 with ONNX only.
-        images: What the model takes, (1, 3, H, W) each.
+        calibration: As there.
 
     Raises:
         CheckpointError: PyTorch cannot export this model.
-        ConfigError: A package is missing.
     """
-    example = torch.cat([F.pad(images[0], (0, 96, 0, 64))[:, :, :64, :96]] * 2)
+    example = torch.cat([F.pad(example, (0, 96, 0, 64))[:, :, :64, :96]] * 2)
     free = (
         {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},
     )
@@ -84,15 +91,13 @@ def write_model(
                 program = torch.export.export(model, (example,), dynamic_shapes=free)
                 torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(facts)})
             else:
-                require("onnx", "onnxruntime", "onnxscript")
                 _write_onnx(model, example, path, opset)
-                reduce_precision(path, precision, images)
+                reduce_precision(path, precision, calibration)
                 _add_properties(path, facts)
     except RuntimeError as error:  # the exporters' own errors are such
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{path}: PyTorch cannot export this model as {format} ({type(error).__name__}: "
-            f"{reason}); another format may do"
+            f"{path}: PyTorch cannot export this model as {format} ({in_short(error)}); another "
+            "format may do"
         ) from error
 
 
@@ -108,6 +113,9 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, opset: int) -> No
         verbose=False,
     )
     assert program is not None
+    found = program.model.opset_imports[""]
+    if found != opset:  # the exporter gives up a conversion without an error
+        raise CheckpointError(f"{path}: PyTorch can write it with opset={found}, not {opset}")
     program.save(str(path), external_data=False)
 
 
@@ -120,7 +128,18 @@ def _add_properties(path: Path, facts: dict[str, str]) -> None:
 
 
 def open_model(path: Path, format: str) -> Callable[[Tensor], Tensor]:
-    """What an exported file computes, without anything of this package around it."""
+    """What an exported file computes, without anything of this package around it.
+
+    Raises:
+        CheckpointError: It cannot be opened.
+    """
+    try:
+        return _open(path, format)
+    except Exception as error:  # of any runtime
+        raise CheckpointError(f"{path}: cannot be opened again ({in_short(error)})") from error
+
+
+def _open(path: Path, format: str) -> Callable[[Tensor], Tensor]:
     if format == "torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch would rather have pt2
@@ -139,14 +158,24 @@ def open_model(path: Path, format: str) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A name to write to; the file gets the name ``path`` at the end, if nothing was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A name to write to; the file gets the name ``path`` at the end, if nothing was raised.
+
+    Raises:
+        CheckpointError: What was raised in between, with ``path`` in front.
+        DataError: There can be no file of this name.
+    """
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except CheckpointError as error:
         text = str(error).removeprefix(f"{temporary}: ")
         raise CheckpointError(f"{path}: {text}. Nothing was written") from error
+    except OSError as error:
+        if error.errno not in PLACE_TROUBLE:
+            raise
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from segkit.errors import CheckpointError
 
-CHECKED_SIZES = ((96, 128), (81, 65))
+CHECKED_SIZES = ((192, 256), (161, 129))
 CHECKED_BATCHES = (1, 3)
 
 
@@ -89,8 +89,8 @@ def check_parity(
         try:
             found = exported(batch)
         except Exception as error:  # of any runtime
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"fails on an image of shape {shapes[-1]} ({reason})") from error
+            text = f"fails on an image of shape {shapes[-1]} ({in_short(error)})"
+            raise CheckpointError(text) from error
         if found.shape != expected.shape:
             raise CheckpointError(f"logits of shape {found.shape}, expected {expected.shape}")
         difference = max(difference, float((found - expected).abs().max()))
@@ -105,6 +105,11 @@ def check_parity(
             f"{tolerance.difference:.0e}, and at least {100 * tolerance.same:g} %"
         )
     return parity
+
+
+def in_short(error: Exception) -> str:
+    """The beginning of what a runtime or exporter said, which may be pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:

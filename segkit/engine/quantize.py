@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from torch import Tensor
 PRECISIONS = ("fp32", "fp16", "int8_dynamic", "int8_static")
 
 
-def reduce_precision(path: Path, precision: str, images: Sequence[Tensor]) -> None:
+def reduce_precision(path: Path, precision: str, images: Iterable[Tensor]) -> None:
     """Rewrite an ONNX file in place.
 
     - ``fp16``: weights and arithmetic, where onnxruntime has it; input and output stay float32.
-    - ``int8_dynamic``: convolutions; the range of each input is found while it computes.
-    - ``int8_static``: convolutions; the ranges come from ``images``. The weights have 7 bits, one
-      scale per channel: with 8, sums overflow on CPUs before AVX-512 VNNI, silently.
+    - ``int8_dynamic``: convolutions; the range of each input is found while it computes, over the
+      whole batch.
+    - ``int8_static``: convolutions with their ReLUs; the ranges come from ``images``. The weights
+      have 7 bits, one scale per channel: with 8, sums overflow on CPUs before AVX-512 VNNI,
+      silently.
 
     Args:
         path: The file.
@@ -43,7 +45,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _reduce(path: Path, precision: str, images: Sequence[Tensor]) -> None:
+def _reduce(path: Path, precision: str, images: Iterable[Tensor]) -> None:
     if precision == "fp16":
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -66,7 +68,8 @@ def _reduce(path: Path, precision: str, images: Sequence[Tensor]) -> None:
                 path,
                 _Images(path, images),
                 quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=["Conv"],
+                # With ReLU and ReLU6, no bits are spent on what those cut off.
+                op_types_to_quantize=["Conv", "Relu", "Clip"],
                 per_channel=True,
                 reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
@@ -79,7 +82,7 @@ def _reduce(path: Path, precision: str, images: Sequence[Tensor]) -> None:
 class _Images:
     """The images in the form that onnxruntime's calibration asks for."""
 
-    def __init__(self, path: Path, images: Sequence[Tensor]) -> None:
+    def __init__(self, path: Path, images: Iterable[Tensor]) -> None:
         import onnx
 
         self.name = onnx.load(path).graph.input[0].name

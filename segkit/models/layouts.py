@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -126,6 +126,13 @@ VAINF_PLUS = Layout(
     advice=_VAINF_ADVICE,
 )
 
+# Other layers under names that ours has too: loaded in part, it would be worth nothing.
+VAINF_XCEPTION = replace(
+    VAINF_PLUS,
+    mark="backbone.block1.rep.0.conv1.weight",
+    unplaced=((r"backbone\.", "the Xception of 2017, ours is the aligned one of DeepLabV3+"),),
+)
+
 VAINF_V3 = Layout(
     source=_VAINF,
     mark="classifier.classifier.0.convs.0.0.weight",
@@ -202,4 +209,4 @@ MMSEGMENTATION = Layout(
     ),
 )
 
-LAYOUTS = (TORCHVISION, VAINF_PLUS, VAINF_V3, BUBBLIIIING, MMSEGMENTATION)
+LAYOUTS = (TORCHVISION, VAINF_XCEPTION, VAINF_PLUS, VAINF_V3, BUBBLIIIING, MMSEGMENTATION)
