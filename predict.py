@@ -80,7 +80,8 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
         log.info("%s", work.watch.text(where))
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(sources)} could not be read, the others were predicted:\n"
+            f"{len(problems)} of {len(sources)} could not be read or written"
+            f"{', the others were predicted' * (len(problems) < len(sources))}:\n"
             f"{first_ten(problems)}"
         )
     return {"sources": len(sources), "images": work.images, "benchmark": speed}

@@ -134,6 +134,12 @@ def test_other_arrays_are_refused(image: NDArray[Any], model: SegmentationModel)
         model.predict(image)
 
 
+@pytest.mark.parametrize("image", [None, torch.zeros(3, 4, 4), 7])
+def test_other_objects_are_refused(image: Any, model: SegmentationModel) -> None:
+    with pytest.raises(DataError, match=f"the image is a {type(image).__name__}; expected a path"):
+        model.predict(image)
+
+
 def test_files_that_are_no_pictures_are_named(model: SegmentationModel, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"text")
     with pytest.raises(DataError, match=r"a\.png: is no picture"):
@@ -200,6 +206,8 @@ WEIGHTS = ("auto", "ema", "raw")
 def test_what_cannot_be_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.pt: no such file or folder"):
         load_model(tmp_path / "none.pt")
+    with pytest.raises(ConfigError, match=r"checkpoint=\[\]: expected at least one"):
+        load_model([])
     with pytest.raises(ConfigError, match="weights=emma: no such value; did you mean ema"):
         load_model(checkpoint, weights="emma")
     with pytest.raises(CheckpointError, match="kept no average"):

@@ -110,7 +110,7 @@ def test_a_folder_becomes_palette_pngs(run: Path, model: SegmentationModel, here
 
 
 def test_everything_that_can_be_written(run: Path, model: SegmentationModel, here: Path) -> None:
-    kinds = "write=[index,overlay,color,cutout,probs]"
+    kinds = "write=[index,overlay,color,cutout,probs,index]"
     result = predict(run, "photos/a.png", kinds, "opacity=0.25", "out_dir=out", cwd=here)
     assert result.status == 0, result.err
     out = here / "out"
@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_left_out(run: Path, here: Path) -> None:
     result = predict(run, "photos", cwd=here)
     assert result.status == 1
     assert "left out: photos/broken.jpg: is no picture" in result.out
-    assert "2 of 5 could not be read, the others were predicted" in result.err
+    assert "2 of 5 could not be read or written, the others were predicted" in result.err
     assert "photos/empty.mp4: is empty (0 bytes)" in result.err
     assert "Traceback" not in result.err
     assert len(files(here / "predictions/index")) == 3
@@ -177,8 +177,11 @@ def test_names_that_collide_overwrite_nothing(run: Path, here: Path) -> None:
         ("write=[indx]", "write=['indx']: no such value; did you mean index?"),
         ("write=[]", "write=[]: nothing to write"),
         ("write=[cutout] background=disc", "background=disc is no class; did you mean disk?"),
+        ("write=[overlay] background=disc", "background=disc is no class; did you mean disk?"),
         ("source=none", "source=none: no such file or folder"),
         ("out_dir=photos", "the folder of the pictures; give another"),
+        ("out_dir=photos/a.png", "photos/a.png: cannot be written to (File exists); give another"),
+        ("checkpoint=[]", "checkpoint=[]: expected at least one"),
         ("checkpoint=none.pt", "checkpoint=none.pt: no such file or folder"),
         ("windw.size=[2,2]", "windw: no such key; did you mean window?"),
     ],
@@ -191,6 +194,51 @@ def test_mistakes_end_before_anything_is_written(
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert not (here / "predictions").exists()
+
+
+def test_sources_are_never_replaced(run: Path, here: Path) -> None:
+    (here / "photos").rename(here / "index")
+    before = (here / "index/a.png").read_bytes()
+    result = predict(run, "index", "out_dir=.", cwd=here)
+    assert result.status == 1
+    assert "the results would come to index, where the pictures are" in result.err
+    assert (here / "index/a.png").read_bytes() == before
+    assert predict(run, "index", "out_dir=other", cwd=here).status == 0
+
+
+def test_names_that_are_no_text(run: Path, here: Path) -> None:
+    (here / "photos/a.png").rename(here / "photos" / os.fsdecode(b"\xe9t\xe9.png"))
+    assert predict(run, "photos", cwd=here).status == 0
+    assert (here / "predictions/index" / os.fsdecode(b"\xe9t\xe9.png")).exists()
+    assert b"\nphotos/\xe9t\xe9.png," in (here / "predictions/areas.csv").read_bytes()
+
+
+def test_what_cannot_be_written_is_left_out(run: Path, here: Path) -> None:
+    (here / "predictions/index/a.png").mkdir(parents=True)
+    (here / "photos/c.png").write_bytes((here / "photos/a.png").read_bytes())
+    (here / "photos/a.png").rename(here / "photos" / f"{'x' * 250}.png")
+    (here / "photos/c.png").rename(here / "photos/a.png")
+    result = predict(run, "photos", cwd=here)
+    assert result.status == 1
+    assert "predictions/index/a.png: cannot be written (Is a directory)" in result.err
+    assert f"{'x' * 250}.png: cannot be written (File name too long)" in result.err
+    assert "2 of 4 could not be read or written, the others were predicted" in result.err
+    assert files(here / "predictions/index") == ["deep/c.png", "deep/er/b.png"]
+
+
+def test_an_upright_video_stays_upright(run: Path, here: Path) -> None:
+    """Phones store frames as the sensor sees them, with the turn in the file's head."""
+    path = film(here / "clip.mp4", size=(48, 64))
+    content = path.read_bytes()
+    one, quarter_turn = (1).to_bytes(2, "big") + bytes(2), (-1).to_bytes(2, "big", signed=True)
+    upright = one + bytes(12) + one
+    assert content.count(upright, content.index(b"tkhd")) >= 1
+    start = content.index(upright, content.index(b"tkhd"))
+    turned = bytes(4) + one + bytes(4) + quarter_turn + bytes(2) + bytes(4)
+    path.write_bytes(content[:start] + turned + content[start + len(turned) :])
+    assert predict(run, "clip.mp4", "write=[color,index]", cwd=here).status == 0
+    assert read_mask(here / "predictions/index/clip/000001.png").shape == (64, 48)
+    assert {f.shape for f in frames(here / "predictions/color/clip.mp4")} == {(64, 48, 3)}
 
 
 def test_a_video_becomes_a_video(run: Path, model: SegmentationModel, here: Path) -> None:

@@ -37,6 +37,15 @@ def test_results_of_an_earlier_run_are_no_sources(tmp_path: Path) -> None:
         names(tmp_path, tmp_path)
 
 
+def test_results_never_come_where_the_pictures_are(tmp_path: Path) -> None:
+    touch(tmp_path, "index/deep/a.png", "photos/a.png")
+    for source in ("index", "index/deep/a.png", "**/*.png"):
+        with pytest.raises(ConfigError, match=r"the results would come to .*, where the pictures"):
+            names(tmp_path / source, tmp_path)
+    assert names(tmp_path / "photos", tmp_path) == ["a"]
+    assert names(tmp_path / "index", tmp_path / "out") == ["deep/a"]
+
+
 def test_files_are_taken_as_they_are(tmp_path: Path) -> None:
     touch(tmp_path, "a.jfif", "clip.MOV", "c[1].png")
     assert names(tmp_path / "a.jfif") == ["a"]

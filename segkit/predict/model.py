@@ -17,7 +17,7 @@ from segkit.config.schema import PredictConfig, TTAConfig, WindowConfig
 from segkit.data.decode import PathLike, Pixels, pixels_of, read_image
 from segkit.engine.inference import Inference
 from segkit.engine.precision import pick_device
-from segkit.errors import DataError
+from segkit.errors import ConfigError, DataError
 
 Picture = PathLike | NDArray[np.uint8] | Image.Image
 Mask = NDArray[np.uint8] | NDArray[np.int64]
@@ -77,6 +77,8 @@ def load_model(
 def open_model(cfg: DictConfig) -> "SegmentationModel":
     """:func:`load_model` for a configuration of predict.py."""
     checkpoints = read_checkpoints(cfg.checkpoint)
+    if not checkpoints:
+        raise ConfigError("checkpoint=[]: expected at least one .pt file or run folder")
     about = checkpoints[0].about
     inference = load_inference(checkpoints, cfg, pick_device(cfg.device))
     return SegmentationModel(inference, about.classes, np.asarray(about.palette, np.uint8))
@@ -108,7 +110,7 @@ class SegmentationModel:
         """The most probable class of every pixel: uint8 (H, W), int64 with more than 256 classes.
 
         Raises:
-            DataError: A file that cannot be read, or an array of another kind.
+            DataError: A file that cannot be read, or an object of another kind.
         """
         return _each(image, lambda one: self.compute(to_pixels(one))[0])
 
@@ -158,12 +160,17 @@ def to_pixels(picture: Picture) -> Pixels:
     """A picture of any kind as uint8 (H, W, 3) RGB.
 
     Raises:
-        DataError: A file that cannot be read, or an array of another kind.
+        DataError: A file that cannot be read, or an object of another kind.
     """
     if isinstance(picture, Image.Image):
         return pixels_of(picture, "the image")
-    if not isinstance(picture, np.ndarray):
+    if isinstance(picture, str | os.PathLike):
         return read_image(Path(picture).expanduser())
+    if not isinstance(picture, np.ndarray):
+        raise DataError(
+            f"the image is a {type(picture).__name__}; expected a path, an array uint8 (H, W, 3), "
+            "or an image of Pillow"
+        )
     shape = picture.shape
     if picture.dtype != np.uint8 or 0 in shape or not (picture.ndim == 2 or shape[2:] == (3,)):
         raise DataError(

@@ -18,6 +18,7 @@ from segkit.predict.model import Mask, Probabilities
 from segkit.predict.video import write_video
 from segkit.report.pictures import color, write_picture
 
+BACKGROUND = "background"  # need not be a class, unless it is to be cut away
 FILMED = ("overlay", "color")  # what of a video is a video again; the rest are files per frame
 
 
@@ -47,23 +48,25 @@ class Outputs:
         palette: Pixels,
         *,
         opacity: float = 0.5,
-        background: str = "background",
+        background: str = BACKGROUND,
     ) -> None:
         if not 0 <= opacity <= 1:
             raise ConfigError(f"opacity={opacity}: expected a number from 0 to 1")
         if kinds is not None and not kinds:
             raise ConfigError("write=[]: nothing to write; give index, or leave it out")
-        if "cutout" in (kinds or ()) and background not in classes:
+        cuts = "cutout" in (kinds or ())
+        if background not in classes and (cuts or background != BACKGROUND):
             raise ConfigError(
-                f"write=cutout needs the class to cut away: background={background} is no class"
-                f"{did_you_mean(background, classes)}"
+                f"{'write=cutout needs the class to cut away: ' * cuts}background={background} is "
+                f"no class{did_you_mean(background, classes)}"
             )
         if len(classes) > 256 and "index" in (kinds or ["index"]):
             raise ConfigError(
                 f"write=index: a palette PNG holds 256 classes, the model has {len(classes)}; "
                 "give write=[probs]"
             )
-        self.folder, self.kinds, self.classes, self.palette = folder, kinds, classes, palette
+        self.kinds = None if kinds is None else list(dict.fromkeys(kinds))
+        self.folder, self.classes, self.palette = folder, classes, palette
         self.opacity = opacity
         self.background = classes.index(background) if background in classes else None
 
@@ -127,7 +130,8 @@ class Outputs:
         colors = color(mask, self.palette)
         if kind == "color":
             return colors
-        mixed = (1 - self.opacity) * pixels + self.opacity * colors
+        mixed = pixels.astype(np.float32)  # large pictures do not bear float64, the default
+        mixed += self.opacity * (colors - mixed)
         drawn = np.rint(mixed).astype(np.uint8)
         if self.background is not None:
             drawn = np.where((mask == self.background)[..., None], pixels, drawn)
@@ -139,15 +143,26 @@ class Areas(AbstractContextManager["Areas"]):
 
     One row per picture, or per frame of a video. The file appears at the end, and if the end comes
     early it holds what was counted until then.
+
+    Raises:
+        ConfigError: Nothing can be written there.
     """
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path, self.classes = path, classes
 
     def __enter__(self) -> "Areas":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.tmp")
-        self._file: IO[str] = self._temporary.open("w", newline="", encoding="utf-8")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Names of files are bytes, which need be no text.
+            self._file: IO[str] = self._temporary.open(
+                "w", newline="", encoding="utf-8", errors="surrogateescape"
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"out_dir={self.path.parent}: cannot be written to ({error.strerror}); give another"
+            ) from error
         self._rows = csv.writer(self._file)
         columns = [f"{name} {unit}" for name in self.classes for unit in ("pixels", "percent")]
         self._rows.writerow(["source", "frame", "pixels", *columns])

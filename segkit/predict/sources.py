@@ -10,10 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from segkit.config.schema import OUTPUTS
 from segkit.errors import ConfigError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
+VIDEOS = {
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"),
+    *(".3gp", ".flv", ".mts", ".ogv"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
         out_dir: Where the results go; results of an earlier run in there are no sources.
 
     Raises:
-        ConfigError: There is nothing, or ``out_dir`` is where the pictures are.
+        ConfigError: There is nothing, or the results would come where the pictures are.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -65,6 +69,7 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
             else f"source={source}: no such file or folder, and no pattern of any; relative paths "
             f"start at {Path.cwd()}"
         )
+    refuse_results(files, out_dir)
     return name_results(files, home)
 
 
@@ -95,6 +100,18 @@ def walk(folder: Path, out_dir: Path) -> Iterator[Path]:
         for name in sorted(names):
             if Path(name).suffix.lower() in PICTURES | VIDEOS and not name.startswith("."):
                 yield Path(home) / name
+
+
+def refuse_results(files: Sequence[Path], out_dir: Path) -> None:
+    """Raise a ConfigError if a result could replace the picture that it is made of."""
+    homes = {out_dir.resolve() / kind for kind in OUTPUTS}
+    for folder in sorted({file.parent for file in files}):
+        resolved = folder.resolve()
+        if homes & {resolved, *resolved.parents}:
+            raise ConfigError(
+                f"out_dir={out_dir}: the results would come to {folder}, where the pictures are; "
+                "give another"
+            )
 
 
 def name_results(files: Sequence[Path], home: Path) -> list[Source]:
