@@ -16,9 +16,11 @@ class Example:
     pattern: str | None = key("a pattern", None)
     part: float = key("a part", 0.2, low=0)
     count: int = key("a number", 3, low=1)
+    limit: int | None = key("another number", None)
     how: str = key("a way", "fast", choices=("fast", "slow"))
     names: list[str] = key("some names", [])
     more: Any = key("a mapping", None)
+    map: dict[Any, Any] | None = key("another mapping", None)
     dry_run: bool = key("only tell", False)
 
 
@@ -33,16 +35,27 @@ def test_values_have_their_types() -> None:
             "names=[a,no]",
             "more={sky: [1,2,3]}",
             "dry_run=true",
+            "limit=7",
+            "map={0: 1}",
         ],
     )
     assert given == Example(
-        "my data/x=1", r"^(.*)_\d+$", 0.25, 2, "fast", ["a", "no"], {"sky": [1, 2, 3]}, True
+        "my data/x=1",
+        r"^(.*)_\d+$",
+        0.25,
+        2,
+        7,
+        "fast",
+        ["a", "no"],
+        {"sky": [1, 2, 3]},
+        {0: 1},
+        True,
     )
 
 
 def test_dashes_are_taken_as_well() -> None:
-    given = parse(Example, ["--data.root=x", "--dry-run", "--pattern=null"])
-    assert (given.root, given.dry_run, given.pattern) == ("x", True, None)
+    given = parse(Example, ["--data.root=x", "--dry-run", "--pattern=null", "--limit=null"])
+    assert (given.root, given.dry_run, given.pattern, given.limit) == ("x", True, None, None)
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -59,13 +72,15 @@ def test_all_mistakes_are_told_at_once() -> None:
                 "dry_run=1",
                 "names=a",
                 "names=[1]",
+                "limit=few",
+                "map=3",
                 "more={",
                 "count",
                 "pattern=",
             ],
         )
     lines = [line.strip() for line in str(error.value).splitlines()]
-    assert lines[:9] == [
+    assert lines[:11] == [
         "unknown key dat.root; did you mean data.root?",
         "part=ten: expected a number",
         "part=-1: expected at least 0",
@@ -75,9 +90,11 @@ def test_all_mistakes_are_told_at_once() -> None:
         "dry_run=1: expected true or false",
         "names=a: expected a list of texts, [a,b]",
         "names=[1]: expected a list of texts, [a,b]",
+        "limit=few: expected a whole number",
+        "map=3: expected a mapping, {a: b}",
     ]
-    assert lines[9].startswith("more={: cannot be read")
-    assert lines[10:] == [
+    assert lines[11].startswith("more={: cannot be read")
+    assert lines[12:] == [
         "count: expected key=value",
         "pattern=: the value is empty",
         "data.root is not set: a folder",
@@ -119,8 +136,10 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         "  pattern=... a pattern [null]",
         "  part=... a part [0.2]",
         "  count=... a number [3]",
+        "  limit=... another number [null]",
         "  how=... a way (fast, slow) [fast]",
         "  names=... some names [none]",
         "  more=... a mapping [null]",
+        "  map=... another mapping [null]",
         "  dry_run=... only tell [false]",
     ]

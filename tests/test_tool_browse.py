@@ -30,7 +30,7 @@ def browse(*arguments: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", ["browse", *arguments])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "segkit.tools.browse")  # or runpy warns
+    monkeypatch.delitem(sys.modules, "segkit.tools.browse", raising=False)  # or runpy warns
     with pytest.raises(SystemExit) as end:
         runpy.run_module("segkit.tools.browse", run_name="__main__")
     if isinstance(end.value.code, str):
@@ -63,7 +63,7 @@ def sheet_of(root: Path, *overrides: str, **settings: Any) -> np.ndarray:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", ["data=voc", f"data.root={root}", *overrides])
     path = root / "sheets/sheet.png"
-    write_sheet(cfg, Request(**settings, out=str(path)))
+    write_sheet(cfg, Request(**settings, out=str(path), force=True))
     return read_image(path)
 
 
@@ -104,6 +104,23 @@ def test_the_command(
     assert browse(*arguments, cwd=tmp_path, monkeypatch=monkeypatch) == 0
     assert "2 of 2 pictures of train: new/s.png" in capsys.readouterr().out
     assert (tmp_path / "new/s.png").is_file()
+
+
+def test_a_sheet_that_is_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_voc(tmp_path / "voc")
+    arguments = ("data=voc", "data.root=voc", "augment=none", "pictures=1", "epochs=1")
+    assert browse(*arguments, "--dry-run", cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    assert "dry run: would write browse.png" in capsys.readouterr().out
+    path = tmp_path / "browse.png"
+    assert not path.exists()
+    path.write_text("mine")
+    assert browse(*arguments, cwd=tmp_path, monkeypatch=monkeypatch) == 1
+    assert "out=browse.png: is there already; nothing was written" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert browse(*arguments, "--force", cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    assert read_image(path).ndim == 3
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,14 @@ def test_shapes_that_cannot_be_drawn_are_named(
         run("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}")
 
 
+def test_a_type_of_shape_that_is_not_known_is_said_so(tmp_path: Path, out: Path) -> None:
+    picture(tmp_path / "labels/a.png")
+    shape = {"label": "cat", "points": box(0, 0, 1, 1), "shape_type": "oriented_rectangle"}
+    labelme(tmp_path / "labels/a.json", [shape])
+    with pytest.raises(DataError, match="cannot be drawn: a type that is not known here"):
+        run("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}")
+
+
 # COCO
 
 
@@ -441,8 +449,8 @@ def test_binary_masks(tmp_path: Path, out: Path) -> None:
         run(*command[:2], f"out={out}")
 
 
-def test_a_folder_per_class(tmp_path: Path, out: Path) -> None:
-    for name in ("a", "b"):
+def test_a_folder_per_class(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
         picture(tmp_path / f"images/{name}.png", (1, 3))
     for folder, name, values in (
         ("tree", "a", [255, 255, 0]),
@@ -460,6 +468,7 @@ def test_a_folder_per_class(tmp_path: Path, out: Path) -> None:
     run(*command)
     assert result(out, "a") == [[2, 2, 0]]  # car, tree by name; the later one covers
     assert result(out, "b") == [[1, 0, 0]]
+    assert "note: 1 pictures without a mask left out" in capsys.readouterr().out
     run(*command, "classes=[none,tree,car]", "force=true")
     assert result(out, "a") == [[1, 2, 0]]
     with pytest.raises(DataError, match="expected a folder for each class but the background"):
@@ -497,8 +506,11 @@ def test_nothing_is_overwritten_unless_asked_for(tmp_path: Path, out: Path) -> N
     assert tree(out) == before
     with pytest.raises(DataError, match=r"labels\.txt \(with other classes\)"):
         run(*command, "classes=[background,dog,cat]", "split=more")
-    # A picture that had another suffix makes room for the new one.
-    (out / "JPEGImages/a.png").rename(out / "JPEGImages/a.jpg")
+    # A picture or mask that had another suffix counts, and makes room for the new one.
+    (out / "JPEGImages/a.png").rename(out / "JPEGImages/a.JPG")
+    (out / "SegmentationClass/a.png").rename(out / "SegmentationClass/a.bmp")
+    with pytest.raises(DataError, match=r"5 files are there already; nothing was written"):
+        run(*command)
     run(*command, "--force")
     assert tree(out) == before
 

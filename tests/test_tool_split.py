@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from voc_folder import SHARED, make_voc, needs_shared
 
 from segkit.data.check import check_disjoint
@@ -175,6 +176,22 @@ def test_lists_are_not_overwritten(root: Path) -> None:
 def test_impossible_requests(root: Path, arguments: list[str], message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
         run(root, *arguments)
+
+
+def test_masks_of_other_suffixes_count(root: Path) -> None:
+    masks = root / "SegmentationClass"
+    (masks / "scene0_00.png").rename(masks / "scene0_00.PNG")
+    with Image.open(masks / "scene0_01.png") as image:
+        image.save(masks / "scene0_01.bmp")
+    (masks / "scene0_01.png").unlink()
+    run(root, "val=0.25")
+    found = lists(root)
+    assert sorted(found["train"] + found["val"]) == found["all"]
+    run(root, "of=all", "prefix=b_")
+    assert len(VOCSegmentation(root, "b_train")) == 16
+    (masks / "scene0_01.bmp").unlink()
+    with pytest.raises(DataError, match=r"lacks the masks of 1 ids:\n  - scene0_01"):
+        run(root, "of=all", "prefix=c_")
 
 
 def test_bad_masks_are_named(root: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from voc_folder import SHARED, make_voc, needs_shared
 
 from segkit.data.masks import write_mask
-from segkit.errors import DataError
+from segkit.errors import ConfigError, DataError
 from segkit.tools.arguments import parse
 from segkit.tools.objects import object_sizes
 from segkit.tools.stats import Found, Request, stats, suggest_crop
@@ -79,6 +79,32 @@ def test_keys_are_those_of_the_check(tmp_path: Path) -> None:
     (root / "SegmentationClass/a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.png: is empty"):
         run(root)
+
+
+def test_the_file_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, path = make_voc(tmp_path / "voc"), tmp_path / "s.json"
+    run(root, f"json={path}", "--dry-run")
+    assert f"dry run: would write {path}" in capsys.readouterr().out
+    assert not path.exists()
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"s\.json: is there already; nothing was written"):
+        run(root, f"json={path}")
+    assert path.read_text() == "mine"
+    run(root, f"json={path}", "--force")
+    assert json.loads(path.read_text())["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("data.num_classes=many", "expected a whole number"),
+        ("data.num_classes=1.5", "expected a whole number"),
+        ("data.label_map=ignore", "expected a mapping"),
+    ],
+)
+def test_values_of_other_types(tmp_path: Path, argument: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{argument}: {message}"):
+        run(make_voc(tmp_path / "voc"), argument)
 
 
 @needs_shared

@@ -4,7 +4,9 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, field, fields
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -101,9 +103,22 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
     return settings(**values)
 
 
+def output_file(name: str, text: str, force: bool) -> Path:
+    """The file that the key ``name`` names; a ConfigError if it is there and must stay."""
+    path = Path(text).expanduser()
+    if path.exists() and not (force and path.is_file()):
+        raise ConfigError(
+            f"{name}={text}: is there already; nothing was written. Add force=true to replace a "
+            f"file, or give {name}= another name"
+        )
+    return path
+
+
 def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
     if text == "null" and this.default is None:
         return None
+    if isinstance(kind, UnionType):  # with None
+        kind = get_args(kind)[0]
     if kind is bool:
         if text not in ("true", "false"):
             raise ValueError("expected true or false")
@@ -114,7 +129,7 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
         if low is not None and not number >= low:
             raise ValueError(f"expected at least {low}")
         return number
-    if kind in (str, str | None):
+    if kind is str:
         if choices := this.metadata["choices"]:
             if text not in choices:
                 raise ValueError(f"expected {', '.join(choices)}")
@@ -125,10 +140,12 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
         value = OverridesParser.create().parse_override(f"value={text}").value()
     except HydraException as error:
         raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from None
-    if kind in (list[str], list[str] | None) and not (
+    if kind == list[str] and not (
         isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     ):
         raise ValueError("expected a list of texts, [a,b]")
+    if get_origin(kind) is dict and not isinstance(value, dict):
+        raise ValueError("expected a mapping, {a: b}")
     return value
 
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from segkit.config import build, build_augment, check_command_line, run
 from segkit.data.augment import Mask
@@ -21,7 +21,7 @@ from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
 from segkit.report.contact_sheet import Tile, contact_sheet
 from segkit.report.pictures import Picture, write_picture
-from segkit.tools.arguments import key, run_tool
+from segkit.tools.arguments import key, output_file, run_tool
 
 
 @dataclass
@@ -31,6 +31,8 @@ class Request:
     pictures: int = key("rows of the sheet: pictures from all over the split", 6, low=1)
     epochs: int = key("what is fed in so many first epochs", 3, low=1)
     out: str = key("the sheet, a PNG file", "browse.png")
+    force: bool = key("replace a file that is there", False)
+    dry_run: bool = key("do everything but write", False)
 
 
 def browse(request: Request) -> None:
@@ -44,11 +46,13 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
         raise ConfigError("browse shows what a command would train on: leave out resume")
     if not request.out.endswith(".png"):
         raise ConfigError(f"out={request.out}: expected a name that ends in .png")
+    path = output_file("out", request.out, request.force)
     dataset = build(cfg.data.dataset)(split=cfg.data.train_split)
     fed = Samples(dataset, build_augment(cfg), cfg.seed)
     count = min(request.pictures, len(dataset))
     rows = []
-    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
+    chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+    for index in tqdm(chosen, "browse", leave=False, disable=None):
         image, mask = dataset.read(index)
         tiles = [tile(image, mask, dataset.ids[index], cfg.data.ignore_index)]
         for epoch in range(1, request.epochs + 1):
@@ -56,9 +60,11 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
             tiles.append(tile(image, mask, f"epoch {epoch}", cfg.data.ignore_index))
         rows.append(tiles)
     palette = np.asarray(getattr(dataset, "palette", voc_palette()), np.uint8)
-    path = Path(request.out).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(rows, list(dataset.classes), palette, cfg.data.ignore_index)
+    if request.dry_run:
+        print(f"dry run: would write {path}")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_picture(path, sheet)
     print(f"{count} of {len(dataset)} pictures of {cfg.data.train_split}: {path}")
 
@@ -71,8 +77,10 @@ def tile(image: Picture, mask: Mask, name: str, ignore_index: int) -> Tile:
 
 def main(arguments: Sequence[str]) -> int:
     """Take the own keys out of the command line and leave the others to Hydra."""
-    names = {"--help", "-h", *(f.name for f in fields(Request))}
-    own = [text for text in arguments if text.partition("=")[0] in names]
+    names = {"help", "h", *(f.name for f in fields(Request))}
+    own = [
+        text for text in arguments if text.partition("=")[0].lstrip("-").replace("-", "_") in names
+    ]
     sys.argv = [sys.argv[0], *(text for text in arguments if text not in own)]
     return run_tool(Request, browse, own, str(__doc__))
 

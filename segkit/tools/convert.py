@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.tools.arguments import run_tool
 from segkit.tools.formats import READERS
-from segkit.tools.formats.annotation import Annotations, Item, Request
+from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
 from segkit.tools.formats.drawing import IGNORE
 from segkit.tools.threads import each
 
@@ -91,23 +91,20 @@ class VocFolder:
             found.classes
         ):
             taken.append(f"{self.labels_file} (with other classes)")
-        for item in found.items:
-            taken += map(str, self.pictures(item.name))
-            mask = self.root / "SegmentationClass" / f"{item.name}.png"
-            taken += [str(mask)] if mask.exists() else []
-        return taken
+        return taken + [str(file) for file in self.old_files(found)]
 
-    def pictures(self, name: str) -> list[Path]:
-        """Files of a picture, under any suffix."""
-        start = self.root / "JPEGImages" / name
-        files = (start.with_name(start.name + suffix) for suffix in SUFFIXES)
-        return [file for file in files if file.exists()]
+    def old_files(self, found: Annotations) -> Iterator[Path]:
+        """Pictures and masks of these ids, under any suffix."""
+        names = {item.name for item in found.items}
+        for folder in (self.root / "JPEGImages", self.root / "SegmentationClass"):
+            for file in files_below(folder, SUFFIXES):
+                if file.relative_to(folder).with_suffix("").as_posix() in names:
+                    yield file
 
     def take(self, found: Annotations, staging: Path) -> None:
         """Move what ``staging`` holds into place; the lists, which make it count, come last."""
-        for item in found.items:
-            for old in self.pictures(item.name):
-                old.unlink()
+        for old in list(self.old_files(found)):
+            old.unlink()
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             place = self.root / file.relative_to(staging)
             place.parent.mkdir(parents=True, exist_ok=True)

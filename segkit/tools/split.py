@@ -52,10 +52,10 @@ def split(request: Request) -> None:
     """Write ``train.txt``, ``val.txt`` and ``test.txt``, or ``fold_0_train.txt`` and so on."""
     root = Path(request.data_root).expanduser()
     ratios = part_sizes(request)
-    ids = find_ids(root, request.of)
+    masks = find_masks(root, request.of)
+    ids = list(masks)
     groups = find_groups(ids, request.group)
-    masks = [root / "SegmentationClass" / name for name in ids]
-    pixels = np.array(each(partial(count_pixels, request), masks, "count pixels"))
+    pixels = np.array(each(partial(count_pixels, request), list(masks.values()), "count pixels"))
     used = np.flatnonzero(pixels.sum(axis=0))
     labelled = used[used != request.ignore_index]
     amounts = pixels[:, labelled] if request.stratify else pixels[:, :0]
@@ -115,17 +115,21 @@ def name_lists(
     return lists
 
 
-def find_ids(root: Path, of: str | None) -> list[str]:
-    """The ids of a list, or of all masks."""
-    if of is not None:
-        return read_split(root, of)
+def find_masks(root: Path, of: str | None) -> dict[str, Path]:
+    """The masks of a list, or all that there are, by their ids."""
     folder = root / "SegmentationClass"
     if not folder.is_dir():
         raise DataError(f"data.root={root}: has no SegmentationClass; expected a VOC folder")
-    ids = [p.relative_to(folder).with_suffix("").as_posix() for p in files_below(folder, SUFFIXES)]
+    masks = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in files_below(folder, SUFFIXES)
+    }
+    ids = sorted(masks) if of is None else read_split(root, of)
     if not ids:
         raise DataError(f"{folder}: holds no masks")
-    return sorted(ids)
+    if lost := [name for name in ids if name not in masks]:
+        raise DataError(f"{folder}: lacks the masks of {len(lost)} ids:\n{first_ten(lost)}")
+    return {name: masks[name] for name in ids}
 
 
 def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
@@ -144,10 +148,8 @@ def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
     return numbers
 
 
-def count_pixels(request: Request, start: Path) -> NDArray[np.int64]:
-    """How many pixels of a mask have each value, (65536,) or as many as needed up to 256."""
-    files = [start.with_name(start.name + suffix) for suffix in SUFFIXES]
-    (path, *_) = [file for file in files if file.is_file()] or [files[1]]
+def count_pixels(request: Request, path: Path) -> NDArray[np.int64]:
+    """How many pixels of a mask have each value, (256,)."""
     mask = read_mask(path, colormap=request.colormap, ignore_index=request.ignore_index)
     if mask.size and mask.max() > 255:
         raise DataError(f"{path}: holds {mask.max()}; expected class ids up to 255")

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from segkit.data.voc import VOCSegmentation
 from segkit.losses.class_weights import WEIGHTINGS
 from segkit.report.tables import write_json
-from segkit.tools.arguments import key, run_tool
+from segkit.tools.arguments import key, output_file, run_tool
 from segkit.tools.objects import object_sizes
 from segkit.tools.threads import each
 
@@ -24,6 +23,7 @@ SMALL = 16 * 16  # pixels of one cell of the last features at output stride 16
 STEP = 32  # crop sizes are multiples of it
 LARGEST_CROP, SMALLEST_CROP = 768, 96
 BACKGROUND = "background"
+NO_OBJECTS = np.empty((0, 3), np.int64)
 
 
 # ruff: noqa: RUF009
@@ -34,11 +34,15 @@ class Request:
     data_root: str = key("folder in VOC layout", name="data.root")
     split: str = key("list in ImageSets/Segmentation", "train")
     classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
-    num_classes: Any = key("enough without names", None, name="data.num_classes")
+    num_classes: int | None = key("enough without names", None, name="data.num_classes")
     ignore_index: int = key("value without a label", 255, name="data.ignore_index")
-    label_map: Any = key("ids in the masks to classes", None, name="data.label_map")
+    label_map: dict[Any, Any] | None = key(
+        "ids in the masks to classes", None, name="data.label_map"
+    )
     colormap: Any = key("for RGB masks", None, name="data.colormap")
     json: str | None = key("file for the numbers", None)
+    force: bool = key("replace that file", False)
+    dry_run: bool = key("do everything but write", False)
 
 
 class Found(NamedTuple):
@@ -51,6 +55,8 @@ class Found(NamedTuple):
 
 
 def stats(request: Request) -> None:
+    """Print what ``split`` holds, and write it to ``json``."""
+    path = None if request.json is None else output_file("json", request.json, request.force)
     dataset = VOCSegmentation(
         request.data_root,
         request.split,
@@ -65,14 +71,18 @@ def stats(request: Request) -> None:
         _, mask = dataset.read(index)
         labelled = mask[mask != request.ignore_index]
         pixels = np.bincount(labelled, minlength=dataset.num_classes)
-        objects = [object_sizes(mask, number) for number in range(dataset.num_classes)]
+        objects = [
+            object_sizes(mask, number) if pixels[number] else NO_OBJECTS
+            for number in range(dataset.num_classes)
+        ]
         return Found(mask.shape, pixels, mask.size - labelled.size, objects)
 
     found = each(look, range(len(dataset)), "look")
     content = summarize(found, dataset.classes)
     print(report(content))
-    if request.json is not None:
-        path = Path(request.json).expanduser()
+    if path is not None and request.dry_run:
+        print(f"dry run: would write {path}")
+    elif path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"root": str(dataset.root), "split": dataset.split, **content})
         print(f"written: {path}")

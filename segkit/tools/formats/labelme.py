@@ -130,6 +130,8 @@ def _area(shape: dict[str, Any], size: Size) -> Area:
     kind, points = shape.get("shape_type") or "polygon", shape["points"]
     if kind == "polygon":
         return polygon(points, size)
+    if kind not in ("rectangle", "circle", "mask"):
+        raise ValueError("a type that is not known here")
     (x0, y0), (x1, y1) = points
     if kind == "rectangle":
         return polygon(turned_box((x0, y0, x1, y1)), size)
@@ -138,9 +140,7 @@ def _area(shape: dict[str, Any], size: Size) -> Area:
         if radius == 0:
             raise ValueError("the radius is 0")
         return ellipse((x0, y0), (radius, radius), 0.0, size)
-    if kind == "mask":
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "mask.png"
-            file.write_bytes(base64.b64decode(shape["mask"], validate=True))
-            return paste(read_labels(file) > 0, int(x0), int(y0), size)
-    raise ValueError("a type that is not known here")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mask.png"
+        file.write_bytes(base64.b64decode(shape["mask"], validate=True))
+        return paste(read_labels(file) > 0, int(x0), int(y0), size)

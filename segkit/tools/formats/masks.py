@@ -22,6 +22,7 @@ from segkit.tools.formats.annotation import (
     check_classes,
     files_below,
     item_name,
+    left_out,
     missing_pictures,
 )
 from segkit.tools.formats.drawing import IGNORE, paint
@@ -55,10 +56,10 @@ def read_colors(request: Request) -> Annotations:
     def draw(path: Path) -> NDArray[np.uint8]:
         # An unlisted colour is an error there; the border's, if unlisted, comes back as len(ids).
         found = classes_of_colors(_read_rgb(path), known, len(ids), str(path))
-        mask: NDArray[np.uint8] = np.append(ids, np.uint8(IGNORE))[found]
-        return mask
+        return np.append(ids, np.uint8(IGNORE))[found]
 
-    return Annotations(classes, _items(request, masks, source, draw), fill_palette(palette))
+    items = _items(request, masks, source, draw)
+    return Annotations(classes, items, fill_palette(palette), _unlabelled(request, items))
 
 
 def read_binary(request: Request) -> Annotations:
@@ -82,7 +83,8 @@ def read_binary(request: Request) -> Annotations:
             )
         return (values > 0).astype(np.uint8)
 
-    return Annotations(classes, _items(request, _mask_files(source), source, draw))
+    items = _items(request, _mask_files(source), source, draw)
+    return Annotations(classes, items, notes=_unlabelled(request, items))
 
 
 def read_folders(request: Request) -> Annotations:
@@ -92,12 +94,8 @@ def read_folders(request: Request) -> Annotations:
     an earlier one. A picture without a mask in a folder does not show that class.
     """
     source = Path(request.source).expanduser()
-    found = (
-        sorted(folder.name for folder in source.iterdir() if folder.is_dir())
-        if source.is_dir()
-        else []
-    )
-    names = [name for name in found if not name.startswith(".")]
+    inside = sorted(source.iterdir()) if source.is_dir() else []
+    names = [path.name for path in inside if path.is_dir() and path.name[0] != "."]
     classes = request.classes or ["background", *(n for n in names if n not in request.ignore)]
     wrong = set(names) - {*classes, *request.ignore} | {c for c in classes[1:] if c not in names}
     if wrong or not names:
@@ -120,7 +118,7 @@ def read_folders(request: Request) -> Annotations:
         Item(stem, pictures[stem], layers[0][1], partial(_stack, layers, overlap))
         for stem, layers in sorted(parts.items())
     ]
-    return Annotations(classes, items)
+    return Annotations(classes, items, notes=_unlabelled(request, items))
 
 
 def _stack(layers: Sequence[tuple[int, Path]], overlap: str) -> NDArray[np.uint8]:
@@ -132,6 +130,10 @@ def _stack(layers: Sequence[tuple[int, Path]], overlap: str) -> NDArray[np.uint8
             f"sizes {sorted(sizes)} (height, width); expected one"
         )
     return paint(areas, areas[0][1].shape, overlap)
+
+
+def _unlabelled(request: Request, items: Sequence[Item]) -> list[str]:
+    return left_out({"pictures without a mask": len(_pictures(request)) - len(items)})
 
 
 def _items(request: Request, masks: Sequence[Path], source: Path, draw: Draw) -> list[Item]:
