@@ -91,7 +91,8 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
             dilation_ratio=cfg.boundary.dilation_ratio,
             trimap_widths=cfg.boundary.trimap_widths,
         )
-        for image in progress(subject.predict(batches(image_batches)), data.split, num_images):
+        predicted = subject.predict(batches(image_batches))
+        for image in progress(predicted, data.split, num_images, "images"):
             measures.update(image)
             if subject is subjects[0]:
                 output.add(image)

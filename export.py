@@ -145,7 +145,7 @@ def read_pictures(cfg: DictConfig, checkpoint: Checkpoint) -> Iterator[Tensor]:
     count = min(cfg.calibration.images, len(dataset))
     # Far apart and in no order, so that the first few are a sample too.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:count].tolist()
-    for i in progress(chosen, "calibration", count):
+    for i in progress(chosen, "calibration", count, "images"):
         yield torch.from_numpy(np.ascontiguousarray(dataset.read(i)[0].transpose(2, 0, 1)))[None]
 
 

@@ -61,7 +61,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
         with StopSignals() as stop, Areas(folder / "areas.csv", model.classes) as areas:
             repeats = -(-BENCHMARK_IMAGES // len(sources)) if cfg.benchmark else 1
             work = Work(model, outputs, areas, stop, cfg.benchmark, repeats, cfg.max_frames)
-            for source in progress(sources, "predict", len(sources)):
+            for source in progress(sources, "predict", len(sources), "files"):
                 try:
                     work.film(source) if source.is_video else work.picture(source)
                 except DataError as error:
@@ -124,7 +124,7 @@ class Work:
         """A video file, or a camera until somebody stops it."""
         with open_video(source.path) as video, self.outputs.film(source.name, video.fps) as write:
             live = isinstance(source.path, int)
-            frames = progress(video.frames(self.max_frames), source.name, video.count)
+            frames = progress(video.frames(self.max_frames), source.name, video.count, "frames")
             number = shown = 0
             started = time.perf_counter()
             while True:

@@ -4,6 +4,7 @@ import builtins
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def test_a_second_run_in_one_process_leaves_the_first_log_alone(tmp_path: Path) 
     assert "two" in (tmp_path / "second.log").read_text()
     assert first not in log.handlers
     assert first.stream is None  # closed
+
+
+def test_progress_shows_what_it_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    log_to_console()
+    assert list(progress(range(3), "val", 3, "images")) == [0, 1, 2]
+    assert re.search(r"val: +0%.* 0/3 .*\? images/s", capsys.readouterr().err)
 
 
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "meta", "", "cuda:-1"])
 def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^trainer.device={name}: expected auto, cpu, cuda"):
+    with pytest.raises(ConfigError, match=rf"^device={name}: expected auto, cpu, cuda"):
         pick_device(name)
 
 

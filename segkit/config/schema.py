@@ -271,7 +271,9 @@ class EvaluateConfig:
 class CalibrationConfig:
     root: Optional[str] = option(None, "folder of the data; null: where it was", path=True)
     split: Optional[str] = option(None, "its split; null: the run's training split")
-    images: int = option(64, "how many of its images", low=1)
+    images: int = option(
+        64, "how many of its images int8 is compared on, and ranges taken of", low=1
+    )
 
 
 @dataclass

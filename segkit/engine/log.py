@@ -63,7 +63,10 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
+def progress(
+    items: Iterable[T], text: str, total: int | None = None, unit: str = "batches"
+) -> Iterator[T]:
     """A bar on a terminal, nothing elsewhere (a log file wants lines), nor in further processes."""
     shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
-    return iter(tqdm(items, text, total, leave=False, disable=not shown, ncols=80))
+    hidden = not shown
+    return iter(tqdm(items, text, total, leave=False, disable=hidden, ncols=80, unit=f" {unit}"))

@@ -26,7 +26,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
             return torch.device("cuda", local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
-        raise ConfigError(f"trainer.device={name}: expected auto, cpu, cuda, cuda:N or mps")
+        raise ConfigError(f"device={name}: expected auto, cpu, cuda, cuda:N or mps")
     device = torch.device(name)
     if device.type == "cuda":
         device = torch.device("cuda", local_rank if device.index is None else device.index)
@@ -34,12 +34,12 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         if device.index >= count:
             found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
             raise ConfigError(
-                f"trainer.device={name}: PyTorch {torch.__version__} sees {found} here; "
+                f"device={name}: PyTorch {torch.__version__} sees {found} here; "
                 "use cpu, or check the driver with nvidia-smi"
             )
         return device
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"trainer.device={name}: no MPS device here; use cpu")
+        raise ConfigError(f"device={name}: no MPS device here; use cpu")
     return device
 
 
