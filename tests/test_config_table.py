@@ -195,10 +195,10 @@ def test_a_mistake_in_evaluate(arguments: str, expected: str, here: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("trainer.max_epocs=3", "did you mean max_epochs?"),
         ("+trainer.max_epocs=3", "did you mean max_epochs?"),
-        ("optimizer.lr=-1", "Invalid learning rate"),
         ("data=voc data.root=does/not/exist", "no such folder"),
+        pytest.param("trainer.max_epocs=3", "did you mean max_epochs?", marks=pytest.mark.slow),
+        pytest.param("optimizer.lr=-1", "Invalid learning rate", marks=pytest.mark.slow),
     ],
 )
 def test_in_a_process_of_its_own(

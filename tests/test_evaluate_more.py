@@ -362,7 +362,7 @@ def test_an_impossible_class_names_its_image() -> None:
 # --- an exported file ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[pytest.param("false", marks=pytest.mark.slow), "true"])
+@pytest.fixture(scope="module", params=["false", "true"])
 def exported(home: Path, request: pytest.FixtureRequest) -> str:
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="needs segkit[export]")
@@ -373,6 +373,7 @@ def exported(home: Path, request: pytest.FixtureRequest) -> str:
     return file
 
 
+@pytest.mark.slow
 def test_an_exported_file_scores_like_its_checkpoint(
     home: Path, plain: dict[str, Any], exported: str
 ) -> None:
@@ -388,6 +389,7 @@ def test_an_exported_file_scores_like_its_checkpoint(
         assert same.mean() > 0.999
 
 
+@pytest.mark.slow
 def test_predict_takes_an_exported_file(home: Path, exported: str) -> None:
     evaluate(home, "exported", f"checkpoint={exported}", "save_predictions=true")
     out = f"predicted-{Path(exported).stem}"
@@ -399,12 +401,14 @@ def test_predict_takes_an_exported_file(home: Path, exported: str) -> None:
         assert np.array_equal(mask, read_mask(home / out / "index" / f"{name}.png"))
 
 
+@pytest.mark.slow
 def test_an_exported_file_has_its_folder_in_the_run(home: Path, exported: str) -> None:
     result = call("evaluate.py", f"checkpoint={exported}", "loader.num_workers=0", cwd=home)
     assert result.status == 0, result.err
     assert (home / f"one/eval/val-{Path(exported).stem}-onnx/metrics.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["weights=ema", "precision=bf16"])
 def test_what_was_decided_at_the_export_is_no_choice_any_more(
     home: Path, exported: str, setting: str

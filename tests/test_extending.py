@@ -32,6 +32,7 @@ def test_the_document_shows_four_parts_of_two_files_each() -> None:
     assert len(FILES) == 8
 
 
+@pytest.mark.slow
 def test_all_four_are_trained_with(home: Path, trained: Result) -> None:
     assert trained.status == 0, trained.err
     log = [json.loads(line) for line in (home / "run/metrics.jsonl").read_text().splitlines()]
@@ -41,6 +42,7 @@ def test_all_four_are_trained_with(home: Path, trained: Result) -> None:
     assert "my_transforms.Noise" in (home / "run/config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_may_only_name_what_the_user_allows(home: Path, trained: Result) -> None:
     refused = spawn("evaluate.py", "checkpoint=run", cwd=home, PYTHONPROFILEIMPORTTIME="1")
     lines = [line for line in refused.err.splitlines() if not line.startswith("import time:")]
@@ -62,7 +64,11 @@ def test_a_checkpoint_may_only_name_what_the_user_allows(home: Path, trained: Re
     ("argument", "expected"),
     [
         ("loss.terms.topk.loss.fraction=2", "loss.terms.topk.loss: fraction must be above 0"),
-        ("+loss.terms.topk.loss.fracton=0.1", "my_losses.TopKLoss has no such argument; did you"),
+        pytest.param(
+            "+loss.terms.topk.loss.fracton=0.1",
+            "my_losses.TopKLoss has no such argument; did you",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_users_part_is_checked_like_ours(argument: str, expected: str, home: Path) -> None:

@@ -172,6 +172,7 @@ def test_without_a_comparison_there_is_no_section(text: str) -> None:
     assert "comparison" not in re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_size_is_bounded_even_for_noise(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shape, count = (520, 520), 2

@@ -224,6 +224,7 @@ def test_a_kill_between_two_saves(home: Path, whole: Path) -> None:
     assert_same_run(home / "killed", whole)
 
 
+@pytest.mark.slow
 def test_a_kill_while_saving(home: Path, whole: Path) -> None:
     """Between the two renames, where there is no last.pt."""
     rename = Path.replace
@@ -389,6 +390,7 @@ def test_a_longer_run_goes_on_with_its_own_schedule(home: Path, whole: Path) -> 
     assert all(len({*steps}) == len(steps) for steps in drawn.values())
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_across_a_resume(home: Path, whole: Path) -> None:
     # Nothing is ever 10 better than the first epoch, so the third is the last.
     patience = ("trainer.patience=2", "trainer.min_delta=10", "trainer.max_epochs=6")
@@ -499,6 +501,7 @@ def backbone(run: Path, name: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in weights.items() if name.startswith("backbone.")}
 
 
+@pytest.mark.slow
 def test_a_backbone_that_is_frozen_at_first(home: Path, whole: Path) -> None:
     more = ("trainer.freeze_epochs=1", "loader.freeze_batch_size=4", "trainer.keep_best=2")
     run = train(home, "frozen", *more)

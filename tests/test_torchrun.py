@@ -266,6 +266,7 @@ def test_a_signal_to_one_process_stops_both_within_a_validation(here: Path) -> N
     assert line["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_wrong_value_is_told_once(here: Path) -> None:
     with torchrun("train.py", "seed=-1", cwd=here) as run:
         assert run.wait() != 0

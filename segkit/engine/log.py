@@ -67,6 +67,5 @@ def progress(
     items: Iterable[T], text: str, total: int | None = None, unit: str = "batches"
 ) -> Iterator[T]:
     """A bar on a terminal, nothing elsewhere (a log file wants lines), nor in further processes."""
-    shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
-    hidden = not shown
+    hidden = not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO))
     return iter(tqdm(items, text, total, leave=False, disable=hidden, ncols=80, unit=f" {unit}"))
