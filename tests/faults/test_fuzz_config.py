@@ -150,7 +150,7 @@ def outcome(overrides: list[str], patch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize(
-    "numbers", [range(24), pytest.param(range(24, 700), marks=pytest.mark.slow)]
+    "numbers", [range(24), pytest.param(range(24, 560), marks=pytest.mark.slow)]
 )
 def test_a_command_line_is_accepted_or_refused_in_words(
     numbers: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
