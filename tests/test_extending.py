@@ -60,15 +60,12 @@ def test_a_checkpoint_may_only_name_what_the_user_allows(home: Path, trained: Re
     assert scores["miou"] == summary["best_score"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
         ("loss.terms.topk.loss.fraction=2", "loss.terms.topk.loss: fraction must be above 0"),
-        pytest.param(
-            "+loss.terms.topk.loss.fracton=0.1",
-            "my_losses.TopKLoss has no such argument; did you",
-            marks=pytest.mark.slow,
-        ),
+        ("+loss.terms.topk.loss.fracton=0.1", "my_losses.TopKLoss has no such argument; did you"),
     ],
 )
 def test_a_users_part_is_checked_like_ours(argument: str, expected: str, home: Path) -> None:

@@ -265,7 +265,9 @@ def test_what_only_the_start_needed_may_be_gone(here: Path, key: str) -> None:
 # What is refused
 
 
-@pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
+@pytest.mark.parametrize(
+    "start", ["resume=run", pytest.param("resume=auto out_dir=run", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "given",
     [
@@ -298,6 +300,7 @@ def test_all_refusals_come_at_once(run: Path) -> None:
     assert len(str(info.value).splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "message"),
     [
