@@ -30,6 +30,7 @@ from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.onnx_model import metadata, require
 from segkit.engine.parity import CHECKED_BATCHES, TOLERANCES, check_parity, latency
 from segkit.engine.precision import Normalize
+from segkit.engine.run_folder import run_of
 from segkit.errors import ConfigError, DataError
 
 
@@ -111,10 +112,8 @@ def file_name(cfg: DictConfig, checkpoint: Path) -> Path:
         if Path(cfg.out).suffix != suffix:
             raise ConfigError(f"out={cfg.out}: expected a name that ends in {suffix}")
         return Path(cfg.out)
-    home = checkpoint.parent
-    home = home.parent if home.name == "checkpoints" else home
     kind = "" if cfg.precision == "fp32" else f"-{cfg.precision}"
-    return home / "export" / f"{checkpoint.stem}{kind}{suffix}"
+    return run_of(checkpoint) / "export" / f"{checkpoint.stem}{kind}{suffix}"
 
 
 def made_up_pictures() -> Iterator[Tensor]:
