@@ -43,7 +43,11 @@ class Result:
 
 
 def call(script: str, *arguments: str, cwd: Path) -> Result:
-    """Run ``script`` in this process, in the folder ``cwd``. Defects raise."""
+    """Run ``script`` in this process, in the folder ``cwd``. Defects raise.
+
+    A user's own modules in ``cwd`` are forgotten at the end, as a process of its own would: another
+    folder's module of the same name is another module.
+    """
     out, err = io.StringIO(), io.StringIO()
     status = 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -61,6 +65,9 @@ def call(script: str, *arguments: str, cwd: Path) -> Result:
         finally:
             for handler in logging.getLogger("segkit").handlers:
                 handler.close()
+            for name, module in list(sys.modules.items()):
+                if str(getattr(module, "__file__", None)).startswith(f"{cwd}{os.sep}"):
+                    del sys.modules[name]
     return Result(status, out.getvalue(), err.getvalue())
 
 
