@@ -124,6 +124,16 @@ def test_holes_are_ignored_and_of_the_mean_colour(name: str, ignore_index: int) 
     assert num_holes > 0
 
 
+@pytest.mark.parametrize("ignore_index", [255, 0, 300])
+def test_what_comes_after_a_hole_does_not_tint_it(ignore_index: int) -> None:
+    tint = A.ColorJitter(brightness=(1.5, 1.5), p=1)
+    augment = Augment([pad(), tint, A.GaussianBlur(p=1)], ignore_index=ignore_index, fill=FILL)
+    out, labels = run(augment, np.full((40, 56, 3), 40, np.uint8), np.full((40, 56), 7, np.uint8))
+    hole = labels == ignore_index
+    assert hole.sum() == 64 * 64 - 40 * 56
+    assert (out[hole] == FILL).all()
+
+
 @pytest.mark.parametrize("name", [n for n in MAKERS if n not in ("color", "pixel_dropout")])
 def test_image_and_mask_move_together(name: str) -> None:
     image, mask = sample()

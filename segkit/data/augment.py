@@ -14,6 +14,8 @@ from segkit.errors import ConfigError, DataError
 Image = NDArray[np.uint8]
 Mask = NDArray[np.integer[Any]]
 
+HOLES = {"holes": "mask"}  # moved as the mask is
+
 
 class Augment:
     """A list of transforms with the promises that a list alone does not keep.
@@ -51,8 +53,9 @@ class Augment:
             if isinstance(transform, A.BasicTransform | A.BaseCompose):
                 fill_holes(transform, ignore_index, fill)
                 # strict: Compose otherwise only warns of arguments that it does not know.
-                transform = A.Compose([transform], strict=True)
+                transform = A.Compose([transform], strict=True, additional_targets=HOLES)
             self.steps.append(transform)
+        self.fill = np.array([round(value) for value in fill], np.uint8)
 
     def __call__(self, image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
         """Transform uint8 (H, W, 3) and integer (H, W); all random numbers come from ``rng``.
@@ -66,16 +69,22 @@ class Augment:
         py_random = random.Random(int(rng.integers(2**63)))
         dtype = np.promote_types(mask.dtype, np.min_scalar_type(self.ignore_index))
         mask = mask.astype(dtype, copy=False)
+        # A second mask with nothing in it but holes: what comes after a hole may tint it.
+        empty = int(self.ignore_index == 0)
+        holes = np.full_like(mask, empty)
         for position, step in enumerate(self.steps):
             # One stream for all: `Compose(seed=...)` would give every transform the same numbers,
             # so that an image is flipped both ways or not at all.
             if hasattr(step, "set_random_state"):
                 step.set_random_state(rng, py_random)
             name = f"augment.train[{position}] ({_name(step)})"
+            ours = isinstance(step, A.Compose)
+            if not ours:  # a user's callable, which may move pixels: nothing tells where to
+                image = self._filled(image, holes)
             try:
-                result = step(image=image, mask=mask)
+                result = step(image=image, mask=mask, **({"holes": holes} if ours else {}))
             except Exception as error:
-                if not isinstance(step, A.Compose):
+                if not ours:
                     raise  # a user's own code: its traceback tells where
                 raise DataError(
                     f"{name} cannot take an image of {image.shape[1]} x "
@@ -83,7 +92,12 @@ class Augment:
                 ) from error
             image, mask = result["image"], result["mask"]
             _check_result(image, mask, name)
-        return image, mask.astype(dtype, copy=False)
+            holes = result["holes"] if ours else np.full_like(mask, empty)
+        return self._filled(image, holes), mask.astype(dtype, copy=False)
+
+    def _filled(self, image: Image, holes: Mask) -> Image:
+        hole = (holes == self.ignore_index)[..., None]
+        return np.where(hole, self.fill, image) if hole.any() else image
 
 
 def _name(step: Callable[..., Any]) -> str:
