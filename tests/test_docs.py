@@ -1,11 +1,13 @@
 """Every command of README.md and docs/, run as its reader would run it, but on a small scale."""
 
+import ast
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -214,3 +216,28 @@ def test_every_key_of_the_table_exists() -> None:
         for override in assigned:
             losses = ["loss=[ce,dice]"] if "dice" in override else []
             compose("train", overrides=[*losses, override])
+
+
+def texts(source: str) -> Iterator[str]:
+    """The text constants of a module; ``...`` stands where an f-string puts something in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts = (v.value if isinstance(v, ast.Constant) else "..." for v in node.values)
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_the_messages_that_are_explained_are_those_that_are_printed() -> None:
+    scripts = [path for path in ROOT.glob("*.py") if path.name != "setup.py"]
+    modules = [*scripts, *(ROOT / "segkit").rglob("*.py")]
+    printed = [text for path in modules for text in texts(path.read_text(encoding="utf-8"))]
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*?) \|", page, re.MULTILINE)
+    messages = [quoted for row in rows for quoted in re.findall(r"`(.+?)`", row)]
+    assert len(messages) > 20
+    for message in messages:
+        # What is filled in there: three dots, numbers, what stands in brackets.
+        pieces = re.split(r"(?<=\().+?(?=\))|\.\.\.|\b(?:N|nan)\b|<.+?>", message)
+        pattern = re.compile(".*".join(map(re.escape, pieces)), re.DOTALL)
+        assert any(pattern.search(text) for text in printed), message
