@@ -10,7 +10,7 @@ from torch import nn
 from segkit.config.build import rebuild
 from segkit.engine.checkpoint import Checkpoint, model_weights, read_checkpoint
 from segkit.engine.inference import Ensemble, Inference
-from segkit.engine.onnx_model import OnnxModel, read_onnx
+from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
 from segkit.engine.precision import Normalize, Precision
 from segkit.errors import CheckpointError, ConfigError
 
@@ -46,7 +46,7 @@ def load_inference(
                 f"classes and the same mean and std, found {', '.join(about.classes)} ({about.mean}"
                 f", {about.std}) and {', '.join(first.classes)} ({first.mean}, {first.std})"
             )
-    exported = [one for one in checkpoints if "exported" in one.state]
+    exported = [one for one in checkpoints if isinstance(one, ExportedCheckpoint)]
     for key, usual in (("weights", "auto"), ("precision", None)):
         if exported and cfg[key] != usual:
             raise ConfigError(
@@ -86,8 +86,8 @@ def load_model(
         CheckpointError: Its weights do not fit the model that it describes.
         ConfigError: It names code that is not allowed.
     """
-    if "exported" in checkpoint.state:
-        return OnnxModel(checkpoint.path)
+    if isinstance(checkpoint, ExportedCheckpoint):
+        return checkpoint.network
     node = dict(checkpoint.about.config["model"])
     if isinstance(node.get("backbone"), dict) and "weights" in node["backbone"]:
         node["backbone"] = node["backbone"] | {"weights": None}

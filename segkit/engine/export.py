@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkit.engine.onnx_model import open_session
 from segkit.engine.parity import in_short
 from segkit.engine.quantize import reduce_precision
 from segkit.errors import CheckpointError, DataError
@@ -147,12 +148,7 @@ def _open(path: Path, format: str) -> Callable[[Tensor], Tensor]:
         return scripted
     if format == "pt2":
         return torch.export.load(path).module()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
 
 

@@ -1,6 +1,8 @@
 """A network out of an ONNX file of ours, to be used like the one that it was made of."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from segkit.engine.checkpoint import Checkpoint, Description
 from segkit.errors import CheckpointError, ConfigError
 
 METADATA_FORMAT = "1"
+CPU = "CPUExecutionProvider"
 
 
 def require(*packages: str) -> None:
@@ -55,6 +58,16 @@ def metadata(
     return {key: json.dumps(value) for key, value in content.items()}
 
 
+def open_session(path: Path | str, providers: Sequence[str] = (CPU,)) -> Any:
+    """onnxruntime's session on a file, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone: it comments on quantised graphs at length
+    return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+
+
 class OnnxModel(nn.Module):
     """What the network in a checkpoint is, but computed by onnxruntime.
 
@@ -81,14 +94,10 @@ class OnnxModel(nn.Module):
 
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors alone: it comments on quantised graphs at length
         known = onnxruntime.get_available_providers()
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[name for name in wanted if name in known]
+            self.session = open_session(
+                path, [name for name in ("CUDAExecutionProvider", CPU) if name in known]
             )
         except Exception as error:  # its own classes, which it does not document
             reason = " ".join(str(error).split())[:200]
@@ -117,16 +126,23 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(logits).to(image.device)
 
 
-def read_onnx(path: Path | str) -> Checkpoint:
-    """The description in an exported file, as that of a checkpoint; the weights are not read.
+@dataclass(frozen=True)
+class ExportedCheckpoint(Checkpoint):
+    """An exported file in the place of a checkpoint: not weights, but a network that is open."""
+
+    network: OnnxModel = field(kw_only=True)
+
+
+def read_onnx(path: Path | str) -> ExportedCheckpoint:
+    """An exported file as a checkpoint.
 
     Raises:
         CheckpointError: As :class:`OnnxModel`.
         ConfigError: Likewise.
     """
-    facts = OnnxModel(path).facts
+    network = OnnxModel(path)
+    facts = network.facts
     names = ("config", "classes", "palette", "ignore_index", "mean", "std")
     # fp32 is what surrounds it; what it does inside is its own affair.
     about = Description(**{name: facts[name] for name in names}, precision="fp32")
-    state = {"epoch": facts["epoch"], "exported": facts["precision"]}
-    return Checkpoint(Path(path), state, about, scores={})
+    return ExportedCheckpoint(Path(path), {"epoch": facts["epoch"]}, about, {}, network=network)

@@ -15,6 +15,7 @@ from segkit.engine.checkpoint import Checkpoint
 from segkit.engine.distributed import World
 from segkit.engine.evaluation import PredictedMask, predict_masks
 from segkit.engine.inference import Inference
+from segkit.engine.onnx_model import ExportedCheckpoint
 from segkit.errors import ConfigError
 from segkit.scoring.data import Data
 from segkit.scoring.saved_masks import SavedMasks, holds_masks
@@ -97,11 +98,13 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
 
 def facts_of(checkpoint: Checkpoint, weights: str) -> dict[str, Any]:
     state = checkpoint.state
-    exported = state.get("exported")  # an ONNX file: the precision inside
+    inside = None  # the precision of an ONNX file
+    if isinstance(checkpoint, ExportedCheckpoint):
+        inside = checkpoint.network.facts["precision"]
     kept = "ema" if weights != "raw" and state.get("average") else "raw"
     return {
         "checkpoint": str(checkpoint.path),
-        "weights": None if exported else kept,
-        "exported": exported,
+        "weights": kept if inside is None else None,
+        "exported": inside,
         "epoch": state["epoch"],
     }
