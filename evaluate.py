@@ -36,7 +36,7 @@ from segkit.report.html.findings import Findings
 from segkit.report.html.page import check_libraries
 from segkit.scoring.data import own_data, saved_data
 from segkit.scoring.measures import Measures
-from segkit.scoring.output import Output, look
+from segkit.scoring.output import Output, answer
 from segkit.scoring.subject import make_subject, open_source
 
 
@@ -97,7 +97,7 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
             if subject is subjects[0]:
                 output.add(image)
                 if cfg.report.write:
-                    look(findings, image)
+                    findings.update(answer(image))
         measures.gather(world)
         measured.append(measures)
     others = world.gather(findings)[1:]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from segkit.data.masks import voc_palette
 from segkit.metrics import Calibration, ConfusionMatrix
+from segkit.report.answer import Answer
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData
 
@@ -60,7 +61,7 @@ def report_data(count: int = 6, max_images: int = 24, size: tuple[int, int] = (9
             own[part], confidence[part] = 0.01, 0.97
             pred[part] = pred[part][0, 0]
         image = (palette[target] // 2 + rng.integers(0, 60, (*size, 3))).astype(np.uint8)
-        findings.update(f"dir/image <{number}>", image, target, pred, confidence, own)
+        findings.update(Answer(f"dir/image <{number}>", image, target, pred, confidence, own))
         tensors = [torch.from_numpy(array)[None] for array in (pred, confidence, target)]
         matrix.update(tensors[0], tensors[2])
         calibration.update(tensors[0], tensors[1], tensors[2])

@@ -19,6 +19,7 @@ from scripts import SMALL, call
 
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
+from segkit.report.answer import Answer, Box
 from segkit.report.comparison import compare
 from segkit.report.html import page
 from segkit.report.html.findings import Findings
@@ -182,7 +183,7 @@ def test_the_size_is_bounded_even_for_noise(tmp_path: Path) -> None:
             rng.integers(0, high, (*shape, *more), np.uint8)
             for high, more in ((256, (3,)), (200, ()), (200, ()))
         )
-        findings.update(str(number), image, target, pred)
+        findings.update(Answer(str(number), image, target, pred))
     assert len(findings.cards([0.0] * 200)) == count
     scores: dict[str, Any] = dict.fromkeys(("iou", "precision", "recall", "f1"), [0.1] * 200)
     result = {"classes": [f"class {c}" for c in range(200)], **scores, "support": [5] * 200}
@@ -197,7 +198,8 @@ def test_a_thumbnail_shows_its_layers() -> None:
     palette = voc_palette()
     target, pred = np.zeros((600, 1000), np.uint8), np.zeros((600, 1000), np.uint8)
     target[:, :100], target[:, 500:], pred[:, 500:600] = 255, 3, 3
-    made = thumbnail(palette[target], target, pred, palette, 255)
+    answer = Answer("one", palette[target], target, pred)
+    made = thumbnail(answer, palette, 255)
     assert (made.width, made.height) == (512, 307)
     assert made.size < MAX_BYTES
     pictures = {
@@ -211,7 +213,7 @@ def test_a_thumbnail_shows_its_layers() -> None:
     assert grey.tolist() == [[90] * 3, [160] * 3]  # ignored: stripes
     assert pictures["errors"][5, 280].tolist() == [222, 226, 230]
     assert pictures["errors"][5, 400].tolist() == [213, 94, 0]
-    small = thumbnail(palette[target][:8, :6], target[:8, :6], pred[:8, :6], palette, 255)
+    small = thumbnail(answer.part(Box(0, 0, 8, 6)), palette, 255)
     assert (small.width, small.height) == (6, 8)  # never enlarged
 
 
@@ -221,7 +223,8 @@ def grades(order: list[int], max_images: int = 8) -> Findings:
     for percent in order:
         target, pred = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
         pred.ravel()[:percent] = 1
-        findings.update(f"{percent:02}", np.zeros((10, 10, 3), np.uint8), target, pred)
+        image = np.zeros((10, 10, 3), np.uint8)
+        findings.update(Answer(f"{percent:02}", image, target, pred))
     return findings
 
 

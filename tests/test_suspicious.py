@@ -10,15 +10,20 @@ import pytest
 from numpy.typing import NDArray
 from report_pages import answers, squares
 
-from segkit.report.suspicious import Box, SuspiciousLabels, write_suspicious
+from segkit.report.answer import Answer, Box
+from segkit.report.suspicious import SuspiciousLabels, write_suspicious
 
 C = 4
+
+
+def look(labels: SuspiciousLabels, name: str, target: NDArray[np.uint8], *planes: Any) -> None:
+    labels.update(Answer(name, np.zeros((*target.shape, 3), np.uint8), target, *planes))
 
 
 def plain(
     target: NDArray[np.uint8], pred: NDArray[np.uint8], sure: float, own: float
 ) -> tuple[Any, ...]:
-    """Arguments of ``update`` with one confidence where the two agree and one where not."""
+    """Target, prediction and probabilities: one confidence where the two agree and one where not."""
     same = target == pred
     confidence = np.where(same, 0.8, sure).astype(np.float32)
     return target, pred, confidence, np.where(same, 0.8, own).astype(np.float32)
@@ -35,7 +40,7 @@ def block(sure: float = 0.9, own: float = 0.05) -> tuple[Any, ...]:
 
 def test_a_region_by_hand() -> None:
     labels = SuspiciousLabels(C)
-    labels.update("one", *block())
+    look(labels, "one", *block())
     [region] = labels.regions()
     # A seam of one pixel is cut off: 0.005 of the diagonal of 50 pixels is less.
     assert (region.label, region.pred, region.pixels) == (0, 2, 8 * 10)
@@ -54,7 +59,7 @@ def test_thresholds_are_mean_self_confidences() -> None:
     for number in range(3):
         target = rng.choice(np.array([0, 1, 3, 255], np.uint8), (9, 11))
         own = rng.random((9, 11), np.float32)
-        labels.update(str(number), target, target % C, own, own)
+        look(labels, str(number), target, target % C, own, own)
         for y in range(9):
             for x in range(11):
                 if target[y, x] != 255:
@@ -67,7 +72,7 @@ def test_thresholds_are_mean_self_confidences() -> None:
 
 def test_a_network_that_is_not_sure_doubts_nothing() -> None:
     labels = SuspiciousLabels(C)
-    labels.update("one", *block(sure=0.79, own=0.2))
+    look(labels, "one", *block(sure=0.79, own=0.2))
     assert labels.regions() == [] and labels.images() == []
 
 
@@ -77,7 +82,7 @@ def test_seams_along_borders_are_no_label_errors() -> None:
     pred = np.zeros_like(target)
     pred[8:30, 8:30] = 1  # two pixels further
     labels = SuspiciousLabels(C)
-    labels.update("one", *plain(target, pred, 0.99, 0.0))
+    look(labels, "one", *plain(target, pred, 0.99, 0.0))
     assert labels.regions() == []
 
 
@@ -86,7 +91,7 @@ def test_ignored_pixels_are_neither_judged_nor_counted() -> None:
     target[12:22, 20:32] = 255
     own[target == 255] = np.nan
     labels = SuspiciousLabels(C)
-    labels.update("one", target, pred, confidence, own)
+    look(labels, "one", target, pred, confidence, own)
     assert labels.candidates == []
     assert labels.sums[0].tolist() == [1200 - 200 - 120, 0, 200, 0]
 
@@ -95,7 +100,7 @@ def test_a_class_that_no_mask_shows_doubts_nothing() -> None:
     target, pred, confidence, own = block()
     target[:5] = pred[:5] = 0
     labels = SuspiciousLabels(C)
-    labels.update("one", target, pred, confidence, own)
+    look(labels, "one", target, pred, confidence, own)
     assert labels.thresholds()[2] is None and labels.regions() == []
 
 
@@ -104,7 +109,7 @@ def test_neighbouring_pairs_are_two_regions() -> None:
     target[12:22, 26:32] = 1
     target[24:30], pred[24:30] = 1, 1
     labels = SuspiciousLabels(C)
-    labels.update("one", target, pred, confidence, own)
+    look(labels, "one", target, pred, confidence, own)
     assert sorted((r.label, r.pred, r.pixels) for r in labels.regions()) == [
         (0, 2, 8 * 4),
         (1, 2, 8 * 4),
@@ -133,7 +138,7 @@ def test_planted_label_errors_come_out_on_top() -> None:
     images, names = planted()
     labels = SuspiciousLabels(C)
     for image in images:
-        labels.update(*image)
+        look(labels, *image)
     top = labels.regions()[: len(names)]
     assert {region.name for region in top} == names
     assert {(region.label, region.pred) for region in top} == {(1, 3)}
@@ -144,9 +149,9 @@ def test_neither_order_nor_processes_change_the_result() -> None:
     images, _ = planted(12, 3)
     alone, first, second = (SuspiciousLabels(C, keep=9) for _ in range(3))
     for image in images:
-        alone.update(*image)
+        look(alone, *image)
     for number, image in enumerate(reversed(images)):
-        (first, second)[number % 2].update(*image)
+        look((first, second)[number % 2], *image)
     first.merge(second)
     assert len(alone.candidates) == 9  # memory does not grow
     assert first.regions() == alone.regions()
@@ -155,7 +160,7 @@ def test_neither_order_nor_processes_change_the_result() -> None:
 
 def test_the_file_has_one_line_for_each_region(tmp_path: Path) -> None:
     labels = SuspiciousLabels(C)
-    labels.update("a,b", *block())
+    look(labels, "a,b", *block())
     write_suspicious(tmp_path / "s.csv", labels.regions(), ["sky", "sea", "sand", "bird"])
     with (tmp_path / "s.csv").open(newline="") as file:
         [row] = csv.DictReader(file)

@@ -1,13 +1,13 @@
 """Many small pictures with their masks on one page."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from segkit.report.pictures import GAP, INK, PAPER, Picture, hatched, with_legend
+from segkit.data.labels import Labels
+from segkit.report.pictures import GAP, INK, PAPER, Picture, hatched, shrunk, with_legend
 
 LINE = 16  # height of a line of text
 
@@ -16,7 +16,7 @@ class Tile(NamedTuple):
     """A picture, uint8 (H, W, 3), its mask, integer (H, W), and what is written above them."""
 
     image: Picture
-    mask: NDArray[np.integer[Any]]
+    mask: Labels
     caption: str
 
 
@@ -45,11 +45,11 @@ def contact_sheet(
 
 def _row(tiles: Sequence[Tile], palette: Picture, ignore_index: int, side: int) -> Picture:
     font = ImageFont.load_default(11)
-    small = [_shrink(tile, side) for tile in tiles]
-    height = max(mask.shape[0] for _, mask in small)
+    small = [shrunk(tile.image, [tile.mask], side) for tile in tiles]
+    height = max(image.shape[0] for image, _ in small)
     picture = Image.new("RGB", ((side + GAP) * len(tiles), LINE + 2 * (height + GAP)), PAPER)
     draw = ImageDraw.Draw(picture)
-    for number, (tile, (image, mask)) in enumerate(zip(tiles, small, strict=True)):
+    for number, (tile, (image, [mask])) in enumerate(zip(tiles, small, strict=True)):
         left = number * (side + GAP)
         caption = tile.caption
         while font.getlength(caption) > side:
@@ -59,17 +59,6 @@ def _row(tiles: Sequence[Tile], palette: Picture, ignore_index: int, side: int) 
         colors = Image.fromarray(hatched(mask, palette, ignore_index))
         picture.paste(colors, (left, LINE + height + GAP))
     return np.asarray(picture)
-
-
-def _shrink(tile: Tile, side: int) -> tuple[Picture, NDArray[np.integer[Any]]]:
-    height, width = tile.mask.shape
-    scale = min(side / height, side / width, 1.0)
-    new = max(round(height * scale), 1), max(round(width * scale), 1)
-    image = Image.fromarray(tile.image).resize((new[1], new[0]), Image.Resampling.BOX)
-    rows, columns = (
-        (np.arange(n) + 0.5) * old // n for n, old in zip(new, (height, width), strict=True)
-    )
-    return np.asarray(image), tile.mask[rows.astype(int)[:, None], columns.astype(int)]
 
 
 def _with_grey(palette: Picture, classes: Sequence[str]) -> Picture:

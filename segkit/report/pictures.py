@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from segkit.data.labels import Labels
 
 Picture = NDArray[np.uint8]
 
@@ -14,13 +15,13 @@ PAPER, INK = (255, 255, 255), (30, 30, 30)
 GAP = 4
 
 
-def color(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
+def color(mask: Labels, palette: Picture) -> Picture:
     """Class ids (H, W) as colours; ids above 255 share the last colour."""
     picture: Picture = palette[np.minimum(mask, 255)]
     return picture
 
 
-def hatched(target: NDArray[np.integer[Any]], palette: Picture, ignore_index: int) -> Picture:
+def hatched(target: Labels, palette: Picture, ignore_index: int) -> Picture:
     """Class ids (H, W) as colours, with grey stripes where they are ``ignore_index``."""
     rows, columns = np.indices(target.shape)
     stripes = np.where((rows + columns) // 4 % 2 == 0, 90, 160).astype(np.uint8)[..., None]
@@ -30,8 +31,8 @@ def hatched(target: NDArray[np.integer[Any]], palette: Picture, ignore_index: in
 
 def panel(
     image: Picture,
-    target: NDArray[np.integer[Any]],
-    pred: NDArray[np.integer[Any]],
+    target: Labels,
+    pred: Labels,
     palette: Picture,
     ignore_index: int,
 ) -> Picture:
@@ -98,6 +99,22 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
     draw.text((margin, 4), title, INK, font)
     draw.text((4, margin - 16), "true", INK, font)
     return np.asarray(picture)
+
+
+def shrunk(image: Picture, masks: Sequence[Labels], side: int) -> tuple[Picture, list[Labels]]:
+    """The image and its masks (H, W) with no side longer than ``side``, never enlarged.
+
+    Masks are not blended: each pixel is the one of the mask that lies in its middle.
+    """
+    size = image.shape[:2]
+    scale = min(side / max(size), 1.0)
+    height, width = (max(round(length * scale), 1) for length in size)
+    small = Image.fromarray(image).resize((width, height), Image.Resampling.BOX)
+    rows, columns = (
+        ((np.arange(n) + 0.5) * old // n).astype(int)
+        for n, old in zip((height, width), size, strict=True)
+    )
+    return np.asarray(small), [mask[rows[:, None], columns] for mask in masks]
 
 
 def write_picture(path: Path, picture: Picture) -> None:

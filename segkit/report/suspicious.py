@@ -11,29 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
+from segkit.report.answer import Answer, Box, Probabilities
 from segkit.report.tables import write_csv
 
 TINY = 1e-6  # a smaller probability is not one that can be relied on
 UNIT = 2.0**-24  # probabilities are summed as whole multiples of it, so in any order
 NEIGHBOURS = np.ones((3, 3), bool)  # pixels that touch at a corner belong together
-
-Labels = NDArray[np.integer[Any]]
-Probabilities = NDArray[np.float32]
-
-
-class Box(NamedTuple):
-    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right``, the ends left out."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
 
 
 @dataclass(frozen=True)
@@ -101,32 +88,20 @@ class SuspiciousLabels:
         self.sums = np.zeros((2, num_classes), np.int64)
         self.candidates: list[Region] = []
 
-    def update(
-        self,
-        name: str,
-        target: Labels,
-        pred: Labels,
-        confidence: Probabilities,
-        label_confidence: Probabilities,
-    ) -> list[Region]:
-        """Look at one image.
-
-        Args:
-            name: Of the image.
-            target: Class ids or ``ignore_index``, integer (H, W).
-            pred: Class ids, integer (H, W).
-            confidence: Probability of ``pred``, float32 (H, W).
-            label_confidence: Probability of ``target``, float32 (H, W); not read where ignored.
+    def update(self, answer: Answer) -> list[Region]:
+        """Look at one image; without probabilities nothing of it is doubted.
 
         Returns:
             Its regions, those to doubt first if the thresholds will allow it.
         """
-        valid = target != self.ignore_index
-        labels, units = target[valid], np.rint(label_confidence[valid] / UNIT)
+        if answer.confidence is None or answer.label_confidence is None:
+            return []
+        valid = answer.target != self.ignore_index
+        labels, units = answer.target[valid], np.rint(answer.label_confidence[valid] / UNIT)
         self.sums[0] += np.bincount(labels, minlength=self.num_classes)
         # Sums of whole numbers below 2**53 are exact in float64 too: images up to 2**29 pixels.
         self.sums[1] += np.bincount(labels, units, self.num_classes).astype(np.int64)
-        found = self._regions(name, target, pred, confidence, label_confidence)
+        found = self._regions(answer, (answer.confidence, answer.label_confidence))
         self._add(found)
         return found
 
@@ -158,13 +133,9 @@ class SuspiciousLabels:
         )
 
     def _regions(
-        self,
-        name: str,
-        target: Labels,
-        pred: Labels,
-        confidence: Probabilities,
-        label_confidence: Probabilities,
+        self, answer: Answer, probabilities: tuple[Probabilities, Probabilities]
     ) -> list[Region]:
+        target, pred = answer.target, answer.pred
         # One number for each pair of label and other prediction, -1 where there is none.
         differ = (target != self.ignore_index) & (pred != target)
         pairs = np.where(differ, target.astype(np.int32) * self.num_classes + pred, -1)
@@ -180,24 +151,19 @@ class SuspiciousLabels:
         pixels = np.bincount(where, minlength=count + 1)
         means = [
             np.bincount(where, values[inner], count + 1) / np.maximum(pixels, 1)
-            for values in (confidence, label_confidence)
+            for values in probabilities
         ]
         regions = []
         for number, (rows, columns) in enumerate(ndimage.find_objects(areas), start=1):
             part = areas[rows, columns] == number
             label, other = divmod(int(pairs[rows, columns][part][0]), self.num_classes)
-            box = Box(
-                max(rows.start - radius, 0),
-                max(columns.start - radius, 0),
-                min(rows.stop + radius, target.shape[0]),
-                min(columns.stop + radius, target.shape[1]),
-            )
+            box = Box(rows.start, columns.start, rows.stop, columns.stop)
             regions.append(
                 Region(
-                    name,
+                    answer.name,
                     label,
                     other,
-                    box,
+                    box.grown(radius, target.shape),
                     int(pixels[number]),
                     int(pixels[number]) / target.size,
                     *(float(mean[number]) for mean in means),

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from segkit.data.masks import write_mask
 from segkit.engine.evaluation import PredictedMask
 from segkit.engine.log import log
 from segkit.engine.run_folder import run_of
 from segkit.errors import ConfigError
+from segkit.report.answer import Answer
 from segkit.report.comparison import comparison_table
 from segkit.report.files import write_scores
 from segkit.report.html.findings import Findings
@@ -94,13 +96,20 @@ def make_folder(out_dir: str | None, paths: Sequence[Path], split: str) -> Path:
     return folder.absolute()
 
 
-def look(findings: Findings, image: PredictedMask) -> None:
-    """Let the report see an image."""
-    batch = image.batch
-    planes = [batch.target, image.pred, image.confidence, image.label_confidence]
-    picture = batch.image[0].permute(1, 2, 0).cpu().numpy()
-    arrays: list[Any] = [None if plane is None else plane[0].cpu().numpy() for plane in planes]
-    findings.update(batch.ids[0], picture, *arrays)
+def answer(image: PredictedMask) -> Answer:
+    """What the report looks at."""
+
+    def array(plane: Tensor | None) -> Any:
+        return None if plane is None else plane[0].cpu().numpy()
+
+    return Answer(
+        image.batch.ids[0],
+        array(image.batch.image).transpose(1, 2, 0),
+        array(image.batch.target),
+        array(image.pred),
+        array(image.confidence),
+        array(image.label_confidence),
+    )
 
 
 def origin(source: Source) -> tuple[str, list[dict[str, Any]]]:

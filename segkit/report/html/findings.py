@@ -3,18 +3,15 @@
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segkit.metrics.confusion import ratio
+from segkit.report.answer import Answer, Box
 from segkit.report.html.object_sizes import ObjectSizes
 from segkit.report.html.thumbnails import Thumbnail, thumbnail
 from segkit.report.pictures import Picture
-from segkit.report.suspicious import Box, Probabilities, Region, SuspiciousLabels
-
-Labels = NDArray[np.integer[Any]]
+from segkit.report.suspicious import Region, SuspiciousLabels
 
 CROP_SIDE = 256  # of the pictures of suspicious regions
 SPARE = 4  # times as many of them as are shown: the thresholds are known at the end
@@ -45,7 +42,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Crop:
-    """A suspicious region and its surroundings, which begin at ``top`` and ``left``."""
+    """A suspicious region and its surroundings, those in ``window``."""
 
     region: Region
     window: Box
@@ -76,36 +73,16 @@ class Findings:
         self.best: list[Card] = []
         self.worst_of: dict[int, Card] = {}
 
-    def update(
-        self,
-        name: str,
-        image: Picture,
-        target: Labels,
-        pred: Labels,
-        confidence: Probabilities | None = None,
-        label_confidence: Probabilities | None = None,
-    ) -> None:
-        """Look at one image.
-
-        Args:
-            name: Of the image.
-            image: uint8 (H, W, 3).
-            target: Class ids or ``ignore_index``, integer (H, W).
-            pred: Class ids, integer (H, W).
-            confidence: Probability of ``pred``, float32 (H, W); without it no label is doubted.
-            label_confidence: Probability of ``target``, float32 (H, W).
-        """
-        self.sizes.update(target, pred)
-        card = self._card(name, image, target, pred)
+    def update(self, answer: Answer) -> None:
+        """Look at one image."""
+        self.sizes.update(answer.target, answer.pred)
+        card = self._card(answer)
         if card is not None:
             self._add(card)
-        if confidence is None or label_confidence is None:
-            return
-        regions = self.suspicious.update(name, target, pred, confidence, label_confidence)
-        wanted = regions[: self._num_crops]
+        wanted = self.suspicious.update(answer)[: self._num_crops]
         if self.crops and len(self.crops) == self._num_crops:
             wanted = [region for region in wanted if region.rank < self.crops[-1].region.rank]
-        self._add_crops(self._crop(region, image, target, pred) for region in wanted)
+        self._add_crops(self._crop(region, answer) for region in wanted)
 
     def merge(self, other: "Findings") -> None:
         """Add what another process found."""
@@ -156,8 +133,9 @@ class Findings:
     def _num_crops(self) -> int:
         return SPARE * self.max_images
 
-    def _card(self, name: str, image: Picture, target: Labels, pred: Labels) -> Card | None:
+    def _card(self, answer: Answer) -> Card | None:
         """None if there is no place for it anywhere, so that no picture has to be made."""
+        target, pred = answer.target, answer.pred
         valid = target != self.ignore_index
         hits, support, predicted = (
             np.bincount(ids, minlength=self.num_classes)
@@ -167,7 +145,7 @@ class Findings:
         iou = {int(c): float(hits[c] / union[c]) for c in np.flatnonzero(union)}
         lost = {int(c): int(union[c] - hits[c]) for c in np.flatnonzero(support)}
         card = Card(
-            name,
+            answer.name,
             sum(iou.values()) / len(iou) if iou else None,
             ratio(int(hits.sum()), int(support.sum())),
             iou,
@@ -176,8 +154,7 @@ class Findings:
         )
         if card.miou is None or not self.max_images or not self._has_place(card):
             return None
-        picture = thumbnail(image, target, pred, self.palette, self.ignore_index)
-        return replace(card, picture=picture)
+        return replace(card, picture=thumbnail(answer, self.palette, self.ignore_index))
 
     def _has_place(self, card: Card) -> bool:
         return (
@@ -199,21 +176,13 @@ class Findings:
             self._num_crops, [*self.crops, *crops], key=lambda crop: crop.region.rank
         )
 
-    def _crop(self, region: Region, image: Picture, target: Labels, pred: Labels) -> Crop:
+    def _crop(self, region: Region, answer: Answer) -> Crop:
         """The region with half its size around it, and at least 32 pixels."""
         box = region.box
         margin = max(32, (box.bottom - box.top) // 2, (box.right - box.left) // 2)
-        window = Box(
-            max(box.top - margin, 0),
-            max(box.left - margin, 0),
-            min(box.bottom + margin, target.shape[0]),
-            min(box.right + margin, target.shape[1]),
-        )
-        part = slice(window.top, window.bottom), slice(window.left, window.right)
-        picture = thumbnail(
-            image[part], target[part], pred[part], self.palette, self.ignore_index, CROP_SIDE
-        )
-        return Crop(region, window, picture)
+        window = box.grown(margin, answer.target.shape)
+        part = answer.part(window)
+        return Crop(region, window, thumbnail(part, self.palette, self.ignore_index, CROP_SIDE))
 
 
 NO_PICTURE = Thumbnail(0, 0, b"", b"", b"", b"")

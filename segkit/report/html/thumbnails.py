@@ -3,15 +3,13 @@
 import io
 from base64 import b64encode
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.report.pictures import Picture
-
-Labels = NDArray[np.integer[Any]]
+from segkit.data.labels import Labels
+from segkit.report.answer import Answer
+from segkit.report.pictures import Picture, shrunk
 
 SIDES = (512, 384, 256, 128)  # longest side, smaller until the bytes are few enough
 MAX_BYTES = 192 * 1024  # of the layers of one image together
@@ -42,49 +40,32 @@ class Thumbnail:
 
 
 def thumbnail(
-    image: Picture,
-    target: Labels,
-    pred: Labels,
-    palette: Picture,
-    ignore_index: int,
-    side: int = SIDES[0],
+    answer: Answer, palette: Picture, ignore_index: int, side: int = SIDES[0]
 ) -> Thumbnail:
     """The layers of one image, never larger than ``side`` and ``MAX_BYTES``.
 
     Args:
-        image: uint8 (H, W, 3).
-        target: Class ids or ``ignore_index``, integer (H, W); hatched where ignored.
-        pred: Class ids, integer (H, W).
+        answer: The image, its target and its prediction.
         palette: RGB of each mask value, uint8 (256, 3).
-        ignore_index: Target value without a label.
+        ignore_index: Target value without a label: hatched.
         side: Of the longer side, in pixels.
     """
     for limit in (side, *(smaller for smaller in SIDES if smaller < side)):
-        made = _layers(image, target, pred, palette, ignore_index, limit)
+        made = _layers(answer, palette, ignore_index, limit)
         if made.size <= MAX_BYTES:
             break
     return made
 
 
-def _layers(
-    image: Picture, target: Labels, pred: Labels, palette: Picture, ignore_index: int, side: int
-) -> Thumbnail:
-    height, width = target.shape
-    scale = min(side / max(height, width), 1.0)
-    new = max(round(height * scale), 1), max(round(width * scale), 1)
-    small = Image.fromarray(image).resize((new[1], new[0]), Image.Resampling.BOX)
-    rows, columns = (
-        ((np.arange(n) + 0.5) * old // n).astype(int)
-        for n, old in zip(new, (height, width), strict=True)
-    )
-    target, pred = (mask[rows[:, None], columns] for mask in (target, pred))
+def _layers(answer: Answer, palette: Picture, ignore_index: int, side: int) -> Thumbnail:
+    image, (target, pred) = shrunk(answer.image, [answer.target, answer.pred], side)
     ignored = target == ignore_index
-    stripes = np.array(STRIPES)[np.indices(new).sum(0) // 4 % 2]
+    stripes = np.array(STRIPES)[np.indices(target.shape).sum(0) // 4 % 2]
     jpeg = io.BytesIO()
-    small.save(jpeg, "JPEG", quality=80)
+    Image.fromarray(image).save(jpeg, "JPEG", quality=80)
     return Thumbnail(
-        width=new[1],
-        height=new[0],
+        width=target.shape[1],
+        height=target.shape[0],
         image=jpeg.getvalue(),
         target=_png(np.where(ignored, stripes, np.minimum(target, 253)), palette[:254]),
         prediction=_png(np.minimum(pred, 253), palette[:254]),
