@@ -11,6 +11,7 @@ from segkit.report.html.object_sizes import SizeBin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 # Stand-ins that the style sheet replaces, so that ink follows the page; the lines' colours are
@@ -40,33 +41,32 @@ STYLE: Any = {
 
 
 @contextmanager
-def _axes(drawn: list[str], name: str, text: str, width: float = 6.4) -> Iterator["Axes"]:
-    """Axes to draw on; their SVG is appended to ``drawn``.
-
-    Args:
-        drawn: Where the picture goes.
-        name: Word that makes the ids in it differ from those of other pictures on the page.
-        text: What it shows, for those who do not see it.
-        width: In inches of 72 units.
-    """
+def _axes() -> Iterator["Axes"]:
+    """Axes to draw on in our style; :func:`_svg` is called before it ends."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # The browser has the letters of all the world even if matplotlib's own font has not.
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=(width, 3.6), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         yield axes
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    drawn.append(_inline(file.getvalue(), name, text))
 
 
-def _inline(svg: str, name: str, text: str) -> str:
-    """The picture as a part of a page: no prologue, ids of its own, the page's colours."""
+def _svg(axes: "Axes", name: str, text: str) -> str:
+    """The picture as a part of a page: no prologue, ids of its own, the page's colours.
+
+    Args:
+        axes: What was drawn on.
+        name: Word that makes the ids in it differ from those of other pictures on the page.
+        text: What it shows, for those who do not see it.
+    """
+    file = io.StringIO()
+    _figure(axes).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", svg)
     for color, variable in ((INK, "ink"), (FAINT, "line"), (ACCENT, "accent")):
@@ -77,18 +77,25 @@ def _inline(svg: str, name: str, text: str) -> str:
     return f'{opening} role="img" aria-label="{label}">{rest}'
 
 
+def _figure(axes: "Axes") -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    return figure
+
+
 def frequency(classes: Sequence[str], support: Sequence[int], iou: Sequence[float | None]) -> str:
     """IoU of each class against its share of the target's pixels."""
+    from matplotlib.ticker import LogLocator
+
     total = max(sum(support), 1)
     points = [
         (name, 100 * n / total, 100 * score)
         for name, n, score in zip(classes, support, iou, strict=True)
         if n and score is not None
     ]
-    from matplotlib.ticker import LogLocator
-
-    drawn: list[str] = []
-    with _axes(drawn, "frequency", "IoU of each class against how frequent it is") as axes:
+    with _axes() as axes:
         axes.set(xscale="log", ylim=(-3, 103), ylabel="IoU, %", xlabel="share of the pixels, %")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -96,16 +103,14 @@ def frequency(classes: Sequence[str], support: Sequence[int], iou: Sequence[floa
         axes.plot([p[1] for p in points], [p[2] for p in points], "o", color=COLORS[0])
         axes.margins(x=0.12)
         _name_points(axes, points)
-    return drawn[0]
+        return _svg(axes, "frequency", "IoU of each class against how frequent it is")
 
 
 def _name_points(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
     """Write names beside points, lowest first, where they cover no other name and no point."""
-    from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-    figure = axes.figure
-    assert isinstance(figure, Figure)
+    figure = _figure(axes)
     figure.draw_without_rendering()
     spots = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in spots]
@@ -131,8 +136,7 @@ def _name_points(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> No
 
 def sizes(bins: Sequence[SizeBin]) -> str:
     """Share of the objects that are found, and of their pixels, by size."""
-    drawn: list[str] = []
-    with _axes(drawn, "sizes", "objects found and their recall against their size") as axes:
+    with _axes() as axes:
         axes.set(ylim=(-3, 108), ylabel="%", xlabel="side of the object, pixels")
         for number, (key, text) in enumerate(
             (("found", "objects found (half of it)"), ("recall", "their pixels (recall)"))
@@ -147,15 +151,14 @@ def sizes(bins: Sequence[SizeBin]) -> str:
             )
         axes.set_xticks(range(len(bins)), [f"{b.text}\n({b.objects:,})" for b in bins], fontsize=8)
         axes.legend(loc="lower right")
-    return drawn[0]
+        return _svg(axes, "sizes", "objects found and their recall against their size")
 
 
 def calibration(bins: Sequence[Mapping[str, Any]]) -> str:
     """Share of right pixels against the mean confidence, and how many pixels are how sure."""
     used = [one for one in bins if one["pixels"]]
     total = sum(one["pixels"] for one in used)
-    drawn: list[str] = []
-    with _axes(drawn, "calibration", "accuracy against confidence") as axes:
+    with _axes() as axes:
         axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="%")
         axes.bar(
             [100 * one["low"] for one in used],
@@ -170,7 +173,7 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> str:
         x, y = ([100 * one[key] for one in used] for key in ("confidence", "accuracy"))
         axes.plot(x, y, "o-", color=COLORS[0], label="pixels that are right")
         axes.legend(loc="upper left")
-    return drawn[0]
+        return _svg(axes, "calibration", "accuracy against confidence")
 
 
 def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, unit: str) -> str:
@@ -185,8 +188,7 @@ def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, 
     from matplotlib.ticker import MaxNLocator
 
     factor = 100 if unit == "%" else 1
-    drawn: list[str] = []
-    with _axes(drawn, name, f"{', '.join(keys)} against the epoch") as axes:
+    with _axes() as axes:
         axes.set(xlabel="epoch", ylabel=unit)
         for number, key in enumerate(keys):
             points = [(one["epoch"], one[key]) for one in lines if one.get(key) is not None]
@@ -201,4 +203,4 @@ def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for text in axes.legend(fontsize=9).get_texts():
             text.set_parse_math(False)
-    return drawn[0]
+        return _svg(axes, name, f"{', '.join(keys)} against the epoch")
