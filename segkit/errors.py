@@ -1,5 +1,12 @@
 """Errors that a user can act on. The scripts print them as one message and exit with status 1."""
 
+from collections.abc import Iterable
+
+
+def together(lines: Iterable[str]) -> str:
+    """Several problems as one message: all lines stand under the first, past ``error: ``."""
+    return "\n       ".join(lines)
+
 
 class SegkitError(ValueError):
     """Something the user gave is wrong; says what, where, what was expected, the way out."""
@@ -19,3 +26,7 @@ class CheckpointError(SegkitError):
 
 class TrainingError(SegkitError):
     """The run itself: a non-finite loss, a precision that computes wrong gradients."""
+
+
+class MainProcessError(SegkitError):
+    """Process 0 failed and says why itself; the others get this and may end without a word."""

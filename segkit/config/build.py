@@ -100,8 +100,9 @@ def refuse_foreign(plain: Any, allow: Sequence[str], libraries: Sequence[str] = 
         )
 
 
-def is_below(name: str, modules: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
+def is_below(name: str, others: Sequence[str]) -> bool:
+    """Whether a dotted name is one of the others, or of something in it."""
+    return any(name == other or name.startswith(f"{other}.") for other in others)
 
 
 def home_of(target: str) -> str:

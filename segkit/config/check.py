@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from segkit.config.build import build, build_augment
 from segkit.config.explain import did_you_mean, explain
 from segkit.config.schema import COMPONENTS, SCHEMAS
 from segkit.config.weightings import named_weightings, unknown_weightings
-from segkit.errors import ConfigError
+from segkit.errors import ConfigError, together
 
-INDENT = "\n       "
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
 HINTS = {
@@ -33,7 +33,7 @@ def check_config(cfg: DictConfig, name: str) -> None:
 
     Args:
         cfg: As composed.
-        name: ``train`` or ``evaluate``.
+        name: Of the script.
 
     Raises:
         ConfigError: Everything that is wrong, one line each.
@@ -56,14 +56,14 @@ def check_components(cfg: DictConfig, names: Sequence[str]) -> None:
     plain: Any = OmegaConf.to_container(trial, resolve=True)
     problems = [problem for name in names for problem in target_problems(plain[name], name)]
     if problems := problems or list(trial_problems(trial, names)):
-        raise ConfigError(INDENT.join(problems))
+        raise ConfigError(together(problems))
 
 
 def check_values(cfg: DictConfig, name: str) -> None:
     """The part of :func:`check_config` that imports no component."""
     if missing := list(missing_keys(OmegaConf.to_container(cfg))):
         hints = (f"{key} is not set: give {HINTS.get(key, f'{key}=...')}" for key in missing)
-        raise ConfigError(INDENT.join(hints))
+        raise ConfigError(together(hints))
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         # `+key=value` gets past the schema while composing, not past this.
@@ -77,7 +77,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
     if name == "evaluate":
         problems += subject_problems(plain)
     if problems:
-        raise ConfigError(INDENT.join(problems))
+        raise ConfigError(together(problems))
 
 
 def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
@@ -112,27 +112,31 @@ def missing_keys(node: Any, path: str = "") -> Iterator[str]:
 def value_problems(schema: type, values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     """What is out of range in a node of the schema and below it."""
     for f in fields(schema):
+        name, value = f"{prefix}{f.name}", values.get(f.name)
         if f.name not in values:
-            yield f"{prefix}{f.name} cannot be deleted; give it a value"
-            continue
-        name, value, limits = f"{prefix}{f.name}", values[f.name], f.metadata
-        if is_dataclass(f.default_factory):
+            yield f"{name} cannot be deleted; give it a value"
+        elif is_dataclass(f.default_factory):
             yield from value_problems(f.default_factory, value, f"{name}.")
-        if not limits or value is None:
-            continue
-        for text in value if isinstance(value, list) else [value]:
-            if limits["choices"] and isinstance(text, str) and text not in limits["choices"]:
-                yield f"{name}={value}: no such value{did_you_mean(text, limits['choices'])}"
-        if not isinstance(value, limits["kind"]):
-            yield f"{name}={value}: expected {limits['text']}"
-            continue
-        for path in (value if isinstance(value, list) else [value]) if limits["path"] else ():
-            yield from path_problems(f"{name}={path}", str(path), limits["exists"])
-        if limits["length"] not in (None, len(value) if isinstance(value, list) else None):
-            yield f"{name}={value}: expected {limits['length']} values"
-        numbers = value if isinstance(value, list) else [value]
-        found = [p for n in numbers for p in number_problems(f"{name}={value}", n, limits)]
-        yield from found[:1]
+        elif value is not None:
+            yield from option_problems(name, value, f.metadata)
+
+
+def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
+    """What is out of the limits that :func:`~segkit.config.schema.option` set for a key."""
+    start, items = f"{name}={value}", value if isinstance(value, list) else [value]
+    for item in items:
+        if limits["choices"] and isinstance(item, str) and item not in limits["choices"]:
+            yield f"{start}: no such value{did_you_mean(item, limits['choices'])}"
+    if not isinstance(value, limits["kind"]):
+        yield f"{start}: expected {limits['text']}"
+        return
+    if limits["path"]:
+        for item in items:
+            yield from path_problems(f"{name}={item}", str(item), limits["exists"])
+    if limits["length"] is not None and len(items) != limits["length"]:
+        yield f"{start}: expected {limits['length']} values"
+    numbers = (problem for item in items for problem in number_problems(start, item, limits))
+    yield from islice(numbers, 1)
 
 
 def path_problems(start: str, path: str, exists: bool) -> Iterator[str]:
@@ -156,14 +160,12 @@ def number_problems(start: str, number: Any, limits: Mapping[str, Any]) -> Itera
         yield f"{start}: expected a number above {limits['above']}"
 
 
-def component_problems(plain: Mapping[Any, Any]) -> list[str]:
+def component_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
     """Where a component should be, and something without ``_target_`` is."""
     nodes = {name: plain[name] for name in COMPONENTS} | {"data.dataset": plain["data"]["dataset"]}
-    return [
-        f"{name}={node}: expected a node with _target_"
-        for name, node in nodes.items()
-        if not (isinstance(node, dict) and isinstance(node.get("_target_"), str))
-    ]
+    for name, node in nodes.items():
+        if not (isinstance(node, dict) and isinstance(node.get("_target_"), str)):
+            yield f"{name}={node}: expected a node with _target_"
 
 
 def target_problems(node: Any, path: str = "") -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,11 +34,13 @@ from segkit.config.sweep import (
     missing_plugin,
     told_once,
 )
-from segkit.errors import ConfigError, SegkitError
+from segkit.errors import ConfigError, MainProcessError, SegkitError, together
+
+Task = Callable[[DictConfig], object]
 
 CONFIGS = Path(__file__).parents[2].resolve() / "configs"
-INDENT = "\n       "  # further lines stand under the first, past "error: "
-
+# The disk is full, read-only or broken, or there are too many open files.
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE}
 
 _typed: list[str] | None = None  # the overrides that Hydra is not shown, see _hide_overrides
 
@@ -75,12 +77,12 @@ def check_command_line(name: str) -> None:
             raise  # a defect; before, it is Hydra that stumbles over an override
         overrides = [x for x in sys.argv[1:] if "=" in x and not x.startswith("-")]
         known = list(null_choices(OverridesParser.create().parse_overrides(overrides)))
-        _fail(INDENT.join(known) or str(error))
+        _fail(together(known) or str(error))
     if not checked:
         raise SystemExit(0)
 
 
-def run(name: str, task: Callable[[DictConfig], object]) -> None:
+def run(name: str, task: Task) -> None:
     """Compose ``configs/<name>.yaml`` with the command line, check it, and call ``task``.
 
     What a user can put right ends as one readable message and exit status 1; anything else is a
@@ -90,7 +92,6 @@ def run(name: str, task: Callable[[DictConfig], object]) -> None:
     In a sweep (``-m``) a job that fails says so, the others go on, those that failed are named at
     the end, and the exit status is 1. What ``task`` returns is what an optimizing sweeper gets.
     """
-
     function = ScriptFunction(task)
 
     def checked_task(cfg: DictConfig) -> object:
@@ -103,54 +104,30 @@ def run(name: str, task: Callable[[DictConfig], object]) -> None:
     _compose(name, checked_task)
 
 
-def _compose(name: str, task: Callable[[DictConfig], object], *, only_check: bool = False) -> None:
+def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
+    """Have Hydra call ``task`` with the configuration of each job; mistakes end here, in words."""
     global _typed
     given = sys.argv
     # Hydra would print a shortened traceback itself and hide where an error came from.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def caught(cfg: DictConfig) -> object:
+    def job(cfg: DictConfig) -> object:
         if str(Path.cwd()) not in sys.path:  # here: a job of a sweep may be far from its command
             sys.path.append(str(Path.cwd()))
         if is_sweep() and os.environ.get("WORLD_SIZE", "1") != "1":
             _fail("-m: the jobs of a sweep have one process each; start it without torchrun")
         if is_sweep() and not only_check:
-            return job_of_sweep(cfg)
-        # Caught inside, since Hydra prints a line of its own about what leaves its job.
-        try:
-            return task(cfg)
-        except Exception as error:
-            if type(error).__name__ == "MainProcessError":
-                time.sleep(PATIENCE)  # process 0 tells, and torchrun ends this one then
-                raise SystemExit(1) from None
-            if text := _plain_text(error, name):
-                _fail(text)
-            raise
-
-    def job_of_sweep(cfg: DictConfig) -> object:
-        job = f"job {HydraConfig.get().job.num}: {job_name(given)}"
-        print(job, flush=True)
-        if multiprocessing.get_start_method(allow_none=True) == "loky":
-            # joblib's way to start a process, which the loader's cannot take; back to the usual.
-            multiprocessing.set_start_method(None, force=True)
-        try:
-            return task(cfg)
-        except Exception as error:
-            text = _plain_text(error, name)
-            if text is None:
-                traceback.print_exc()
-            failed = Failed(job, text or f"{type(error).__name__}: {error}")
-            print(f"failed: {job}{INDENT}{failed.why}", file=sys.stderr, flush=True)
-            return failed
+            return _job_of_sweep(task, cfg, name, given)
+        return _only_job(task, cfg, name)
 
     failures.clear()
     try:
         if problems := list(dashes(sys.argv[1:])):
-            raise ConfigError(INDENT.join(problems))
+            raise ConfigError(together(problems))
         shown, _typed = _hide_overrides(given)
         sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
-        decorate(caught)()
+        decorate(job)()
     except SegkitError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -165,8 +142,39 @@ def _compose(name: str, task: Callable[[DictConfig], object], *, only_check: boo
     finally:
         sys.argv = given
     if failures:
-        lines = [f"{job}{INDENT}    {why}" for job, why in failures.items()]
-        _fail(INDENT.join([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+        lines = [together([failed, f"    {why}"]) for failed, why in failures.items()]
+        _fail(together([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+
+
+def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
+    # Caught inside, since Hydra prints a line of its own about what leaves its job.
+    try:
+        return task(cfg)
+    except MainProcessError:
+        time.sleep(PATIENCE)  # process 0 tells, and torchrun ends this one then
+        raise SystemExit(1) from None
+    except Exception as error:
+        if text := _plain_text(error, name):
+            _fail(text)
+        raise
+
+
+def _job_of_sweep(task: Task, cfg: DictConfig, name: str, given: Sequence[str]) -> object:
+    """One that fails says so and lets the others go on."""
+    job = f"job {HydraConfig.get().job.num}: {job_name(given)}"
+    print(job, flush=True)
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # joblib's way to start a process, which the loader's cannot take; back to the usual.
+        multiprocessing.set_start_method(None, force=True)
+    try:
+        return task(cfg)
+    except Exception as error:
+        text = _plain_text(error, name)
+        if text is None:
+            traceback.print_exc()
+        failed = Failed(job, text or f"{type(error).__name__}: {error}")
+        print(together([f"failed: {job}", failed.why]), file=sys.stderr, flush=True)
+        return failed
 
 
 def _hide_overrides(argv: list[str]) -> tuple[list[str], list[str] | None]:
@@ -189,10 +197,6 @@ def _hide_overrides(argv: list[str]) -> tuple[list[str], list[str] | None]:
         if key in (*SWAPPED, "resume", "allow"):
             shown.append(text)
     return shown, typed
-
-
-# The disk is full, read-only or broken, or there are too many open files.
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE}
 
 
 def _plain_text(error: Exception, name: str) -> str | None:

@@ -15,17 +15,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.build import refuse_foreign, targets
+from segkit.config.build import is_below, refuse_foreign, targets
 from segkit.config.check import check_config
 from segkit.config.explain import explain
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS
-from segkit.errors import CheckpointError, ConfigError
+from segkit.errors import CheckpointError, ConfigError, together
 
 if TYPE_CHECKING:
     from segkit.engine.checkpoint import Checkpoint
 
-INDENT = "\n       "
 # Groups whose file can be exchanged on the way, and those that make it another run.
 SWAPPED = ("loss", "augment", "optimizer", "scheduler")
 FIXED = ("data", "model", "model/backbone", "experiment")
@@ -91,7 +90,8 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     recipe = saved.about.recipe
     if not recipe:
         raise CheckpointError(f"{saved.path}: written by an older segkit; use init_from instead")
-    new = DictConfig(OmegaConf.merge(OmegaConf.structured(SCHEMAS["train"]), recipe["config"]))
+    before = DictConfig(OmegaConf.merge(OmegaConf.structured(SCHEMAS["train"]), recipe["config"]))
+    new = copy.deepcopy(before)
     try:
         overrides = OverridesParser.create().parse_overrides(list(typed))
         problems = list(_apply(new, overrides, cfg, recipe["choices"]))
@@ -105,21 +105,20 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     own = set(targets(OmegaConf.to_container(cfg)))  # the user's own configuration names them
     refuse_foreign(OmegaConf.to_container(new, resolve=True), [*cfg.allow, *own], LIBRARIES)
     if problems:
-        raise ConfigError(INDENT.join(problems))
+        raise ConfigError(together(problems))
     trial = copy.deepcopy(new)
     trial.init_from = None  # only the start needed that file, which may be gone
     check_config(trial, "train")
     absolute_paths(new, "train")
-    before = DictConfig(OmegaConf.merge(OmegaConf.structured(SCHEMAS["train"]), recipe["config"]))
     lines = []
     for key, old, value in differences(plain_config(before), plain_config(new)):
         if key in ("resume", "allow", "out_dir"):
             continue
-        if key not in ALLOWED and any(key == r or key.startswith(f"{r}.") for r in REFUSED):
+        if is_below(key, REFUSED) and key not in ALLOWED:
             problems.append(_refusal(f"{key}={value}", f"it is {old} in {saved.path}", saved.path))
         lines.append(f"{key} {old} -> {value}")
     if problems:
-        raise ConfigError(INDENT.join(problems))
+        raise ConfigError(together(problems))
     log.info("resume: %s, after %s", saved.path, _position(saved.state))
     for line in lines:
         log.info("resume: %s", line)
@@ -133,13 +132,13 @@ def _apply(
     groups = [o for o in overrides if o.key_or_group in (*SWAPPED, *FIXED)]
     for o in groups:
         name = o.key_or_group
-        if _choice(o) == choices.get(name):
+        if o.value() == choices.get(name):
             continue
         if name in FIXED:
             yield _refusal(str(o.input_line), f"the run has {name}={choices.get(name)}", None)
         else:
             OmegaConf.set_struct(cfg, False)
-            node = OmegaConf.to_container(composed)[name]  # type: ignore[index,call-overload]
+            node = OmegaConf.to_container(composed[name])
             # The node of the transforms has a schema: all its keys are there, and none goes.
             OmegaConf.update(cfg, name, node, merge=name == "augment")
     for o in overrides:
@@ -163,11 +162,6 @@ def _delete(cfg: DictConfig, key: str) -> None:
         raise ConfigError(f"~{key}: no such key")
     OmegaConf.set_struct(node, False)
     del node[last]
-
-
-def _choice(override: Override) -> Any:
-    value = override.value()
-    return list(value) if isinstance(value, list) else value
 
 
 def _refusal(what: str, why: str, path: Path | None) -> str:
@@ -217,5 +211,5 @@ def choices(before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     # A list of files, as in loss=[ce,dice], stands in no table of Hydra's.
     for o in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         if o.key_or_group in SWAPPED:
-            found[o.key_or_group] = _choice(o)
+            found[o.key_or_group] = o.value()
     return found

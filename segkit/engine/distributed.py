@@ -19,17 +19,13 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from segkit.errors import ConfigError, SegkitError
+from segkit.errors import ConfigError, MainProcessError, SegkitError
 from segkit.metrics import ConfusionMatrix
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=1)
 """How long the others wait for the first process, which checks the data and writes the files."""
-
-
-class MainProcessError(SegkitError):
-    """Process 0 failed and says why itself; the others get this and may end without a word."""
 
 
 @dataclass(frozen=True)

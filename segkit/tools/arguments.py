@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from segkit.errors import ConfigError, SegkitError
+from segkit.errors import ConfigError, SegkitError, together
 
 Settings = TypeVar("Settings")
 
@@ -99,7 +99,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
     missing = [n for n, f in known.items() if _is_required(f) and f.name not in values]
     problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
     if problems:
-        raise ConfigError("\n       ".join(problems))
+        raise ConfigError(together(problems))
     return settings(**values)
 
 
