@@ -29,8 +29,7 @@ from segkit.data.loader import Collate, eval_loader
 from segkit.data.workers import batches, close, resolve_num_workers
 from segkit.engine.distributed import World, connect
 from segkit.engine.log import log, log_to_console, progress
-from segkit.engine.memory import keep_freed_memory
-from segkit.engine.precision import allow_tf32, pick_device
+from segkit.engine.precision import pick_device, set_up
 from segkit.report.comparison import compare
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import check_libraries
@@ -52,10 +51,7 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
     if cfg.report.write:
         check_libraries()
     device = pick_device(cfg.device, world.local_rank)
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cuda":
-        allow_tf32()
+    set_up(device)
 
     # Checkpoint or folder -> data set -> what predicts, and what it is compared with
     source = Path(cfg.predictions) if cfg.predictions else read_checkpoints(cfg.checkpoint)

@@ -29,7 +29,7 @@ from segkit.engine.export import SUFFIXES, WithPreprocessing, appearing, open_mo
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.onnx_model import metadata, require
 from segkit.engine.parity import CHECKED_BATCHES, TOLERANCES, check_parity, latency
-from segkit.engine.precision import Normalize
+from segkit.engine.precision import Normalize, memory_order
 from segkit.engine.run_folder import run_of
 from segkit.errors import ConfigError, DataError
 
@@ -87,8 +87,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     if cfg.latency.runs:
         image = F.interpolate(samples[0].float(), list(cfg.latency.size)).to(samples[0].dtype)
         # PyTorch in the memory order in which predict.py lets it compute.
-        channels_last = OmegaConf.create(about.config).trainer.channels_last
-        order = torch.channels_last if channels_last else torch.contiguous_format
+        order = memory_order(OmegaConf.create(about.config).trainer.channels_last)
         model, image = model.to(memory_format=order), image.contiguous(memory_format=order)
         ours = latency(model, image, runs=cfg.latency.runs)
         theirs = latency(exported, image, runs=cfg.latency.runs)

@@ -22,8 +22,7 @@ from omegaconf import DictConfig
 from segkit.data.contract import first_ten
 from segkit.data.decode import Pixels, read_image
 from segkit.engine.log import log, log_to_console, progress
-from segkit.engine.memory import keep_freed_memory
-from segkit.engine.precision import allow_tf32
+from segkit.engine.precision import set_up
 from segkit.engine.signals import Stopped, StopSignals, exit_code
 from segkit.errors import DataError
 from segkit.predict.model import Mask, Probabilities, SegmentationModel, open_model
@@ -43,10 +42,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     sources = find_sources(cfg.source, folder)
     model = open_model(cfg)
     device = model.inference.precision.device
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cuda":
-        allow_tf32()
+    set_up(device)
     kinds = None if cfg.write is None else list(cfg.write)
     outputs = Outputs(
         folder,
@@ -63,7 +59,10 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
             work = Work(model, outputs, areas, stop, cfg.benchmark, repeats, cfg.max_frames)
             for source in progress(sources, "predict", len(sources), "files"):
                 try:
-                    work.film(source) if source.is_video else work.picture(source)
+                    if source.is_video:
+                        work.film(source)
+                    else:
+                        work.picture(source)
                 except DataError as error:
                     log.warning("left out: %s", error)
                     problems.append(str(error))

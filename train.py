@@ -28,7 +28,8 @@ if __name__ == "__main__":
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.data.loader import Collate, EpochBatches, Samples, eval_loader, train_loader
+from segkit.data.loader import Collate, Samples, eval_loader, train_loader
+from segkit.data.order import EpochBatches
 from segkit.data.workers import batches, close, resolve_num_workers, shm_warning
 from segkit.engine.checkpoint import Description, init_from
 from segkit.engine.determinism import explain_nondeterminism, make_deterministic
@@ -37,8 +38,8 @@ from segkit.engine.ema import Average
 from segkit.engine.gradient_check import check_precision
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.loop import StepSettings, param_groups, train_one_epoch
-from segkit.engine.memory import keep_freed_memory, peak_memory_mib
-from segkit.engine.precision import Normalize, Precision, allow_tf32, pick_device
+from segkit.engine.memory import peak_memory_mib
+from segkit.engine.precision import Normalize, Precision, memory_order, pick_device, set_up
 from segkit.engine.signals import Stopped, StopSignals, exit_code
 from segkit.engine.state import TrainState
 from segkit.engine.trial import Trial
@@ -74,10 +75,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     torch.manual_seed(cfg.seed)
     if cfg.trainer.deterministic:
         make_deterministic()
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cuda":
-        allow_tf32()
+    set_up(device)
 
     # Files -> data sets, checked before anything else. Their classes complete the configuration.
     data = load_data(cfg, saved, world)
@@ -88,8 +86,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     if cfg.init_from is not None and saved is None:
         taken = init_from(model, cfg.init_from, cfg.init_parts)
         log.info("init_from=%s: %s", cfg.init_from, taken)
-    order = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=order)
+    model = model.to(device=device, memory_format=memory_order(cfg.trainer.channels_last))
     loss_fn = build(cfg.loss).to(device)
     groups = param_groups(
         model,

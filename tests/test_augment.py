@@ -137,13 +137,16 @@ def test_what_comes_after_a_hole_does_not_tint_it(ignore_index: int) -> None:
 @pytest.mark.parametrize("name", [n for n in MAKERS if n not in ("color", "pixel_dropout")])
 def test_image_and_mask_move_together(name: str) -> None:
     image, mask = sample()
+    compared = 0
     for seed in range(4):
         out, labels = run(build(name), image, mask, seed)
         for index, color in zip(IDS[:3], COLORS[:3], strict=True):
             # Away from edges, where the image is blended and the mask is not.
             inside = cv2.erode((labels == index).astype(np.uint8), np.ones((5, 5))).astype(bool)
             near = (np.abs(out.astype(int) - color).max(axis=2) < 64)[inside]
-            assert near.mean() > 0.97 if near.size else True
+            assert near.sum() >= 0.97 * near.size
+            compared += near.size
+    assert compared > 100
 
 
 def test_a_small_image_is_padded_to_the_crop() -> None:

@@ -98,8 +98,9 @@ def test_due_by_minutes_since_the_last_save(monkeypatch: pytest.MonkeyPatch) -> 
     assert saver.due(4)
 
 
-def test_only_one_process_writes() -> None:
-    saver = Saver(None, ABOUT)
+def test_only_one_process_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "save_checkpoint", lambda *_, **__: pytest.fail("wrote"))
+    saver = Saver(None, ABOUT, stop_on_error=True)
     saver.save(make_state(), {})
     saver.close()
 

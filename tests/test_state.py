@@ -31,23 +31,24 @@ def test_best(mode: str, scores: list[float | None], improved: list[bool]) -> No
 
 
 @pytest.mark.parametrize(
-    ("mode", "kept", "dropped"),
+    ("mode", "expected"),
     [
         # Scores 0.2, 0.1, none, 0.2, 0.3: of equal ones the earlier stays before the later.
-        ("max", [(0.3, 5), (0.2, 1)], [[], [], [], [2], [4]]),
-        ("min", [(0.1, 2), (0.2, 1)], [[], [], [], [4], [5]]),
+        ("max", [[1], [1, 2], [1, 2], [1, 4], [5, 1]]),
+        ("min", [[1], [2, 1], [2, 1], [2, 1], [2, 1]]),
     ],
 )
-def test_the_two_best_are_kept(mode: str, kept: list[Any], dropped: list[list[int]]) -> None:
-    best = Best("val/miou", mode)
-    scores = [0.2, 0.1, None, 0.2, 0.3]
-    assert [best.keep(score, epoch, 2) for epoch, score in enumerate(scores, 1)] == dropped
-    assert best.kept == kept
+def test_the_two_best_are_kept(mode: str, expected: list[list[int]]) -> None:
+    best, kept = Best("val/miou", mode), []
+    for epoch, score in enumerate([0.2, 0.1, None, 0.2, 0.3], 1):
+        best.update(score, epoch, {}, keep=2)
+        kept.append([number for _, number in best.kept])
+    assert kept == expected
 
 
 def test_fewer_are_kept_from_the_next_epoch_on() -> None:
     best = Best("val/miou", "max", kept=[(0.3, 1), (0.2, 2), (0.1, 3)])
-    assert best.keep(0.25, 4, 1) == [4, 2, 3]
+    best.update(0.25, 4, {}, keep=1)
     assert best.kept == [(0.3, 1)]
 
 

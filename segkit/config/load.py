@@ -11,7 +11,7 @@ from segkit.config.build import rebuild
 from segkit.engine.checkpoint import Checkpoint, model_weights, read_checkpoint
 from segkit.engine.inference import Ensemble, Inference
 from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
-from segkit.engine.precision import Normalize, Precision
+from segkit.engine.precision import Normalize, Precision, memory_order
 from segkit.errors import CheckpointError, ConfigError
 
 
@@ -56,13 +56,12 @@ def load_inference(
     models = [load_model(one, list(cfg.allow), cfg.weights) for one in checkpoints]
     model = models[0] if len(models) == 1 else Ensemble(models)
     channels_last = bool(OmegaConf.create(first.config).trainer.channels_last)
-    order = torch.channels_last if channels_last else torch.contiguous_format
     size, stride = (
         None if sides is None else (sides[0], sides[1])
         for sides in (cfg.window.size, cfg.window.stride)
     )
     return Inference(
-        model.to(device).to(memory_format=order),
+        model.to(device).to(memory_format=memory_order(channels_last)),
         Normalize(tuple(first.mean), tuple(first.std), channels_last),
         Precision.pick(cfg.precision or first.precision, device),
         scales=list(cfg.tta.scales),

@@ -20,17 +20,6 @@ from segkit.data.order import EpochBatches, Key
 from segkit.data.workers import TIMEOUT, start_worker
 from segkit.errors import DataError, SegkitError
 
-__all__ = [
-    "Batch",
-    "Collate",
-    "EpochBatches",
-    "Key",
-    "Sample",
-    "Samples",
-    "eval_loader",
-    "train_loader",
-]
-
 
 @dataclass(frozen=True)
 class Batch:

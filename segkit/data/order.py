@@ -41,11 +41,6 @@ class EpochBatches(Sampler[list[Key]]):
         """Steps of the epoch that are left from ``start`` on."""
         return len(self._firsts(self.start))
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of a whole epoch."""
-        return len(self._firsts(0))
-
     def images_after(self, steps: int) -> int:
         """Images of the epoch that are used after so many steps of this pass: the next start."""
         return min(self.start + steps * self.global_batch_size, self._firsts(self.start).stop)

@@ -1,4 +1,4 @@
-"""Which device computes, and in which number format."""
+"""Which device computes, and how numbers and images lie in its memory."""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segkit.engine.memory import keep_freed_memory
 from segkit.errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,6 +42,16 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"device={name}: no MPS device here; use cpu")
     return device
+
+
+def set_up(device: torch.device) -> None:
+    """What a script does for its device; it lasts for the whole process."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        # float32 matrices in TF32: 10 bits of mantissa, several times faster
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
 
 
 @dataclass(frozen=True)
@@ -106,11 +117,9 @@ class Normalize:
         """uint8 (N, C, H, W) to float32 (N, C, H, W)."""
         mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
-        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        order = memory_order(self.channels_last)
         return image.to(torch.float32, memory_format=order).div_(255).sub_(mean).div_(std)
 
 
-def allow_tf32() -> None:
-    """Let CUDA multiply float32 matrices in TF32: 10 bits of mantissa, several times faster."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+def memory_order(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-PRECISIONS = ("fp32", "fp16", "int8_dynamic", "int8_static")
-
 
 def reduce_precision(path: Path, precision: str, images: Iterable[Tensor]) -> None:
     """Rewrite an ONNX file in place.
@@ -23,7 +21,7 @@ def reduce_precision(path: Path, precision: str, images: Iterable[Tensor]) -> No
 
     Args:
         path: The file.
-        precision: One of ``PRECISIONS``.
+        precision: One of these, or fp32, which changes nothing.
         images: What the network takes, (1, 3, H, W) each; used by ``int8_static`` alone.
     """
     if precision == "fp32":

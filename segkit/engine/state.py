@@ -44,16 +44,11 @@ class Best:
         """Take note of one validation; ``keep`` epochs hold on to their checkpoints."""
         if self.improves(score):
             self.score, self.epoch, self.scores = score, epoch, scores
-        self.keep(score, epoch, keep)
-
-    def keep(self, score: float | None, epoch: int, count: int) -> list[int]:
-        """Enter an epoch among the ``count`` best; returns the epochs that are out of them now."""
         if score is not None:
             self.kept.append((score, epoch))
         # Of equal ones the earlier stays, as in improves.
-        order = sorted(self.kept, key=lambda x: (-x[0] if self.mode == "max" else x[0], x[1]))
-        self.kept = order[:count]
-        return [epoch for _, epoch in order[count:]]
+        self.kept.sort(key=lambda x: (-x[0] if self.mode == "max" else x[0], x[1]))
+        del self.kept[keep:]
 
 
 @dataclass

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from segkit.config.schema import OUTPUTS
+from segkit.data.voc import SUFFIXES
 from segkit.errors import ConfigError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+PICTURES = set(SUFFIXES)
 VIDEOS = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"),
     *(".3gp", ".flv", ".mts", ".ogv"),

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-NEIGHBOURS = np.ones((3, 3), bool)  # pixels that touch at a corner belong together
+from segkit.report.suspicious import NEIGHBOURS
 
 
 def object_sizes(mask: NDArray[np.integer[Any]], number: int) -> NDArray[np.int64]:
