@@ -5,20 +5,18 @@ and the syntax of ``train.py``.
 """
 
 import difflib
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from segkit.data.cache import CheckCache
 from segkit.data.contract import FileDataset, SegmentationDataset, check_pair, first_ten
 from segkit.data.counts import Counts, check_foreground, class_table, unseen_classes
 from segkit.data.decode import is_turned
+from segkit.data.threads import attempt
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import ConfigError, DataError, SegkitError
 
@@ -88,7 +86,7 @@ def check_splits(
             raise DataError(f"the splits {train_name} and {name} have different classes")
         warnings += check_disjoint(train, splits[name])
     for name, dataset in splits.items():
-        counts[name], wrong, turns = _count(dataset, ignore_index, num_workers, progress, name)
+        counts[name], wrong, turns = _count(dataset, name, ignore_index, num_workers, progress)
         warnings += turns
         # A split may be in use twice, its problems are told once.
         problems += [problem for problem in wrong if problem not in problems]
@@ -122,10 +120,10 @@ def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> li
 
 def _count(
     dataset: SegmentationDataset,
+    split: str,
     ignore_index: int,
     num_workers: int | None,
     progress: bool,
-    split: str,
 ) -> tuple[Counts, list[str], list[str]]:
     """The pixels of a split, what is wrong with its items, and what was done to its pictures."""
     if len(dataset) == 0 or len(set(dataset.ids)) != len(dataset):
@@ -136,47 +134,38 @@ def _count(
     cache = CheckCache(dataset) if isinstance(dataset, FileDataset) else None
     num_classes = len(dataset.classes)
 
-    def count(index: int) -> tuple[list[int], str | None]:
+    def look(index: int) -> list[int]:
+        """Pixels of each class, ignored ones, and the turn: what the cache keeps of an item."""
         stored = cache.get(index) if cache else None
         if stored is not None and len(stored) == num_classes + 2:
-            return stored, None
-        try:
-            image, mask = dataset.read(index)
-            check_pair(image, mask, num_classes, ignore_index, name=f"{dataset.ids[index]}")
-        except DataError as error:
-            return [0] * (num_classes + 2), str(error)
+            return stored
+        image, mask = dataset.read(index)
+        check_pair(image, mask, num_classes, ignore_index, name=f"{dataset.ids[index]}")
         columns = np.where(mask == ignore_index, num_classes, mask.astype(np.int64))
-        counts: list[int] = np.bincount(columns.ravel(), minlength=num_classes + 1).tolist()
-        counts.append(_turn_of(dataset, index, mask.shape))
+        pixels = np.bincount(columns.ravel(), minlength=num_classes + 1).tolist()
+        counts = [*pixels, _turn_of(dataset, index, mask.shape)]
         if cache:
             cache.put(index, counts)
-        return counts, None
+        return counts
 
-    if not isinstance(dataset, FileDataset):
-        num_workers = 1
-    elif num_workers is None:
-        num_workers = min(8, os.cpu_count() or 1)
-    # Threads, not processes: Pillow and zlib release the lock while they decode.
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        results = list(
-            tqdm(
-                pool.map(count, range(len(dataset))),
-                desc=f"check {split}",
-                total=len(dataset),
-                disable=None if progress else True,  # None: shown on a terminal only
-                leave=False,
-            )
-        )
+    found = attempt(
+        look,
+        range(len(dataset)),
+        f"check {split}",
+        num_threads=num_workers if cache else 1,  # see check_splits
+        progress=progress,
+    )
     if cache:
         cache.save()
-    table = np.array([counts for counts, _ in results], dtype=np.int64)
+    nothing = [0] * (num_classes + 2)
+    table = np.array([nothing if isinstance(row, DataError) else row for row in found], np.int64)
     *pixels, ignored = table[:, :-1].sum(axis=0)
-    problems = [problem for _, problem in results if problem is not None]
+    problems = [str(row) for row in found if isinstance(row, DataError)]
     turns = [
-        f"{len(found)} of {len(dataset)} pictures of the {split} split {what}; the first is "
-        f"{dataset.ids[found[0]]}"
+        f"{len(turned)} of {len(dataset)} pictures of the {split} split {what}; the first is "
+        f"{dataset.ids[turned[0]]}"
         for turn, what in TURNS.items()
-        if len(found := np.flatnonzero(table[:, -1] == turn))
+        if len(turned := np.flatnonzero(table[:, -1] == turn))
     ]
     return Counts(np.array(pixels), int(ignored)), problems, turns
 

@@ -25,7 +25,7 @@ from segkit.tools.arguments import run_tool
 from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
 from segkit.tools.formats.drawing import IGNORE
-from segkit.tools.threads import each
+from segkit.data.threads import each
 
 
 def convert(request: Request) -> None:

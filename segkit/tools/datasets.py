@@ -19,7 +19,7 @@ from segkit.data.masks import read_mask, write_mask
 from segkit.data.voc import read_split
 from segkit.errors import DataError
 from segkit.tools.archive import extract, members
-from segkit.tools.threads import each
+from segkit.data.threads import each
 
 VOC_CLASSES = (
     "background",

@@ -23,7 +23,7 @@ from segkit.errors import ConfigError, DataError
 from segkit.tools.arguments import key, run_tool
 from segkit.tools.division import divide
 from segkit.tools.formats.annotation import files_below
-from segkit.tools.threads import each
+from segkit.data.threads import each
 
 
 # ruff: noqa: RUF009

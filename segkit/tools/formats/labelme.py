@@ -27,7 +27,7 @@ from segkit.tools.formats.annotation import (
     read_json,
 )
 from segkit.tools.formats.drawing import Area, Size, ellipse, paint, paste, polygon, turned_box
-from segkit.tools.threads import each
+from segkit.data.threads import each
 
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
 

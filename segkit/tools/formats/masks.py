@@ -26,7 +26,7 @@ from segkit.tools.formats.annotation import (
     missing_pictures,
 )
 from segkit.tools.formats.drawing import IGNORE, paint
-from segkit.tools.threads import each
+from segkit.data.threads import each
 
 Draw = Callable[[Path], NDArray[np.uint8]]
 

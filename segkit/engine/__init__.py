@@ -1,0 +1,1 @@
+"""What repeats: the loop, checkpoints, precision, processes, exported files."""
