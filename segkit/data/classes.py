@@ -1,6 +1,6 @@
 """Class names and the renumbering of labels, from ``labels.txt`` and the configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segkit.data.decode import PathLike
@@ -99,6 +99,12 @@ def read_lines(path: PathLike) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file, and its folder; :func:`read_lines` reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _check_names(names: Sequence[str], source: str) -> None:

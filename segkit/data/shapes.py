@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segkit.data.classes import write_lines
 from segkit.data.colors import ColorMap
 from segkit.data.decode import PathLike
 from segkit.data.masks import write_mask
 from segkit.data.scenes import CLASSES, draw_scene
-from segkit.data.voc import VOCSegmentation
+from segkit.data.voc import IMAGES, MASKS, VOCSegmentation, split_file
 from segkit.errors import DataError
 
 VERSION = 1  # raise it with any change of the drawn pixels
@@ -104,19 +105,18 @@ def _make(root: Path, settings: Mapping[str, int]) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
         new = Path(temporary) / root.name
-        for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        for folder in (IMAGES, MASKS):
             (new / folder).mkdir(parents=True)
-        (new / "labels.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+        write_lines(new / "labels.txt", CLASSES)
         for number, split in enumerate(("train", "val")):
             ids = [f"{split}_{index:04d}" for index in range(settings[f"num_{split}"])]
             for index, name in enumerate(ids):
                 # One generator per picture: none depends on how many were drawn before it.
                 rng = np.random.default_rng([settings["seed"], number, index])
                 image, mask = draw_scene(rng, settings["height"], settings["width"])
-                Image.fromarray(image).save(new / "JPEGImages" / f"{name}.png", compress_level=1)
-                write_mask(new / "SegmentationClass" / f"{name}.png", mask)
-            split_file = new / "ImageSets" / "Segmentation" / f"{split}.txt"
-            split_file.write_text("\n".join(ids) + "\n", encoding="utf-8")
+                Image.fromarray(image).save(new / IMAGES / f"{name}.png", compress_level=1)
+                write_mask(new / MASKS / f"{name}.png", mask)
+            write_lines(split_file(new, split), ids)
         (new / SETTINGS_FILE).write_text(json.dumps(settings) + "\n", encoding="utf-8")
         try:
             new.replace(root)

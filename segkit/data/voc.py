@@ -26,6 +26,7 @@ from segkit.data.labels import apply_label_map
 from segkit.data.masks import read_mask
 from segkit.errors import DataError
 
+IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -121,6 +122,11 @@ class VOCSegmentation:
         return renumbered
 
 
+def split_file(root: Path, split: str) -> Path:
+    """Where the ids of a split are listed."""
+    return root / LISTS / f"{split}.txt"
+
+
 def read_split(root: Path, split: str) -> list[str]:
     """The ids of a split, in the order of its file.
 
@@ -129,11 +135,10 @@ def read_split(root: Path, split: str) -> list[str]:
     Raises:
         DataError: No such split, no id in it, an id twice, or one that points out of the folder.
     """
-    folder = root / "ImageSets" / "Segmentation"
-    path = folder / f"{split}.txt"
+    path = split_file(root, split)
     if not path.is_file():
-        found = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
-        raise DataError(f"{path}: no such file. Splits found in {folder}: {found}")
+        found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        raise DataError(f"{path}: no such file. Splits found in {path.parent}: {found}")
     lines = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(path)]
     ids = [line for line in lines if line]
     if not ids:
@@ -153,12 +158,12 @@ def read_split(root: Path, split: str) -> list[str]:
 
 def _check_layout(root: Path) -> None:
     """Raise a DataError that shows the way unless ``root`` looks like a VOC folder."""
-    expected = "expected a folder with JPEGImages, SegmentationClass and ImageSets/Segmentation"
+    expected = f"expected a folder with {IMAGES}, {MASKS} and {LISTS}"
     if not root.is_dir():
         raise DataError(
             f"data.root={root}: no such folder; {expected}. Relative paths start at {Path.cwd()}"
         )
-    parts = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
+    parts = (IMAGES, MASKS, LISTS)
     missing = [part for part in parts if not (root / part).is_dir()]
     if missing:
         near = [root.parent, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]
@@ -184,7 +189,7 @@ def _find_pairs(root: Path, ids: Sequence[str]) -> list[tuple[Path, Path]]:
         return files[0] if files else path
 
     pairs = [
-        (find(root / "JPEGImages" / name, "image"), find(root / "SegmentationClass" / name, "mask"))
+        (find(root / IMAGES / name, "image"), find(root / MASKS / name, "mask"))
         for name in ids
     ]
     if problems:

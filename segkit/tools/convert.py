@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.classes import read_lines, write_lines
 from segkit.data.contract import check_pair, first_ten
 from segkit.data.counts import Counts, class_table
 from segkit.data.decode import read_image
 from segkit.data.masks import write_mask
-from segkit.data.voc import SUFFIXES
+from segkit.data.threads import each
+from segkit.data.voc import IMAGES, MASKS, SUFFIXES, split_file
 from segkit.errors import DataError
 from segkit.tools.arguments import run_tool
 from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
 from segkit.tools.formats.drawing import IGNORE
-from segkit.data.threads import each
 
 
 def convert(request: Request) -> None:
@@ -78,7 +79,7 @@ class VocFolder:
 
     @property
     def split_file(self) -> Path:
-        return self.root / "ImageSets" / "Segmentation" / f"{self.split}.txt"
+        return split_file(self.root, self.split)
 
     @property
     def labels_file(self) -> Path:
@@ -87,16 +88,14 @@ class VocFolder:
     def taken(self, found: Annotations) -> list[str]:
         """What would be replaced; ``labels.txt`` only counts if it says something else."""
         taken = [str(self.split_file)] if self.split_file.exists() else []
-        if self.labels_file.exists() and self.labels_file.read_text(encoding="utf-8") != _lines(
-            found.classes
-        ):
+        if self.labels_file.exists() and read_lines(self.labels_file) != list(found.classes):
             taken.append(f"{self.labels_file} (with other classes)")
         return taken + [str(file) for file in self.old_files(found)]
 
     def old_files(self, found: Annotations) -> Iterator[Path]:
         """Pictures and masks of these ids, under any suffix."""
         names = {item.name for item in found.items}
-        for folder in (self.root / "JPEGImages", self.root / "SegmentationClass"):
+        for folder in (self.root / IMAGES, self.root / MASKS):
             for file in files_below(folder, SUFFIXES):
                 if file.relative_to(folder).with_suffix("").as_posix() in names:
                     yield file
@@ -109,9 +108,8 @@ class VocFolder:
             place = self.root / file.relative_to(staging)
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
-        self.labels_file.write_text(_lines(found.classes), encoding="utf-8")
-        self.split_file.parent.mkdir(parents=True, exist_ok=True)
-        self.split_file.write_text(_lines([item.name for item in found.items]), encoding="utf-8")
+        write_lines(self.labels_file, found.classes)
+        write_lines(self.split_file, [item.name for item in found.items])
 
 
 def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[np.int64]:
@@ -132,10 +130,10 @@ def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[n
         image = read_image(picture, size=(mask.shape[0], mask.shape[1]))
         check_pair(image, mask, len(found.classes), IGNORE, name=f"{item.source} ({item.name})")
         if staging is not None:
-            place = staging / "JPEGImages" / f"{item.name}{picture.suffix.lower()}"
+            place = staging / IMAGES / f"{item.name}{picture.suffix.lower()}"
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(picture, place)
-            place = staging / "SegmentationClass" / f"{item.name}.png"
+            place = staging / MASKS / f"{item.name}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             write_mask(place, mask, found.palette)
     return np.bincount(mask.ravel(), minlength=256)
@@ -151,10 +149,6 @@ def check_names(items: Sequence[Item]) -> None:
             f"{len(twice)} ids (paths without suffix, blanks as _) belong to several pictures; "
             f"rename these:\n{first_ten(twice)}"
         )
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,12 +14,13 @@ from scipy.io import loadmat  # type: ignore[import-untyped]
 from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
 from tqdm import tqdm
 
+from segkit.data.classes import write_lines
 from segkit.data.decode import read_labels
 from segkit.data.masks import read_mask, write_mask
-from segkit.data.voc import read_split
+from segkit.data.threads import each
+from segkit.data.voc import MASKS, read_split, split_file
 from segkit.errors import DataError
 from segkit.tools.archive import extract, members
-from segkit.data.threads import each
 
 VOC_CLASSES = (
     "background",
@@ -144,8 +145,8 @@ def unpack_voc_and_sbd(archives: Sequence[Path], out: Path) -> None:
         added.add(stem)
         if stem not in train:
             mask = read_sbd_mask(content, name)
-            write_mask(out / "SegmentationClass" / f"{stem}.png", mask)
-    write_lines(out / "ImageSets/Segmentation/trainaug.txt", sorted(train | added))
+            write_mask(out / MASKS / f"{stem}.png", mask)
+    write_lines(split_file(out, "trainaug"), sorted(train | added))
 
 
 def read_sbd_mask(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -171,21 +172,20 @@ def unpack_camvid(archives: Sequence[Path], out: Path) -> None:
 
     extract(archives[0], place, out)
     palette = np.array(list(CAMVID_COLORS.values()), np.uint8)
-    masks = sorted((out / "SegmentationClass").glob("*.png"))
+    masks = sorted((out / MASKS).glob("*.png"))
 
     def renumber(path: Path) -> None:
         mask = read_labels(path)
         write_mask(path, np.where(mask == CAMVID_UNLABELLED, 255, mask), palette)
 
     each(renumber, masks, "masks")
-    lists = out / "ImageSets" / "Segmentation"
     ids = {}
     for split in ("train", "val", "test"):
         # Pairs of paths on the computer of the source: /SegNet/CamVid/train/ID.png ...annot/ID.png
-        pairs = (lists / f"{split}.txt").read_text(encoding="utf-8").split()
+        pairs = split_file(out, split).read_text(encoding="utf-8").split()
         ids[split] = [PurePosixPath(path).stem for path in pairs[::2]]
-        write_lines(lists / f"{split}.txt", ids[split])
-    write_lines(lists / "trainval.txt", ids["train"] + ids["val"])
+        write_lines(split_file(out, split), ids[split])
+    write_lines(split_file(out, "trainval"), ids["train"] + ids["val"])
 
 
 def masks_digest(root: Path, splits: Sequence[str]) -> str:
@@ -194,7 +194,7 @@ def masks_digest(root: Path, splits: Sequence[str]) -> str:
     for split in splits:
         for name in read_split(root, split):
             digest.update(name.encode())
-            digest.update(read_mask(root / "SegmentationClass" / f"{name}.png").tobytes())
+            digest.update(read_mask(root / MASKS / f"{name}.png").tobytes())
     return digest.hexdigest()
 
 
@@ -212,10 +212,6 @@ def check_room(folder: Path, needed: int) -> None:
             f"{folder}: {free / 1e9:.1f} GB are free; expected {needed / 1e9:.1f} GB for the "
             "archives and the data. Give out= a folder on another disk"
         )
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 _VOC = Archive(

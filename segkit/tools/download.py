@@ -7,9 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from segkit.data.classes import write_lines
 from segkit.errors import DataError
 from segkit.tools.arguments import key, run_tool
-from segkit.tools.datasets import PUBLIC, check_room, room_needed, write_lines
+from segkit.tools.datasets import PUBLIC, check_room, room_needed
 from segkit.tools.fetch import fetch
 
 

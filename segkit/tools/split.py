@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.classes import read_lines
+from segkit.data.classes import read_lines, write_lines
 from segkit.data.contract import first_ten
 from segkit.data.counts import Counts, class_table
 from segkit.data.masks import read_mask
-from segkit.data.voc import SUFFIXES, read_split
+from segkit.data.threads import each
+from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
 from segkit.errors import ConfigError, DataError
 from segkit.tools.arguments import key, run_tool
 from segkit.tools.division import divide
 from segkit.tools.formats.annotation import files_below
-from segkit.data.threads import each
 
 
 # ruff: noqa: RUF009
@@ -62,24 +62,22 @@ def split(request: Request) -> None:
     parts = divide(amounts, groups, list(ratios.values()), request.seed)
     lists = name_lists(list(ratios), parts, request)
 
-    folder = root / "ImageSets" / "Segmentation"
-    files = {folder / f"{name}.txt": chosen for name, chosen in lists.items()}
+    files = {split_file(root, name): chosen for name, chosen in lists.items()}
     taken = [str(path) for path in files if path.exists()]
     if taken and not request.force:
         raise DataError(
             f"{len(taken)} lists are there already; nothing was written. Add force=true to replace "
             f"them, or prefix=NAME_ for lists with other names:\n{first_ten(taken)}"
         )
-    print(table(root, labelled, pixels, ratios, parts, request.ignore_index))
+    print(table(root, labelled, pixels, list(ratios), parts, request.ignore_index))
     for number, name in enumerate(ratios):
         chosen = parts == number
         print(f"{name}: {chosen.sum()} pictures in {len(set(groups[chosen]))} groups")
     if request.dry_run:
         print(f"dry run: would write {', '.join(map(str, files))}")
         return
-    folder.mkdir(parents=True, exist_ok=True)
     for path, chosen in files.items():
-        path.write_text("".join(f"{ids[i]}\n" for i in np.flatnonzero(chosen)), encoding="utf-8")
+        write_lines(path, (ids[i] for i in np.flatnonzero(chosen)))
     print(f"written: {', '.join(map(str, files))}")
 
 
@@ -117,7 +115,7 @@ def name_lists(
 
 def find_masks(root: Path, of: str | None) -> dict[str, Path]:
     """The masks of a list, or all that there are, by their ids."""
-    folder = root / "SegmentationClass"
+    folder = root / MASKS
     if not folder.is_dir():
         raise DataError(f"data.root={root}: has no SegmentationClass; expected a VOC folder")
     masks = {
@@ -160,7 +158,7 @@ def table(
     root: Path,
     labelled: NDArray[np.int64],
     pixels: NDArray[np.int64],
-    names: Sequence[str] | dict[str, float],
+    names: Sequence[str],
     parts: NDArray[np.int64],
     ignore_index: int,
 ) -> str:

@@ -43,6 +43,10 @@ class Request:
     force: bool = key("overwrite what is there", False)
     dry_run: bool = key("do everything but write", False)
 
+    def overlap_or(self, usual: str) -> str:
+        """What covers what, where ``auto`` is what is usual for the format."""
+        return usual if self.overlap == "auto" else self.overlap
+
     def image_folders(self, *beside: Path) -> list[Path]:
         """Where to look for pictures."""
         return [Path(self.images).expanduser()] if self.images else list(beside)

@@ -68,7 +68,7 @@ def _read(request: Request, path: Path, content: dict[str, Any]) -> Annotations:
         raise DataError(f"{path}: annotations of {len(lost)} pictures that are not among images")
 
     folders = request.image_folders(path.parent, path.parent / "images")
-    overlap = "area" if request.overlap == "auto" else request.overlap
+    overlap = request.overlap_or("area")
     items, missing = [], []
     for image in content["images"]:
         file = find_picture(image["file_name"], folders)

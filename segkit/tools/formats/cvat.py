@@ -63,7 +63,7 @@ def read_cvat(request: Request) -> Annotations:
     classes, numbers = number_labels([*listed, *others], request)
 
     folders = request.image_folders(path.parent / "images", path.parent)
-    overlap = "last" if request.overlap == "auto" else request.overlap
+    overlap = request.overlap_or("last")
     items, missing = [], []
     for picture in pictures:
         name = picture.get("name", "")

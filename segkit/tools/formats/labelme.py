@@ -51,7 +51,7 @@ def read_labelme(request: Request) -> Annotations:
         raise missing_pictures(missing, request.image_folders(base))
     labels = sorted({label for _, _, kinds in heads for _, label in kinds})
     classes, numbers = number_labels(labels, request)
-    overlap = "last" if request.overlap == "auto" else request.overlap
+    overlap = request.overlap_or("last")
     items = [
         Item(
             item_name(path.relative_to(base).as_posix()),

@@ -110,7 +110,7 @@ def read_folders(request: Request) -> Annotations:
         for path in _mask_files(source / name):
             stem = item_name(_stem(request, path, source / name))
             parts[stem].append((numbers[name], path))
-    overlap = "last" if request.overlap == "auto" else request.overlap
+    overlap = request.overlap_or("last")
     pictures, folders = _pictures(request), request.image_folders()
     if missing := [stem for stem in parts if stem not in pictures]:
         raise missing_pictures(missing, folders)
