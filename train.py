@@ -35,6 +35,7 @@ from segkit.engine.checkpoint import Description, init_from
 from segkit.engine.determinism import explain_nondeterminism, make_deterministic
 from segkit.engine.distributed import World, connect, sync_batch_norm, wrap
 from segkit.engine.ema import Average
+from segkit.engine.forward import Forward
 from segkit.engine.gradient_check import check_precision
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.loop import StepSettings, param_groups, train_one_epoch
@@ -104,6 +105,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         patience=make_patience(cfg),
     )
     normalize = Normalize(tuple(cfg.data.mean), tuple(cfg.data.std), cfg.trainer.channels_last)
+    forward = Forward(loss_fn, normalize, precision, world)
     settings = StepSettings(
         schedule=build(cfg.scheduler),
         max_epochs=cfg.trainer.max_epochs,
@@ -116,7 +118,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         state.load_state_dict(saved.state)
         log_schedule(saved, state, settings)
     first_image, _ = Samples(data.train, augment, cfg.seed).read(1, 0)
-    trial = Trial(state, loss_fn, normalize, precision, settings, first_image.shape[:2])
+    trial = Trial(state, forward, settings, first_image.shape[:2])
     if cfg.loader.batch_size == "auto":
         largest = trial.batch_size(limit=max(1, len(data.train) // world.size))
         cfg.loader.batch_size = min(world.gather(largest))
@@ -182,7 +184,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     if saved is None:
         output.run_log.text("config", OmegaConf.to_yaml(about.config))
         output.run_log.text("data", data.table)
-    validation = Validation(cfg, data, val_batches, loss_fn, normalize, precision, output, world)
+    validation = Validation(cfg, data, val_batches, forward, output)
     log.info("%s", headline(cfg, model, precision, world, num_workers))
     log.info("%d images to train on, %d to validate on", len(data.train), len(data.val))
     for warning in warnings_at_start(cfg, model, saved, world):
@@ -208,14 +210,11 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
                 train_one_epoch(
                     state,
                     progress(batches(train_batches), f"epoch {epoch}", len(train_batches)),
-                    loss_fn,
-                    normalize=normalize,
-                    precision=precision,
-                    settings=replace(settings, images_per_step=per_step),
+                    forward,
+                    replace(settings, images_per_step=per_step),
                     images_after=plan.images_after,
                     on_step=output.on_step,
                     network=network,
-                    world=world,
                 )
             )
         line = f"epoch {epoch}/{cfg.trainer.max_epochs}  loss {values['train/loss']:.4f}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segkit.data.loader import Batch
 from segkit.engine.ema import Average
 from segkit.engine.evaluation import Prediction, evaluate
+from segkit.engine.forward import Forward
 from segkit.engine.loop import (
     MAX_SKIPPED_IN_A_ROW,
     StepSettings,
@@ -30,6 +31,7 @@ from segkit.models import DeepLabV3Plus
 
 CPU = Precision("fp32", torch.device("cpu"))
 NORMALIZE = Normalize((0.5,) * 3, (0.25,) * 3)
+FORWARD = Forward(CrossEntropyLoss(), NORMALIZE, CPU)
 SETTINGS = StepSettings(Poly(power=1.0), max_epochs=1, images_per_epoch=4)
 
 
@@ -66,10 +68,8 @@ def train(
     values = train_one_epoch(
         state,
         batches,
-        loss_fn or CrossEntropyLoss(),
-        normalize=NORMALIZE,
-        precision=CPU,
-        settings=settings,
+        Forward(loss_fn or CrossEntropyLoss(), NORMALIZE, CPU),
+        settings,
         images_after=used.__getitem__,
         on_step=steps.append,
     )
@@ -236,10 +236,8 @@ def test_after_each_step_the_state_can_be_saved() -> None:
     train_one_epoch(
         state,
         batches,
-        CrossEntropyLoss(),
-        normalize=NORMALIZE,
-        precision=CPU,
-        settings=replace(SETTINGS, accumulate=2),
+        FORWARD,
+        replace(SETTINGS, accumulate=2),
         images_after=[0, 2, 4, 5].__getitem__,
         on_step=lambda values: seen.append((state.step, state.images, state.sums["train/loss"][1])),
     )
@@ -375,11 +373,9 @@ def test_scores_and_loss_do_not_depend_on_the_batch_size() -> None:
         matrix, loss = evaluate(
             model,
             joined(size),
+            FORWARD,
             num_classes=3,
             ignore_index=255,
-            normalize=NORMALIZE,
-            precision=CPU,
-            loss_fn=CrossEntropyLoss(),
             on_image=on_image,
         )
         assert seen == list("abcde")
@@ -392,15 +388,12 @@ def test_scores_and_loss_do_not_depend_on_the_batch_size() -> None:
         assert all(torch.equal(p, q) for p, q in zip(logits, results[0][2], strict=True))
 
 
-def test_evaluation_changes_nothing_and_needs_no_loss() -> None:
+def test_evaluation_changes_nothing() -> None:
     torch.manual_seed(0)
     model = DeepLabV3Plus("tiny", 3, aspp_channels=16, decoder_channels=16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rng = torch.get_rng_state()
-    matrix, loss = evaluate(
-        model, IMAGES[:1], num_classes=3, ignore_index=255, normalize=NORMALIZE, precision=CPU
-    )
-    assert loss is None
+    matrix, _ = evaluate(model, IMAGES[:1], FORWARD, num_classes=3, ignore_index=255)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
     matrix.merge(matrix)  # a tensor of inference mode could not be changed any more
@@ -420,10 +413,8 @@ def test_training_on_cuda_learns(name: str) -> None:
     train_one_epoch(
         state,
         [batch] * 30,
-        CrossEntropyLoss(),
-        normalize=NORMALIZE,
-        precision=precision,
-        settings=StepSettings(Poly(), max_epochs=1, images_per_epoch=240, images_per_step=8),
+        Forward(CrossEntropyLoss(), NORMALIZE, precision),
+        StepSettings(Poly(), max_epochs=1, images_per_epoch=240, images_per_step=8),
         images_after=lambda steps: 8 * steps,
         on_step=lambda values: losses.append(values["train/loss"]),
     )

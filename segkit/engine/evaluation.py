@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from segkit.data.loader import Batch
-from segkit.engine.distributed import World
+from segkit.engine.forward import Forward
 from segkit.engine.inference import Inference
-from segkit.engine.precision import Normalize, Precision
 from segkit.metrics import ConfusionMatrix
 
-ALONE = World()
 PIXELS = 2**18  # whose scores are looked at together, so that what that needs stays small
 
 
@@ -94,14 +92,11 @@ def strips(rows: slice, width: int) -> Iterator[slice]:
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
+    forward: Forward,
     *,
     num_classes: int,
     ignore_index: int,
-    normalize: Normalize,
-    precision: Precision,
-    loss_fn: nn.Module | None = None,
     on_image: Callable[[Prediction], None] | None = None,
-    world: World = ALONE,
 ) -> tuple[ConfusionMatrix, float | None]:
     """One confusion matrix over all pixels of all images, and the mean of the images' losses.
 
@@ -109,17 +104,16 @@ def evaluate(
     processes each brings its share of the images (see ``eval_loader``), and all get the numbers
     that one process would have found, to the last bit.
     """
-    inference = Inference(model, normalize, precision)
+    inference = Inference(model, forward.normalize, forward.precision)
     matrix = ConfusionMatrix(num_classes, ignore_index)
     losses: list[Tensor] = []
-    for one in images(batches, precision.device):
+    for one in images(batches, forward.precision.device):
         logits, target = inference(one.image), one.target.long()
         # max, not argmax: the same ids, seven times faster on the CPU
         image = Prediction(one, logits, logits.max(1).indices)
         matrix.update(image.pred, target)
-        if loss_fn is not None:
-            losses.append(loss_fn(logits, target))
+        losses.append(forward.loss_fn(logits, target))
         if on_image is not None:
             on_image(image)
-    every = world.in_turn(torch.stack(losses).tolist() if losses else [])
-    return world.sum_matrix(matrix), math.fsum(every) / len(every) if every else None
+    every = forward.world.in_turn(torch.stack(losses).tolist() if losses else [])
+    return forward.world.sum_matrix(matrix), math.fsum(every) / len(every) if every else None

@@ -12,14 +12,11 @@ from torch import nn
 
 from segkit.data.loader import Batch
 from segkit.engine.determinism import seed_step
-from segkit.engine.distributed import World
-from segkit.engine.precision import Normalize, Precision
+from segkit.engine.forward import Forward
 from segkit.engine.schedule import Schedule
 from segkit.engine.state import TrainState
 from segkit.errors import TrainingError
-from segkit.losses import global_loss
 
-ALONE = World()
 # Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.
 MAX_SKIPPED_IN_A_ROW = 30
 ADVICE = (
@@ -86,15 +83,12 @@ def param_groups(
 def train_one_epoch(
     state: TrainState,
     batches: Iterable[Batch],
-    loss_fn: nn.Module,
-    *,
-    normalize: Normalize,
-    precision: Precision,
+    forward: Forward,
     settings: StepSettings,
+    *,
     images_after: Callable[[int], int],
     on_step: Callable[[dict[str, float]], None],
     network: nn.Module | None = None,
-    world: World = ALONE,
 ) -> dict[str, float]:
     """The rest of an epoch; returns the means of all its steps' values by log name.
 
@@ -102,15 +96,12 @@ def train_one_epoch(
         state: Of the run; changed with every step. Between two steps, so in ``on_step``, it can be
             saved.
         batches: Those of the epoch that are not used yet, the share of this process.
-        loss_fn: Called with logits and target.
-        normalize: Bytes to floats.
-        precision: Of the forward pass.
+        forward: From a batch to its loss.
         settings: How one step is made.
         images_after: How many images of the epoch all processes have used after so many of these
             batches.
         on_step: Called after each optimizer step with that step's values.
         network: What is called, if it is not ``state.model`` itself but wraps it.
-        world: The processes that share each step.
 
     Raises:
         TrainingError: Loss or gradient norm is not finite. The weights are those before the step,
@@ -122,14 +113,13 @@ def train_one_epoch(
     first, started = state.images, time.perf_counter()
     remaining = iter(batches)
     while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
-        ids = [name for batch in group for name in batch.ids]
-        seed_step(settings.seed, state.step, world.rank)
-        values = _backward(state, network, group, loss_fn, normalize, precision, world, ids)
+        seed_step(settings.seed, state.step, forward.world.rank)
+        values = _backward(state, network, group, forward)
         factor = settings.lr_factor(state.epoch, state.images)
         for params in state.optimizer.param_groups:
             params["lr"] = params["base_lr"] * factor
         lr = max(params["lr"] for params in state.optimizer.param_groups)
-        grad_norm = _optimizer_step(state, settings.clip_grad_norm, ids)
+        grad_norm = _optimizer_step(state, group, settings.clip_grad_norm)
         if math.isfinite(grad_norm):
             values["train/grad_norm"], skipped_in_a_row = grad_norm, 0
         else:
@@ -156,51 +146,45 @@ def train_one_epoch(
 
 
 def _backward(
-    state: TrainState,
-    network: nn.Module,
-    group: list[Batch],
-    loss_fn: nn.Module,
-    normalize: Normalize,
-    precision: Precision,
-    world: World,
-    ids: list[str],
+    state: TrainState, network: nn.Module, group: list[Batch], forward: Forward
 ) -> dict[str, float]:
     """Add the gradients of the batches' mean loss; returns it and its terms by log name."""
     total: dict[str, float] = {}
     for i, batch in enumerate(group, 1):
-        moved = batch.to(precision.device)
         # Gradients are exchanged once per step, with those of the last batch.
         no_sync = getattr(network, "no_sync", nullcontext)
         with no_sync() if i < len(group) else nullcontext():
-            with precision.autocast():
-                logits = network(normalize(moved.image))
-            loss = global_loss(loss_fn, logits, moved.target.long(), world.size)
+            loss = forward.loss(network, batch)
             terms = {"train/loss": loss.detach()}
-            for name, value in getattr(loss_fn, "last_terms", {}).items():
+            for name, value in getattr(forward.loss_fn, "last_terms", {}).items():
                 terms[f"train/loss/{name}"] = value
             # One transfer for all values: each would wait for the device.
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            _check_loss(values, state.step + 1, ids)
+            _check_loss(values, state.step + 1, group)
             state.scaler.scale(loss / len(group)).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value / len(group)
     return total
 
 
-def _check_loss(values: dict[str, float], step: int, ids: list[str]) -> None:
+def _check_loss(values: dict[str, float], step: int, group: list[Batch]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         term = bad[-1]  # a term rather than the sum, which comes first
         raise TrainingError(
-            f"step {step}: {term} is {values[term]}. Batch: {', '.join(ids)}. {ADVICE}; look at "
+            f"step {step}: {term} is {values[term]}. Batch: {_names(group)}. {ADVICE}; look at "
             "these files if it always happens with them"
         )
 
 
-def _optimizer_step(state: TrainState, clip: float | None, ids: list[str]) -> float:
+def _names(group: list[Batch]) -> str:
+    return ", ".join(name for batch in group for name in batch.ids)
+
+
+def _optimizer_step(state: TrainState, group: list[Batch], clip: float | None) -> float:
     """Clip and step; returns the gradient norm before clipping. Never steps on a bad gradient."""
     state.scaler.unscale_(state.optimizer)
-    params = [p for group in state.optimizer.param_groups for p in group["params"]]
+    params = [p for settings in state.optimizer.param_groups for p in settings["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
     grad_norm = norm.item()
     if math.isfinite(grad_norm):
@@ -210,7 +194,7 @@ def _optimizer_step(state: TrainState, clip: float | None, ids: list[str]) -> fl
     elif not state.scaler.is_enabled():
         raise TrainingError(
             f"step {state.step + 1}: the gradient of {_first_bad_layer(state.model)} is not "
-            f"finite. Batch: {', '.join(ids)}. {ADVICE}"
+            f"finite. Batch: {_names(group)}. {ADVICE}"
         )
     state.scaler.update()  # to a smaller scale, if a gradient overflowed
     state.optimizer.zero_grad(set_to_none=True)

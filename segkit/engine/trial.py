@@ -21,8 +21,9 @@ from segkit.engine.batch_size import (
     out_of_memory_advice,
     untouched,
 )
+from segkit.engine.distributed import World
+from segkit.engine.forward import Forward
 from segkit.engine.loop import StepSettings, train_one_epoch
-from segkit.engine.precision import Normalize, Precision
 from segkit.engine.state import TrainState
 from segkit.errors import ConfigError, TrainingError
 
@@ -32,14 +33,15 @@ class Trial:
     """What a training step is made of.
 
     Attributes:
+        state: Of the run; steps of a trial leave it as it is.
+        forward: From a batch to its loss.
+        settings: How one step is made.
         size: Height and width of the images.
         in_channels: Their channels.
     """
 
     state: TrainState
-    loss_fn: nn.Module
-    normalize: Normalize
-    precision: Precision
+    forward: Forward
     settings: StepSettings
     size: tuple[int, int]
     in_channels: int = 3
@@ -51,7 +53,7 @@ class Trial:
             ConfigError: The device is none of CUDA's.
             TrainingError: Not even one image fits.
         """
-        device = self.precision.device
+        device = self.forward.precision.device
         if device.type != "cuda":
             raise ConfigError(
                 f"loader.batch_size=auto needs a CUDA device, whose memory is known; this run is "
@@ -74,7 +76,7 @@ class Trial:
             if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
-        device, model = self.precision.device, None
+        device, model = self.forward.precision.device, None
         if device.type == "cuda":
             memory = CudaMemory(device)
             capacity = memory.capacity
@@ -84,23 +86,21 @@ class Trial:
                     model = MemoryModel.measured(self.steps, memory)
         else:
             capacity = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        name = self.precision.name
+        name = self.forward.precision.name
         raise TrainingError(out_of_memory_advice(batch_size, self.size, name, capacity, model))
 
     def steps(self, num_images: int) -> None:
         """Two optimizer steps: the optimizer's own state is there from the second on only."""
-        device = self.precision.device
+        device = self.forward.precision.device
         shape = (num_images, self.in_channels, *self.size)
         image = torch.randint(256, shape, dtype=torch.uint8, device=device)
         target = torch.zeros(num_images, *self.size, dtype=torch.uint8, device=device)
         batch = Batch(image, target, ("trial",) * num_images)
         train_one_epoch(
-            replace(self.state, scaler=self.precision.grad_scaler(), average=None, sums={}),
+            replace(self.state, scaler=self.forward.precision.grad_scaler(), average=None, sums={}),
             [batch] * (2 * self.settings.accumulate),
-            self.loss_fn,
-            normalize=self.normalize,
-            precision=self.precision,
-            settings=self.settings,
+            replace(self.forward, world=World()),
+            self.settings,
             images_after=lambda steps: steps * num_images,
             on_step=lambda values: None,
         )

@@ -5,15 +5,13 @@ from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
 from torch.utils.data import DataLoader
 
 from segkit.data.loader import Batch
 from segkit.data.workers import batches
-from segkit.engine.distributed import World
 from segkit.engine.evaluation import Prediction, evaluate
+from segkit.engine.forward import Forward
 from segkit.engine.log import progress
-from segkit.engine.precision import Normalize, Precision
 from segkit.engine.state import TrainState
 from segkit.metrics import PRCurves
 from segkit.report.tables import scalar_scores
@@ -29,11 +27,8 @@ class Validation:
         cfg: Of the run.
         data: Its splits.
         loader: Of the validation split.
-        loss_fn: Called with logits and target.
-        normalize: Bytes to floats.
-        precision: Of the forward pass.
+        forward: From a batch to its loss.
         output: Where pictures and curves go.
-        world: The processes that share the images.
     """
 
     def __init__(
@@ -41,29 +36,23 @@ class Validation:
         cfg: DictConfig,
         data: Data,
         loader: "DataLoader[Any]",
-        loss_fn: nn.Module,
-        normalize: Normalize,
-        precision: Precision,
+        forward: Forward,
         output: Output,
-        world: World,
     ) -> None:
         self.cfg, self.data, self.loader = cfg, data, loader
-        self.output, self.world = output, world
+        self.output, self.world = output, forward.world
         self.evaluate: Callable[..., Any] = partial(
             evaluate,
+            forward=forward,
             num_classes=len(data.classes),
             ignore_index=cfg.data.ignore_index,
-            normalize=normalize,
-            precision=precision,
-            loss_fn=loss_fn,
-            world=world,
         )
         self.pictures = ValidationPictures(
             data.classes,
             data.palette,
             cfg.data.ignore_index,
-            size=len(range(0, len(data.val), world.size)),
-            count=cfg.trainer.num_pictures if world.is_main else 0,
+            size=len(range(0, len(data.val), self.world.size)),
+            count=cfg.trainer.num_pictures if self.world.is_main else 0,
         )
 
     def run(self, state: TrainState) -> tuple[dict[str, float | None], dict[str, Any]]:
