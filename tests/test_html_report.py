@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from report_pages import NAMES, answers, report_data, squares
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 from scripts import SMALL, call
 
 from segkit.data.masks import voc_palette

@@ -9,7 +9,6 @@ from segkit.errors import ConfigError, DataError
 from segkit.tools.arguments import key, parse, run_tool
 
 
-# ruff: noqa: RUF009
 @dataclass
 class Example:
     root: str = key("a folder", name="data.root")

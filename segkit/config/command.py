@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException

@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from omegaconf import MISSING
 
 from segkit.config.schema import SCHEMAS

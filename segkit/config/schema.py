@@ -52,8 +52,28 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+# What several scripts have.
+
+
+def weights() -> Any:
+    text = "auto: those that the run validated; else raw, or the average (ema)"
+    return option("auto", text, choices=("auto", "raw", "ema"))
+
+
+def device() -> Any:
+    return option("auto", "auto, cpu, cuda, cuda:N or mps")
+
+
+def precision() -> Any:
+    return option(None, "null: what the run used", choices=PRECISIONS)
+
+
+def allow() -> Any:
+    return option([], "your own modules that the checkpoint may name")
+
+
 # OmegaConf reads these annotations; it knows Optional[...] in every version, `X | None` in some.
-# ruff: noqa: UP045, RUF009
+# ruff: noqa: UP045
 @dataclass
 class DataConfig:
     dataset: Any = option(MISSING, "partial _target_ node, called with split=...")
@@ -113,7 +133,7 @@ class TrainLoaderConfig(LoaderConfig):
 @dataclass
 class TrainerConfig:
     max_epochs: int = option(50, "passes over the training split", low=1)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = device()
     precision: str = option("auto", "number format of the forward pass", choices=PRECISIONS)
     check_precision: bool = option(True, "try a reduced precision on one batch before step 1")
     channels_last: bool = option(True, "memory order of images and convolutions")
@@ -246,11 +266,7 @@ class EvaluateConfig:
     compare: Any = option(
         None, "another checkpoint or folder to compare with", kind=str | list, exists=True
     )
-    weights: str = option(
-        "auto",
-        "auto: those that the run validated; else raw, or the average (ema)",
-        choices=("auto", "raw", "ema"),
-    )
+    weights: str = weights()
     split: Optional[str] = option(None, "split to score; null: the run's validation split")
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     tta: TTAConfig = field(default_factory=TTAConfig)
@@ -262,9 +278,9 @@ class EvaluateConfig:
     save_predictions: bool = option(False, "write predictions/<id>.png as palette PNGs")
     voc_results: bool = option(False, "write them in the layout of the VOC server too")
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: Optional[str] = option(None, "null: what the run used", choices=PRECISIONS)
-    allow: list[str] = option([], "your own modules that the checkpoint may name")
+    device: str = device()
+    precision: Optional[str] = precision()
+    allow: list[str] = allow()
 
 
 @dataclass
@@ -285,11 +301,7 @@ class LatencyConfig:
 @dataclass
 class ExportConfig:
     checkpoint: str = option(MISSING, "a .pt file or a run folder", exists=True)
-    weights: str = option(
-        "auto",
-        "auto: those that the run validated; else raw, or the average (ema)",
-        choices=("auto", "raw", "ema"),
-    )
+    weights: str = weights()
     format: str = option("onnx", "kind of the file", choices=("onnx", "torchscript", "pt2"))
     out: Optional[str] = option(None, "the file; null: in export/ in the run folder", path=True)
     include_preprocessing: bool = option(False, "take uint8 RGB images and normalise them inside")
@@ -299,7 +311,7 @@ class ExportConfig:
     )
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
-    allow: list[str] = option([], "your own modules that the checkpoint may name")
+    allow: list[str] = allow()
 
 
 @dataclass
@@ -321,16 +333,12 @@ class PredictConfig:
     background: str = option("background", "class that overlay leaves as it is, and cutout cuts")
     max_frames: Optional[int] = option(None, "of a video or camera; null: all", low=1)
     benchmark: bool = option(False, "measure and tell how long an image takes")
-    weights: str = option(
-        "auto",
-        "auto: those that the run validated; else raw, or the average (ema)",
-        choices=("auto", "raw", "ema"),
-    )
+    weights: str = weights()
     tta: TTAConfig = field(default_factory=TTAConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: Optional[str] = option(None, "null: what the run used", choices=PRECISIONS)
-    allow: list[str] = option([], "your own modules that the checkpoint may name")
+    device: str = device()
+    precision: Optional[str] = precision()
+    allow: list[str] = allow()
 
 
 COMPONENTS = ("model", "loss", "optimizer", "scheduler")

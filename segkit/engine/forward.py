@@ -9,6 +9,8 @@ from segkit.engine.distributed import World
 from segkit.engine.precision import Normalize, Precision
 from segkit.losses import global_loss
 
+ALONE = World()
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -24,7 +26,7 @@ class Forward:
     loss_fn: nn.Module
     normalize: Normalize
     precision: Precision
-    world: World = World()
+    world: World = ALONE
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Over the batches of all processes, given that of this one, on any device."""

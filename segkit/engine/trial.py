@@ -21,8 +21,7 @@ from segkit.engine.batch_size import (
     out_of_memory_advice,
     untouched,
 )
-from segkit.engine.distributed import World
-from segkit.engine.forward import Forward
+from segkit.engine.forward import ALONE, Forward
 from segkit.engine.loop import StepSettings, train_one_epoch
 from segkit.engine.state import TrainState
 from segkit.errors import ConfigError, TrainingError
@@ -33,7 +32,7 @@ class Trial:
     """What a training step is made of.
 
     Attributes:
-        state: Of the run; steps of a trial leave it as it is.
+        state: Of the run.
         forward: From a batch to its loss.
         settings: How one step is made.
         size: Height and width of the images.
@@ -99,7 +98,7 @@ class Trial:
         train_one_epoch(
             replace(self.state, scaler=self.forward.precision.grad_scaler(), average=None, sums={}),
             [batch] * (2 * self.settings.accumulate),
-            replace(self.forward, world=World()),
+            replace(self.forward, world=ALONE),
             self.settings,
             images_after=lambda steps: steps * num_images,
             on_step=lambda values: None,

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat  # type: ignore[import-untyped]
-from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
 from segkit.data.classes import write_lines

@@ -26,7 +26,6 @@ from segkit.tools.division import divide
 from segkit.tools.formats.annotation import files_below
 
 
-# ruff: noqa: RUF009
 @dataclass
 class Request:
     """The keys of ``split``."""

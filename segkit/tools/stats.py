@@ -26,7 +26,6 @@ BACKGROUND = "background"
 NO_OBJECTS = np.empty((0, 3), np.int64)
 
 
-# ruff: noqa: RUF009
 @dataclass
 class Request:
     """The keys of ``stats``."""

@@ -20,7 +20,6 @@ FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
 BACKGROUND = ("background", "_background_")  # the second is labelme's own name
 
 
-# ruff: noqa: RUF009
 @dataclass
 class Request:
     """The keys of ``convert``."""
