@@ -55,20 +55,20 @@ def option(
 # What several scripts have.
 
 
-def weights() -> Any:
+def weights_option() -> Any:
     text = "auto: those that the run validated; else raw, or the average (ema)"
     return option("auto", text, choices=("auto", "raw", "ema"))
 
 
-def device() -> Any:
+def device_option() -> Any:
     return option("auto", "auto, cpu, cuda, cuda:N or mps")
 
 
-def precision() -> Any:
+def precision_option() -> Any:
     return option(None, "null: what the run used", choices=PRECISIONS)
 
 
-def allow() -> Any:
+def allow_option() -> Any:
     return option([], "your own modules that the checkpoint may name")
 
 
@@ -133,7 +133,7 @@ class TrainLoaderConfig(LoaderConfig):
 @dataclass
 class TrainerConfig:
     max_epochs: int = option(50, "passes over the training split", low=1)
-    device: str = device()
+    device: str = device_option()
     precision: str = option("auto", "number format of the forward pass", choices=PRECISIONS)
     check_precision: bool = option(True, "try a reduced precision on one batch before step 1")
     channels_last: bool = option(True, "memory order of images and convolutions")
@@ -266,7 +266,7 @@ class EvaluateConfig:
     compare: Any = option(
         None, "another checkpoint or folder to compare with", kind=str | list, exists=True
     )
-    weights: str = weights()
+    weights: str = weights_option()
     split: Optional[str] = option(None, "split to score; null: the run's validation split")
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     tta: TTAConfig = field(default_factory=TTAConfig)
@@ -278,9 +278,9 @@ class EvaluateConfig:
     save_predictions: bool = option(False, "write predictions/<id>.png as palette PNGs")
     voc_results: bool = option(False, "write them in the layout of the VOC server too")
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    device: str = device()
-    precision: Optional[str] = precision()
-    allow: list[str] = allow()
+    device: str = device_option()
+    precision: Optional[str] = precision_option()
+    allow: list[str] = allow_option()
 
 
 @dataclass
@@ -301,7 +301,7 @@ class LatencyConfig:
 @dataclass
 class ExportConfig:
     checkpoint: str = option(MISSING, "a .pt file or a run folder", exists=True)
-    weights: str = weights()
+    weights: str = weights_option()
     format: str = option("onnx", "kind of the file", choices=("onnx", "torchscript", "pt2"))
     out: Optional[str] = option(None, "the file; null: in export/ in the run folder", path=True)
     include_preprocessing: bool = option(False, "take uint8 RGB images and normalise them inside")
@@ -311,7 +311,7 @@ class ExportConfig:
     )
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
-    allow: list[str] = allow()
+    allow: list[str] = allow_option()
 
 
 @dataclass
@@ -333,12 +333,12 @@ class PredictConfig:
     background: str = option("background", "class that overlay leaves as it is, and cutout cuts")
     max_frames: Optional[int] = option(None, "of a video or camera; null: all", low=1)
     benchmark: bool = option(False, "measure and tell how long an image takes")
-    weights: str = weights()
+    weights: str = weights_option()
     tta: TTAConfig = field(default_factory=TTAConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
-    device: str = device()
-    precision: Optional[str] = precision()
-    allow: list[str] = allow()
+    device: str = device_option()
+    precision: Optional[str] = precision_option()
+    allow: list[str] = allow_option()
 
 
 COMPONENTS = ("model", "loss", "optimizer", "scheduler")
