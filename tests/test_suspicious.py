@@ -23,7 +23,7 @@ def look(labels: SuspiciousLabels, name: str, target: NDArray[np.uint8], *planes
 def plain(
     target: NDArray[np.uint8], pred: NDArray[np.uint8], sure: float, own: float
 ) -> tuple[Any, ...]:
-    """Target, prediction and probabilities: one confidence where the two agree and one where not."""
+    """Target, prediction, probabilities: one confidence where the two agree, one where not."""
     same = target == pred
     confidence = np.where(same, 0.8, sure).astype(np.float32)
     return target, pred, confidence, np.where(same, 0.8, own).astype(np.float32)

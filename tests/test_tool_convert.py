@@ -6,297 +6,114 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import ROOT
 from voc_folder import SHARED, needs_shared
 
 from segkit.data.check import check_splits
 from segkit.data.decode import read_palette
-from segkit.data.masks import read_mask, voc_palette, write_mask
+from segkit.data.masks import read_mask, voc_palette
 from segkit.data.voc import VOCSegmentation
-from segkit.errors import DataError, SegkitError
+from segkit.errors import DataError
 from segkit.tools.arguments import parse
 from segkit.tools.convert import convert
+from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Request
 
-SIZE = (6, 8)  # height, width
+Files = dict[str, Any]  # arrays become PNGs, mappings JSON; text and bytes stay
+
+PICTURE = np.full((6, 8, 3), 90, np.uint8)
+ROW = PICTURE[:1, :3].copy()  # a picture of three pixels
 
 
-def picture(path: Path, size: tuple[int, int] = SIZE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
-    return path
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where all that follows happens: paths are relative to it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
 
 
-def png(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
+def png(array: np.ndarray, colors: list[int] | None = None) -> bytes:
+    image, stream = Image.fromarray(array), io.BytesIO()
+    if colors is not None:
+        image.putpalette(colors)
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
-def run(*arguments: str) -> None:
-    convert(parse(Request, arguments))
+def write(files: Files) -> None:
+    for name, content in files.items():
+        if isinstance(content, dict):
+            content = json.dumps(content)
+        content = png(content) if isinstance(content, np.ndarray) else content
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def result(out: Path, name: str, split: str = "all") -> list[list[int]]:
-    """The mask of an item, read as training would; the whole set passes the check."""
-    dataset = VOCSegmentation(out, split)
+def run(arguments: str) -> None:
+    convert(parse(Request, ["out=out", *arguments.split()]))
+
+
+def masks(split: str = "all") -> dict[str, str]:
+    """Those of ``out`` as training reads them, in digits and x; the data set passes the check."""
+    dataset = VOCSegmentation("out", split)
     check_splits({split: dataset}, progress=False)
-    return dataset.read(dataset.ids.index(name))[1].tolist()
+    rows = (dataset.read(i)[1].tolist() for i in range(len(dataset)))
+    drawn = (" ".join("".join("x" if v == 255 else str(v) for v in r) for r in m) for m in rows)
+    return dict(zip(dataset.ids, drawn, strict=True))
+
+
+def tree(folder: str) -> dict[str, bytes]:
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# Labels as each tool writes them
+
+
+def as_text(array: np.ndarray) -> str:
+    return base64.b64encode(png(array)).decode()
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
     return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
 
 
-def labelme(path: Path, shapes: list[dict[str, object]], **more: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = SIZE
+def shape(label: str, kind: str, *points: Any, **more: Any) -> dict[str, Any]:
+    return {"label": label, "shape_type": kind, "points": points, **more}
+
+
+def labelme(*shapes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    size = {"imageHeight": 6, "imageWidth": 8}
+    return {"imagePath": "a.png", "imageData": None, **size, "shapes": shapes, **more}
+
+
+def coco(*annotations: dict[str, Any], **more: Any) -> dict[str, Any]:
     content = {
-        "imagePath": f"{path.stem}.png",
-        "imageData": None,
-        "imageHeight": height,
-        "imageWidth": width,
-        "shapes": shapes,
-    }
-    path.write_text(json.dumps(content | more))
-
-
-@pytest.fixture
-def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "out"
-
-
-# labelme
-
-
-def test_labelme(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "labels"
-    picture(source / "a.png")
-    labelme(
-        source / "a.json",
-        [
-            {"label": "dog", "points": box(0, 0, 4, 2), "shape_type": "polygon"},
-            {"label": "cat", "points": [[3, 1], [6, 3]], "shape_type": "rectangle"},
-            {"label": "__ignore__", "points": [[7, 0], [8, 6]], "shape_type": "rectangle"},
-            {"label": "_background_", "points": [[0, 0], [1, 1]], "shape_type": "rectangle"},
-            {"label": "cat", "points": [[1, 1]], "shape_type": "point"},
-        ],
-    )
-    run("format=labelme", f"source={source}", f"out={out}")
-    # In the order of the file: cat over dog, then background over dog; names in alphabetical order.
-    assert result(out, "a") == [
-        [0, 2, 2, 2, 0, 0, 0, 255],
-        [2, 2, 2, 1, 1, 1, 0, 255],
-        [0, 0, 0, 1, 1, 1, 0, 255],
-        [0, 0, 0, 0, 0, 0, 0, 255],
-        [0, 0, 0, 0, 0, 0, 0, 255],
-        [0, 0, 0, 0, 0, 0, 0, 255],
-    ]
-    assert (out / "labels.txt").read_text() == "background\ncat\ndog\n"
-    assert read_palette(out / "SegmentationClass/a.png") is not None
-    assert (out / "JPEGImages/a.png").read_bytes() == (source / "a.png").read_bytes()
-    assert "note: 1 shapes of type point (no area) left out" in capsys.readouterr().out
-
-
-def test_labelme_circle_mask_and_embedded_picture(tmp_path: Path, out: Path) -> None:
-    part = np.array([[0, 1, 1], [1, 1, 0]], bool)
-    image = png(np.full((*SIZE, 3), 7, np.uint8))
-    labelme(
-        tmp_path / "labels/sub/one two.json",
-        [
-            {"label": "ring", "points": [[2, 2], [2, 3.9]], "shape_type": "circle"},
-            {
-                "label": "part",
-                "points": [[5, 4], [7, 5]],
-                "shape_type": "mask",
-                "mask": base64.b64encode(png(part)).decode(),
-            },
-        ],
-        imageData=base64.b64encode(image).decode(),
-        imagePath="C:\\pictures\\one two.jpg",
-    )
-    run("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}", "classes=[back,ring,part]")
-    # The centres at a distance of up to 1.9 from (2, 2): all but the corners of 4 x 4 pixels.
-    assert result(out, "sub/one_two") == [
-        [0, 1, 1, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0, 0, 2, 2],
-        [0, 0, 0, 0, 0, 2, 2, 0],
-    ]
-    assert (out / "labels.txt").read_text() == "back\nring\npart\n"
-    assert (out / "JPEGImages/sub/one_two.png").read_bytes() == image
-
-
-def test_labels_may_be_ignored_and_must_be_known(tmp_path: Path, out: Path) -> None:
-    source = tmp_path / "labels"
-    picture(source / "a.png")
-    shapes = [
-        {"label": name, "points": [[i, 0], [i + 1, 1]], "shape_type": "rectangle"}
-        for i, name in enumerate(("cat", "dog", "mess"))
-    ]
-    labelme(source / "a.json", shapes)
-    command = ("format=labelme", f"source={source}", f"out={out}", "classes=[background,dog,cat]")
-    with pytest.raises(DataError, match=r"1 labels are not in classes: mess\. List them"):
-        run(*command)
-    run(*command, "ignore=[mess]")
-    assert result(out, "a")[0][:4] == [2, 1, 255, 0]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", r"a\.json: is no JSON"),
-        ('{"images": []}', r"a\.json: has no list of shapes"),
-        ('{"shapes": [{}]}', r"a\.json: holds a shape without a label"),
-        ('{"shapes": [], "imagePath": "x.png"}', r"1 pictures are missing .*\n.*a\.json: x\.png"),
-        ('{"shapes": [], "imagePath": "x.png", "imageData": "?"}', "imageData is damaged"),
-    ],
-)
-def test_labelme_files_that_cannot_be_read(
-    tmp_path: Path, out: Path, content: str, message: str
-) -> None:
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels/a.json").write_text(content)
-    with pytest.raises(DataError, match=message):
-        run("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}")
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"points": [[0, 0], [1, 1]], "shape_type": "polygon"},
-        {"points": [[0, 0]], "shape_type": "rectangle"},
-        {"points": [[1, 1], [1, 1]], "shape_type": "circle"},
-        {"points": [[0, 0], [1, 1]], "shape_type": "cube"},
-        {"points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": "!"},
-        {"shape_type": "polygon"},
-    ],
-)
-def test_shapes_that_cannot_be_drawn_are_named(
-    tmp_path: Path, out: Path, shape: dict[str, object]
-) -> None:
-    picture(tmp_path / "labels/a.png")
-    labelme(tmp_path / "labels/a.json", [{"label": "cat", **shape}])
-    with pytest.raises(DataError, match=r"a\.json: shape 0 \(\w+ of 'cat'\) cannot be drawn"):
-        run("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}")
-
-
-def test_a_type_of_shape_that_is_not_known_is_said_so(tmp_path: Path, out: Path) -> None:
-    picture(tmp_path / "labels/a.png")
-    shape = {"label": "cat", "points": box(0, 0, 1, 1), "shape_type": "oriented_rectangle"}
-    labelme(tmp_path / "labels/a.json", [shape])
-    with pytest.raises(DataError, match="cannot be drawn: a type that is not known here"):
-        run("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}")
-
-
-# COCO
-
-
-def coco(path: Path, shapes: list[dict[str, object]], **more: object) -> Path:
-    height, width = SIZE
-    content = {
-        "images": [{"id": 7, "file_name": "a.png", "height": height, "width": width}],
+        "images": [{"id": 7, "file_name": "a.png", "height": 6, "width": 8}],
         "categories": [{"id": 90, "name": "zebra"}, {"id": 18, "name": "dog"}],
-        "annotations": [{"image_id": 7, "id": i, **a} for i, a in enumerate(shapes)],
+        "annotations": [{"image_id": 7, "id": i, **a} for i, a in enumerate(annotations)],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content | more))
-    return path
+    return content | more
 
 
-def flat(*corners: float) -> list[list[float]]:
-    return [[number for corner in box(*corners) for number in corner]]
+def area(category: int, *corners: float) -> dict[str, Any]:
+    corners_in_turn = [number for point in box(*corners) for number in point]
+    return {"category_id": category, "segmentation": [corners_in_turn]}
 
 
-def test_coco(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(tmp_path / "images/a.png")
-    # Down the columns of 6: 12 outside, then columns 2 and 3.
-    crowd = {"size": list(SIZE), "counts": [12, 12, 24]}
-    path = coco(
-        tmp_path / "instances.json",
-        [
-            {"category_id": 18, "segmentation": flat(0, 0, 2, 1)},  # small, so above
-            {"category_id": 90, "segmentation": flat(0, 0, 5, 3)},
-            {"category_id": 18, "segmentation": crowd, "iscrowd": 1},
-            {"category_id": 18, "segmentation": []},
-        ],
-    )
-    run("format=coco", f"source={path}", f"out={out}", "split=train")
-    assert result(out, "a", "train") == [
-        [1, 1, 2, 2, 2, 0, 0, 0],
-        [2, 2, 2, 2, 2, 0, 0, 0],
-        [2, 2, 2, 2, 2, 0, 0, 0],
-        [0, 0, 1, 1, 0, 0, 0, 0],
-        [0, 0, 1, 1, 0, 0, 0, 0],
-        [0, 0, 1, 1, 0, 0, 0, 0],
-    ]
-    assert (out / "labels.txt").read_text() == "background\ndog\nzebra\n"
-    assert "1 annotations without segmentation left out" in capsys.readouterr().out
-
-
-def test_coco_overlaps_on_request(tmp_path: Path, out: Path) -> None:
-    picture(tmp_path / "a.png")
-    path = coco(
-        tmp_path / "x.json",
-        [
-            {"category_id": 18, "segmentation": flat(0, 0, 2, 1)},
-            {"category_id": 90, "segmentation": flat(0, 0, 5, 1)},
-        ],
-    )
-    first_rows = {}
-    for overlap in ("area", "last", "ignore"):
-        run("format=coco", f"source={path}", f"out={out}", f"overlap={overlap}", "force=true")
-        first_rows[overlap] = result(out, "a")[0]
-    assert first_rows == {
-        "area": [1, 1, 2, 2, 2, 0, 0, 0],
-        "last": [2, 2, 2, 2, 2, 0, 0, 0],
-        "ignore": [255, 255, 2, 2, 2, 0, 0, 0],
-    }
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"categories": None}, "has no lists images, annotations, categories"),
-        ({"annotations": [{"segments_info": []}]}, "panoptic format"),
-        ({"annotations": [{"image_id": 7, "category_id": 1}]}, "category 1, which is not among"),
-        ({"annotations": [{"image_id": 7}]}, "an entry is not as in COCO's format"),
-        (
-            {"annotations": [{"image_id": 8, "category_id": 18, "segmentation": [[0]]}]},
-            "annotations of 1 pictures that are not among images",
-        ),
-        (
-            {"annotations": [{"id": 5, "image_id": 7, "category_id": 18, "segmentation": [[0]]}]},
-            "annotation 5 cannot be drawn: a polygon of 1 numbers",
-        ),
-        ({"images": [{"id": 7, "file_name": "b.png", "height": 6, "width": 8}]}, "  - b.png"),
-        ({"images": []}, "the source holds no pictures"),
-        (
-            {"images": [{"id": 7, "file_name": "a.png", "height": 8, "width": 6}]},
-            r"x\.json \(a\): the mask is 6 x 8 \(width x height\), its image 8 x 6",
-        ),
-    ],
-)
-def test_coco_files_that_are_wrong(
-    tmp_path: Path, out: Path, change: dict[str, object], message: str
-) -> None:
-    picture(tmp_path / "a.png")
-    path = coco(tmp_path / "x.json", [], **change)
-    with pytest.raises(DataError, match=message):
-        run("format=coco", f"source={path}", f"out={out}")
-    assert not out.exists()
-
-
-# CVAT
-
-CVAT = """<?xml version="1.0" encoding="utf-8"?>
+REST = 5 * " 00000000"  # of the rows
+OVERLAP = {
+    "labels/a.png": PICTURE,
+    "labels/x.json": coco(area(18, 0, 0, 2, 1), area(90, 0, 0, 5, 1)),
+}
+CROWD = {"size": [6, 8], "counts": [12, 12, 24]}  # runs down columns: 2 and 3 are inside
+XML = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version>
 <meta><task><labels>
   <label><name>tree</name><color>#00ff00</color></label>
@@ -311,118 +128,158 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
   <polyline label="car" points="0,0;1,1"/>
 </image>
 </annotations>"""
+BLACK, ROAD, GREY, RED = (0, 0, 0), (128, 64, 128), (9, 9, 9), (128, 0, 0)
+LABELMAP = "# label:color_rgb:parts:actions\nother:0,0,0::\nroad:128,64,128::\nvoid:224,224,192::\n"
 
 
-def test_cvat(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "task"
-    picture(source / "images/sub/a.png")
-    (source / "annotations.xml").write_text(CVAT)
-    run("format=cvat", f"source={source}", f"out={out}")
-    # The turned box stands upright about (1, 4.5): x from 0.1 to 1.9, y from 2.6 to 6.4.
-    assert result(out, "sub/a") == [
-        [2, 2, 2, 0, 0, 0, 0, 0],
-        [2, 2, 2, 1, 1, 0, 0, 0],
-        [0, 0, 1, 1, 1, 0, 0, 0],
-        [2, 2, 0, 0, 0, 0, 0, 0],
-        [2, 2, 0, 2, 2, 0, 0, 1],
-        [2, 2, 0, 2, 2, 0, 1, 0],
-    ]
-    assert (out / "labels.txt").read_text() == "background\ntree\ncar\n"
-    assert read_palette(out / "SegmentationClass/sub/a.png")[:3].tolist() == [
-        [0, 0, 0],
-        [0, 255, 0],
-        [0, 0, 255],
-    ]
-    assert "1 shapes of type polyline" in capsys.readouterr().out
+def row(values: Any, suffix: str = "") -> Files:
+    """A picture of three pixels, and its mask."""
+    return {"images/a.png": ROW, f"masks/a{suffix}.png": np.array([values], np.uint8)}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("</annotations>", "", "is no XML"),
-        ("<image ", "<track/><image ", "CVAT for images 1.1"),
-        ("1, 2, 1", "1, 2", "a mask of 'tree' cannot be drawn: its runs make 3"),
-        ("0,0;3,0;3,2;0,2", "0,0;x,1", "a polygon of 'car' cannot be drawn"),
-        ('width="8" height="6"', 'height="6"', "width, height or z_order"),
-        ("sub/a.png", "b.png", "1 pictures are missing"),
-    ],
-)
-def test_cvat_files_that_are_wrong(
-    tmp_path: Path, out: Path, old: str, new: str, message: str
-) -> None:
-    picture(tmp_path / "images/sub/a.png")
-    assert old in CVAT
-    (tmp_path / "annotations.xml").write_text(CVAT.replace(old, new))
-    with pytest.raises(DataError, match=message):
-        run("format=cvat", f"source={tmp_path / 'annotations.xml'}", f"out={out}")
+TWO_COLORS = "colors={road:[128,64,128],other:[0,0,0]}"
+RGB = row([BLACK, ROAD, (224, 224, 192)], "_L")  # the last is VOC's border
+RGB_AND_MAP = RGB | {"masks/labelmap.txt": LABELMAP}
+THREE_CHANNELS = row([[0] * 3, [128] * 3, [255] * 3])
+IN_PALETTE = row([]) | {"masks/a.png": png(np.array([[0, 1, 1]], np.uint8), [*GREY, *BLACK])}
+FOLDERS = {
+    **{f"images/{name}.png": ROW for name in "abc"},
+    "masks/tree/a.png": np.array([[255, 255, 0]], np.uint8),
+    "masks/car/a.png": np.array([[0, 7, 0]], np.uint8),
+    "masks/car/b.png": np.array([[1, 0, 0]], np.uint8),
+}
 
 
-# Masks that are pictures
+# What becomes of them
 
 
-def rgb_masks(tmp_path: Path) -> tuple[str, str, str]:
-    picture(tmp_path / "images/a.png", (1, 3))
-    (tmp_path / "masks").mkdir()
-    colors = np.array([[[0, 0, 0], [128, 64, 128], [224, 224, 192]]], np.uint8)
-    Image.fromarray(colors).save(tmp_path / "masks/a_L.png")
-    return f"source={tmp_path / 'masks'}", f"images={tmp_path / 'images'}", "mask_suffix=_L"
+class Case(NamedTuple):
+    """Files, and what they become: masks by id, classes, first colours, the tool's notes."""
+
+    arguments: str
+    files: Files
+    masks: dict[str, str]
+    classes: str
+    colors: tuple[tuple[int, int, int], ...] = (BLACK, RED)  # VOC's
+    notes: str = ""
 
 
-def test_rgb_masks(tmp_path: Path, out: Path) -> None:
-    command = ("format=rgb", *rgb_masks(tmp_path), f"out={out}")
-    run(*command, "colors={road: [128,64,128], other: [0,0,0]}")
-    assert result(out, "a") == [[1, 0, 255]]
-    assert (out / "labels.txt").read_text() == "road\nother\n"
-    assert read_palette(out / "SegmentationClass/a.png")[0].tolist() == [128, 64, 128]
-    (tmp_path / "masks/labelmap.txt").write_text(
-        "# label:color_rgb:parts:actions\nother:0,0,0::\nroad:128,64,128::\nvoid:224,224,192::\n"
-    )
-    run(*command, "ignore=[void]", "force=true")
-    assert result(out, "a") == [[0, 1, 255]]
+LABELME, COCO = "format=labelme source=labels", "format=coco source=labels/x.json"
+CVAT, MASKS = "format=cvat source=labels", "source=masks images=images"
+COLORS = f"format=rgb {MASKS} mask_suffix=_L"
+SHADES = f"format=rgb {MASKS} colors={{black:[0,0,0],grey:[9,9,9]}}"
+BINARY, CLASS_FOLDERS = f"format=binary {MASKS}", f"format=folders {MASKS}"
+CASES = [
+    Case(  # in the order of the file: cat over dog, then background over dog; names by the alphabet
+        LABELME,
+        {
+            "labels/a.png": PICTURE,
+            "labels/a.json": labelme(
+                shape("dog", "polygon", *box(0, 0, 4, 2)),
+                shape("cat", "rectangle", [3, 1], [6, 3]),
+                shape("__ignore__", "rectangle", [7, 0], [8, 6]),
+                shape("_background_", "rectangle", [0, 0], [1, 1]),
+                shape("cat", "point", [1, 1]),
+            ),
+        },
+        {"a": "0222000x 2221110x 0001110x 0000000x 0000000x 0000000x"},
+        "background cat dog",
+        notes="note: 1 shapes of type point (no area) left out\n",
+    ),
+    Case(  # the centres at up to 1.9 from (2, 2): all but the corners of 4 x 4 pixels
+        f"{LABELME} classes=[back,ring,part] ignore=[mess]",
+        {
+            "labels/sub/one two.json": labelme(
+                shape("ring", "circle", [2, 2], [2, 3.9]),
+                shape("part", "mask", [5, 4], [7, 5], mask=as_text(np.eye(2, 3, 1) > 0)),
+                shape("mess", "rectangle", [0, 5], [1, 6]),
+                imageData=as_text(PICTURE),
+                imagePath="C:\\pictures\\one two.jpg",
+            )
+        },
+        {"sub/one_two": "01100000 11110000 11110000 01100000 00000020 x0000002"},
+        "back ring part",
+    ),
+    Case(
+        COCO,
+        {
+            "labels/images/a.png": PICTURE,
+            "labels/x.json": coco(
+                area(18, 0, 0, 2, 1),  # small, so above
+                area(90, 0, 0, 5, 3),
+                {"category_id": 18, "segmentation": CROWD, "iscrowd": 1},
+                {"category_id": 18, "segmentation": []},
+            ),
+        },
+        {"a": "11222000 22222000 22222000 00110000 00110000 00110000"},
+        "background dog zebra",
+        notes="note: 1 annotations without segmentation left out\n",
+    ),
+    *(
+        Case(f"{COCO} overlap={how}", OVERLAP, {"a": first + REST}, "background dog zebra")
+        for how, first in (("area", "11222000"), ("last", "22222000"), ("ignore", "xx222000"))
+    ),
+    Case(  # the turned box stands upright about (1, 4.5): x from 0.1 to 1.9, y from 2.6 to 6.4
+        CVAT,
+        {"labels/images/sub/a.png": PICTURE, "labels/annotations.xml": XML},
+        {"sub/a": "22200000 22211000 00111000 22000000 22022001 22022010"},
+        "background tree car",
+        (BLACK, (0, 255, 0), (0, 0, 255)),
+        "note: 1 shapes of type polyline (no area) left out\n",
+    ),
+    *(
+        Case(arguments, files, {"a": mask}, classes, colors)
+        for arguments, files, mask, classes, colors in (
+            (f"{COLORS} {TWO_COLORS}", RGB, "10x", "road other", (ROAD, BLACK)),
+            (f"{COLORS} ignore=[void]", RGB_AND_MAP, "01x", "other road", (BLACK, ROAD)),
+            (SHADES, IN_PALETTE, "100", "black grey", (BLACK, GREY)),
+            (BINARY, row([0, 255, 0]), "010", "background object", (BLACK, RED)),
+            (f"{BINARY} classes=[none,cell]", row([0, 1, 0]), "010", "none cell", (BLACK, RED)),
+            (f"{BINARY} threshold=128", THREE_CHANNELS, "011", "background object", (BLACK, RED)),
+        )
+    ),
+    *(  # numbered by the names of the folders, or as asked for; the later one covers
+        Case(
+            arguments,
+            FOLDERS,
+            {"a": a, "b": b},
+            classes,
+            notes="note: 1 pictures without a mask left out\n",
+        )
+        for arguments, a, b, classes in (
+            (CLASS_FOLDERS, "220", "100", "background car tree"),
+            (f"{CLASS_FOLDERS} classes=[none,tree,car]", "120", "200", "none tree car"),
+        )
+    ),
+]
 
 
-def test_colors_that_are_not_given_are_listed(tmp_path: Path, out: Path) -> None:
-    command = ("format=rgb", *rgb_masks(tmp_path), f"out={out}")
-    with pytest.raises(DataError) as error:
-        run(*command)
-    assert "3 colours occur:\n  - [0, 0, 0]: 1 pixels" in str(error.value)
-    assert "'colors={NAME0: [0, 0, 0], NAME1:" in str(error.value)
-    with pytest.raises(DataError, match=r"a_L\.png: colour \(0, 0, 0\) at row 0, column 0"):
-        run(*command, "colors={road: [128,64,128], other: [1,1,1]}")
-    with pytest.raises(DataError, match=r"'road' is \[300, 0, 0\]; expected \[red"):
-        run(*command, "colors={road: [300,0,0], other: [1,1,1]}")
-    with pytest.raises(DataError, match="two names have one colour"):
-        run(*command, "colors={road: [1,1,1], other: [1,1,1]}")
-
-
-def test_palette_masks_are_read_by_their_colours(tmp_path: Path, out: Path) -> None:
-    picture(tmp_path / "images/a.png", (1, 2))
-    (tmp_path / "masks").mkdir()
-    palette = np.array([[9, 9, 9], [0, 0, 0]], np.uint8)
-    write_mask(tmp_path / "masks/a.png", np.array([[0, 1]]), palette)
-    command = ("format=rgb", f"source={tmp_path / 'masks'}", f"images={tmp_path / 'images'}")
-    run(*command, f"out={out}", "colors={black: [0,0,0], grey: [9,9,9]}")
-    assert result(out, "a") == [[1, 0]]
-    Image.fromarray(np.zeros((1, 2), np.uint8)).save(tmp_path / "masks/a.png")
-    with pytest.raises(DataError, match="is grey, not coloured"):
-        run(*command, f"out={out}", "colors={black: [0,0,0], grey: [9,9,9]}", "force=true")
+@pytest.mark.parametrize("case", CASES, ids=[case.arguments for case in CASES])
+def test_it_becomes_a_data_set(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    write(case.files)
+    run(f"{case.arguments} split=mine")
+    said = capsys.readouterr().out.splitlines(keepends=True)
+    assert "".join(line for line in said if line.startswith("note: ")) == case.notes
+    assert masks("mine") == case.masks
+    assert Path("out/labels.txt").read_text().split() == case.classes.split()
+    for name in case.masks:
+        colors = read_palette(f"out/SegmentationClass/{name}.png")
+        assert colors is not None
+        assert [*map(tuple, colors[: len(case.colors)].tolist())] == [*case.colors]
+        picture = Path(f"out/JPEGImages/{name}.png").read_bytes()
+        assert picture in (png(PICTURE), png(ROW))  # as it was
 
 
 @needs_shared
-def test_real_masks_come_back_from_their_colours(tmp_path: Path, out: Path) -> None:
+def test_real_masks_come_back_from_their_colours() -> None:
     samples = VOCSegmentation(SHARED / "voc_samples", "trainval")
-    (tmp_path / "rgb").mkdir()
+    colors = zip(samples.classes, voc_palette(21).tolist(), strict=True)
+    write({"colors.txt": "\n".join(f"{name}:{r},{g},{b}" for name, (r, g, b) in colors)})
     for index, name in enumerate(samples.ids):
-        mask = read_mask(samples.files(index)[1])
-        Image.fromarray(voc_palette()[mask]).save(tmp_path / f"rgb/{name}.png")
-    lines = (
-        f"{c}:{r},{g},{b}" for c, (r, g, b) in zip(samples.classes, voc_palette(21), strict=True)
-    )
-    (tmp_path / "colors.txt").write_text("\n".join(lines))
-    images = f"images={SHARED / 'voc_samples/JPEGImages'}"
-    colors = f"colors={tmp_path / 'colors.txt'}"
-    run("format=rgb", f"source={tmp_path / 'rgb'}", images, f"out={out}", colors)
-    converted = VOCSegmentation(out, "all")
+        write({f"rgb/{name}.png": voc_palette()[read_mask(samples.files(index)[1])]})
+    pictures = SHARED / "voc_samples/JPEGImages"
+    run(f"format=rgb source=rgb images={pictures} colors=colors.txt")
+    converted = VOCSegmentation("out", "all")
     assert sorted(converted.ids) == sorted(samples.ids)
     for index, name in enumerate(converted.ids):
         expected = samples.read(samples.ids.index(name))
@@ -430,179 +287,211 @@ def test_real_masks_come_back_from_their_colours(tmp_path: Path, out: Path) -> N
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_binary_masks(tmp_path: Path, out: Path) -> None:
-    picture(tmp_path / "images/a.png", (1, 3))
-    (tmp_path / "masks").mkdir()
-    path = tmp_path / "masks/a.png"
-    command = ("format=binary", f"source={tmp_path / 'masks'}", f"images={tmp_path / 'images'}")
-    for values in ([0, 255, 0], [0, 1, 0]):
-        Image.fromarray(np.array([values], np.uint8)).save(path)
-        run(*command, f"out={out}", "classes=[background,cell]", "force=true")
-        assert result(out, "a") == [[0, 1, 0]]
-    grey = np.array([[0, 128, 255]], np.uint8)
-    Image.fromarray(np.repeat(grey[..., None], 3, axis=2)).save(path)
-    with pytest.raises(DataError, match=r"a\.png: holds values besides 0 and 255: 128\. Was it"):
-        run(*command, f"out={out}", "force=true")
-    run(*command, f"out={out}", "threshold=128", "classes=[background,cell]", "force=true")
-    assert result(out, "a") == [[0, 1, 1]]
-    with pytest.raises(DataError, match="images is not set"):
-        run(*command[:2], f"out={out}")
+def test_turned_photographs_keep_their_labels() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write({"labels/a.json": labelme(shape("cat", "polygon", *box(0, 0, 8, 1)))})
+    Image.fromarray(PICTURE.swapaxes(0, 1).copy()).save("labels/a.png", exif=exif.tobytes())
+    run(LABELME)
+    image, mask = VOCSegmentation("out", "all").read(0)
+    assert image.shape[:2] == mask.shape == read_mask("out/SegmentationClass/a.png").shape == (6, 8)
 
 
-def test_a_folder_per_class(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a", "b", "c"):
-        picture(tmp_path / f"images/{name}.png", (1, 3))
-    for folder, name, values in (
-        ("tree", "a", [255, 255, 0]),
-        ("car", "a", [0, 7, 0]),
-        ("car", "b", [1, 0, 0]),
-    ):
-        (tmp_path / "masks" / folder).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.array([values], np.uint8)).save(tmp_path / f"masks/{folder}/{name}.png")
-    command = (
-        "format=folders",
-        f"source={tmp_path / 'masks'}",
-        f"images={tmp_path / 'images'}",
-        f"out={out}",
-    )
-    run(*command)
-    assert result(out, "a") == [[2, 2, 0]]  # car, tree by name; the later one covers
-    assert result(out, "b") == [[1, 0, 0]]
-    assert "note: 1 pictures without a mask left out" in capsys.readouterr().out
-    run(*command, "classes=[none,tree,car]", "force=true")
-    assert result(out, "a") == [[1, 2, 0]]
-    with pytest.raises(DataError, match="expected a folder for each class but the background"):
-        run(*command, "classes=[none,tree]")
-    Image.fromarray(np.zeros((2, 3), np.uint8)).save(tmp_path / "masks/tree/a.png")
-    with pytest.raises(DataError, match=r"have the sizes \[\(1, 3\), \(2, 3\)\]"):
-        run(*command, "force=true")
+def test_255_classes_are_the_most() -> None:
+    dots = [shape(f"l{i:03}", "polygon", *box(0, 0, 1, 1)) for i in range(255)]
+    write({"labels/a.png": PICTURE, "labels/a.json": labelme(*dots)})
+    with pytest.raises(DataError, match=r"256 classes .*expected 2 to 255"):
+        run(LABELME)
+    run(f"{LABELME} ignore=[l000]")
+    assert len(VOCSegmentation("out", "all").classes) == 255
+
+
+# What cannot be read
+
+
+def of_labelme(content: dict[str, Any] | str) -> Files:
+    return {"labels/a.png": PICTURE, "labels/a.json": content}
+
+
+def drawn(**cat: Any) -> Files:
+    return of_labelme(labelme({"label": "cat", **cat}))
+
+
+def of_coco(*annotations: dict[str, Any], **change: Any) -> Files:
+    return {"labels/a.png": PICTURE, "labels/x.json": coco(*annotations, **change)}
+
+
+def of_cvat(old: str, new: str) -> Files:
+    assert old in XML
+    return {"labels/sub/a.png": PICTURE, "labels/annotations.xml": XML.replace(old, new)}
+
+
+def cats(*names: str, folder: str = "labels") -> Files:
+    """Pictures with a cat of 4 pixels each."""
+    cat = shape("cat", "polygon", *box(0, 0, 2, 2))
+    labels = {f"{folder}/{name}.json": labelme(cat, imagePath=f"{name}.png") for name in names}
+    return {f"{folder}/{name}.png": PICTURE for name in names} | labels
+
+
+NOT_DRAWN = r"a\.json: shape 0 \(\w+ of 'cat'\) cannot be drawn"
+REFUSED: dict[str, list[tuple[Files, str]]] = {
+    LABELME: [
+        (of_labelme("{"), r"a\.json: is no JSON"),
+        (of_labelme({"images": []}), r"a\.json: has no list of shapes"),
+        (of_labelme({"shapes": [{}]}), r"a\.json: holds a shape without a label"),
+        (of_labelme(labelme(imagePath="x.png")), r"1 pictures are missing .*\n.*a\.json: x\.png"),
+        (of_labelme(labelme(imagePath="x.png", imageData="?")), "imageData is damaged"),
+        (drawn(points=[[0, 0], [1, 1]], shape_type="polygon"), NOT_DRAWN),
+        (drawn(points=[[0, 0]], shape_type="rectangle"), NOT_DRAWN),
+        (drawn(points=[[1, 1], [1, 1]], shape_type="circle"), NOT_DRAWN),
+        (drawn(points=[[0, 0], [1, 1]], shape_type="mask", mask="!"), NOT_DRAWN),
+        (drawn(shape_type="polygon"), NOT_DRAWN),
+        (drawn(points=[], shape_type="cube"), f"{NOT_DRAWN}: a type that is not known here"),
+        (cats("a b", "a_b"), r"1 ids .* belong to several pictures.*\n  - a_b"),
+    ],
+    f"{LABELME} classes=[background,dog]": [
+        (cats("a"), r"1 labels are not in classes: cat\. List them"),
+    ],
+    COCO: [
+        (of_coco(categories=None), "has no lists images, annotations, categories"),
+        (of_coco({"segments_info": []}), "panoptic format"),
+        (of_coco({"category_id": 1}), "category 1, which is not among"),
+        (of_coco({}), "an entry is not as in COCO's format"),
+        (
+            of_coco(area(18, 0, 0, 1, 1) | {"image_id": 8}),
+            "of 1 pictures that are not among images",
+        ),
+        (
+            of_coco({"id": 5, "category_id": 18, "segmentation": [[0]]}),
+            "annotation 5 cannot be drawn: a polygon of 1 numbers",
+        ),
+        (of_coco(images=[{"id": 7, "file_name": "b.png"}]), r"  - b\.png"),
+        (of_coco(images=[]), "the source holds no pictures"),
+        (
+            of_coco(images=[{"id": 7, "file_name": "a.png", "height": 8, "width": 6}]),
+            r"x\.json \(a\): the mask is 6 x 8 \(width x height\), its image 8 x 6",
+        ),
+    ],
+    CVAT: [
+        (of_cvat("</annotations>", ""), "is no XML"),
+        (of_cvat("<image ", "<track/><image "), "CVAT for images 1.1"),
+        (of_cvat("1, 2, 1", "1, 2"), "a mask of 'tree' cannot be drawn: its runs make 3"),
+        (of_cvat("0,0;3,0;3,2;0,2", "0,0;x,1"), "a polygon of 'car' cannot be drawn"),
+        (of_cvat('width="8" height="6"', 'height="6"'), "width, height or z_order"),
+        (of_cvat("sub/a.png", "b.png"), "1 pictures are missing"),
+    ],
+    COLORS: [
+        (RGB, r"3 colours occur:\n  - \[0, 0, 0\]: 1 pixels\n"),
+        (RGB, r"'colors=\{NAME0: \[0, 0, 0\], NAME1:"),
+    ],
+    f"{COLORS} colors={{road:[128,64,128],other:[1,1,1]}}": [
+        (RGB, r"a_L\.png: colour \(0, 0, 0\) at row 0, column 0"),
+    ],
+    f"{COLORS} colors={{road:[300,0,0],other:[1,1,1]}}": [
+        (RGB, r"'road' is \[300, 0, 0\]; expected \[red"),
+    ],
+    f"{COLORS} colors={{road:[1,1,1],other:[1,1,1]}}": [(RGB, "two names have one colour")],
+    SHADES: [(row([0, 0, 0]), "is grey, not coloured")],
+    BINARY: [
+        (THREE_CHANNELS, r"a\.png: holds values besides 0 and 255: 128\. Was it"),
+    ],
+    "format=binary source=masks": [(THREE_CHANNELS, "images is not set")],
+    f"{CLASS_FOLDERS} classes=[none,tree]": [
+        (FOLDERS, "expected a folder for each class but the background"),
+    ],
+    CLASS_FOLDERS: [
+        (
+            FOLDERS | {"masks/tree/a.png": np.zeros((2, 3), np.uint8)},
+            r"have the sizes \[\(1, 3\), \(2, 3\)\]",
+        ),
+    ],
+    **{
+        f"format={format} source=nowhere images=images": [({"images/a.png": ROW}, "nowhere")]
+        for format in READERS
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files", "message"),
+    [(arguments, *row) for arguments, rows in REFUSED.items() for row in rows],
+)
+def test_what_cannot_be_read_is_named_and_leaves_no_trace(
+    arguments: str, files: Files, message: str
+) -> None:
+    write(files)
+    before = tree(".")
+    with pytest.raises(DataError, match=message):
+        run(arguments)
+    assert tree(".") == before
+    assert not Path("out").exists()
 
 
 # What is written, and when
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def labelme_folder(tmp_path: Path, *names: str) -> str:
-    for name in names:
-        picture(tmp_path / f"labels/{name}.png")
-        shape = {"label": "cat", "points": box(0, 0, 2, 2), "shape_type": "polygon"}
-        labelme(tmp_path / f"labels/{name}.json", [shape])
-    return f"source={tmp_path / 'labels'}"
-
-
-def test_nothing_is_overwritten_unless_asked_for(tmp_path: Path, out: Path) -> None:
-    command = ("format=labelme", labelme_folder(tmp_path, "a", "b"), f"out={out}")
-    run(*command)
-    before = tree(out)
+def test_nothing_is_overwritten_unless_asked_for() -> None:
+    write(cats("a", "b"))
+    run(LABELME)
+    before = tree("out")
     with pytest.raises(DataError, match=r"5 files are there already; nothing was written"):
-        run(*command)
-    assert tree(out) == before
+        run(LABELME)
+    assert tree("out") == before
     with pytest.raises(DataError, match=r"labels\.txt \(with other classes\)"):
-        run(*command, "classes=[background,dog,cat]", "split=more")
+        run(f"{LABELME} classes=[background,dog,cat] split=more")
     # A picture or mask that had another suffix counts, and makes room for the new one.
-    (out / "JPEGImages/a.png").rename(out / "JPEGImages/a.JPG")
-    (out / "SegmentationClass/a.png").rename(out / "SegmentationClass/a.bmp")
+    Path("out/JPEGImages/a.png").rename("out/JPEGImages/a.JPG")
+    Path("out/SegmentationClass/a.png").rename("out/SegmentationClass/a.bmp")
     with pytest.raises(DataError, match=r"5 files are there already; nothing was written"):
-        run(*command)
-    run(*command, "--force")
-    assert tree(out) == before
+        run(LABELME)
+    run(f"{LABELME} --force")
+    assert tree("out") == before
 
 
-def test_a_second_source_adds_to_the_first(tmp_path: Path, out: Path) -> None:
-    run("format=labelme", labelme_folder(tmp_path / "1", "a"), f"out={out}", "split=train")
-    run("format=labelme", labelme_folder(tmp_path / "2", "b"), f"out={out}", "split=val")
-    assert VOCSegmentation(out, "train").ids == ["a"]
-    assert VOCSegmentation(out, "val").ids == ["b"]
+def test_a_second_source_adds_to_the_first() -> None:
+    for name, split in (("a", "train"), ("b", "val")):
+        write(cats(name, folder=split))
+        run(f"format=labelme source={split} split={split}")
+    assert [VOCSegmentation("out", split).ids for split in ("train", "val")] == [["a"], ["b"]]
 
 
-def test_a_dry_run_finds_mistakes_and_writes_nothing(
-    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ("format=labelme", labelme_folder(tmp_path, "a", "b"), f"out={out}", "dry_run=true")
-    run(*command)
-    assert not out.exists()
-    text = capsys.readouterr().out
-    assert f"dry run: would write 2 pairs to {out}" in text
-    assert "cat" in text and "8.33%" in text  # 4 of 48 pixels
-    (tmp_path / "labels/b.png").write_bytes(b"")
+def test_a_dry_run_finds_mistakes_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    write(cats("a", "b"))
+    run(f"{LABELME} dry_run=true")
+    assert not Path("out").exists()
+    said = capsys.readouterr().out
+    assert "dry run: would write 2 pairs to out" in said
+    assert "  cat " in said and "8.33%" in said  # 4 of 48 pixels
+    write({"labels/b.png": b""})
     with pytest.raises(DataError, match=r"1 of 2 cannot be used:\n  - .*b\.png: is empty"):
-        run(*command)
+        run(f"{LABELME} dry_run=true")
 
 
-def test_one_bad_file_leaves_no_trace(tmp_path: Path, out: Path) -> None:
-    command = ("format=labelme", labelme_folder(tmp_path, "a", "b", "c"), f"out={out}")
-    for name in "bc":
-        picture(tmp_path / f"labels/{name}.png", (3, 3))
-    before = tree(tmp_path)
+def test_bad_files_are_told_together_and_leave_no_trace() -> None:
+    write(cats("a", "b", "c") | {f"labels/{name}.png": PICTURE[:3, :3] for name in "bc"})
+    before = tree(".")
     with pytest.raises(DataError, match="2 of 3 cannot be used"):
-        run(*command)
-    assert tree(tmp_path) == before
+        run(LABELME)
+    assert tree(".") == before
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path: Path, out: Path) -> None:
-    source = labelme_folder(tmp_path, "a b", "a_b")
-    with pytest.raises(DataError, match=r"1 ids .* belong to several pictures.*\n  - a_b"):
-        run("format=labelme", source, f"out={out}")
+def test_the_same_source_gives_the_same_bytes() -> None:
+    write(cats("b", "a", "c"))
+    for out in ("1", "2"):
+        run(f"{LABELME} out={out}")
+    assert tree("1") == tree("2")
+    assert Path("1/ImageSets/Segmentation/all.txt").read_text() == "a\nb\nc\n"
 
 
-def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
-    source = labelme_folder(tmp_path, "b", "a", "c")
-    for name in ("1", "2"):
-        run("format=labelme", source, f"out={tmp_path / name}")
-    assert tree(tmp_path / "1") == tree(tmp_path / "2")
-    assert (tmp_path / "1/ImageSets/Segmentation/all.txt").read_text() == "a\nb\nc\n"
-
-
-def test_turned_photographs_keep_their_labels(tmp_path: Path, out: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (tmp_path / "labels").mkdir()
-    turned = Image.fromarray(np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
-    turned.save(tmp_path / "labels/a.png", exif=exif.tobytes())
-    labelme(tmp_path / "labels/a.json", [{"label": "cat", "points": box(0, 0, 8, 1)}])
-    run("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}")
-    image, mask = VOCSegmentation(out, "all").read(0)
-    assert image.shape[:2] == mask.shape == SIZE
-    assert read_mask(out / "SegmentationClass/a.png").shape == SIZE
-
-
-def test_too_many_classes(tmp_path: Path, out: Path) -> None:
-    picture(tmp_path / "labels/a.png")
-    shapes = [{"label": f"l{i:03}", "points": box(0, 0, 1, 1)} for i in range(255)]
-    labelme(tmp_path / "labels/a.json", shapes)
-    command = ("format=labelme", f"source={tmp_path / 'labels'}", f"out={out}")
-    with pytest.raises(DataError, match=r"256 classes .*expected 2 to 255"):
-        run(*command)
-    run(*command, "ignore=[l000]")
-    assert len(VOCSegmentation(out, "all").classes) == 255
-
-
-def test_the_command(tmp_path: Path, out: Path) -> None:
-    source = labelme_folder(tmp_path, "a")
-    command = [sys.executable, "-m", "segkit.tools.convert", "format=labelme", source]
-    done = subprocess.run([*command, f"out={out}"], capture_output=True, text=True, check=False)
+def test_the_command(here: Path) -> None:
+    write(cats("a"))
+    command = [sys.executable, "-m", "segkit.tools.convert", "format=labelme"]
+    command.append(f"source={here / 'labels'}")
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "cwd": ROOT}
+    done = subprocess.run([*command, f"out={here / 'out'}"], **options)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"next: python -m segkit.tools.split data.root={out}" in done.stdout
-    done = subprocess.run([*command, "overlap=top"], capture_output=True, text=True, check=False)
+    assert f"next: python -m segkit.tools.split data.root={here / 'out'}" in done.stdout
+    done = subprocess.run([*command, "overlap=top"], **options)
     assert done.returncode == 1
     assert done.stderr.startswith("error: overlap=top: expected auto, last, area, ignore")
     assert "out is not set" in done.stderr
-
-
-@pytest.mark.parametrize("format", ["labelme", "coco", "cvat", "binary", "folders"])
-def test_a_source_that_is_not_there(tmp_path: Path, format: str) -> None:
-    picture(tmp_path / "images/a.png")
-    with pytest.raises(SegkitError, match="nowhere"):
-        run(
-            f"format={format}",
-            f"source={tmp_path / 'nowhere'}",
-            f"images={tmp_path / 'images'}",
-            f"out={tmp_path / 'out'}",
-        )

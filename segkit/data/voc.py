@@ -189,8 +189,7 @@ def _find_pairs(root: Path, ids: Sequence[str]) -> list[tuple[Path, Path]]:
         return files[0] if files else path
 
     pairs = [
-        (find(root / IMAGES / name, "image"), find(root / MASKS / name, "mask"))
-        for name in ids
+        (find(root / IMAGES / name, "image"), find(root / MASKS / name, "mask")) for name in ids
     ]
     if problems:
         raise DataError(

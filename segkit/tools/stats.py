@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.threads import each
 from segkit.data.voc import VOCSegmentation
 from segkit.losses.class_weights import WEIGHTINGS
 from segkit.report.tables import write_json
 from segkit.tools.arguments import key, output_file, run_tool
 from segkit.tools.objects import object_sizes
-from segkit.data.threads import each
 
 SMALL = 16 * 16  # pixels of one cell of the last features at output stride 16
 STEP = 32  # crop sizes are multiples of it

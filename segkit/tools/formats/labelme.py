@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.decode import read_image, read_labels
+from segkit.data.threads import each
 from segkit.errors import DataError
 from segkit.tools.formats.annotation import (
     Annotations,
@@ -27,7 +28,6 @@ from segkit.tools.formats.annotation import (
     read_json,
 )
 from segkit.tools.formats.drawing import Area, Size, ellipse, paint, paste, polygon, turned_box
-from segkit.data.threads import each
 
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
 

@@ -13,6 +13,7 @@ from segkit.data.classes import read_lines
 from segkit.data.colors import classes_of_colors, fill_palette
 from segkit.data.contract import first_ten
 from segkit.data.decode import read_labels, read_palette
+from segkit.data.threads import each
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.tools.formats.annotation import (
@@ -26,7 +27,6 @@ from segkit.tools.formats.annotation import (
     missing_pictures,
 )
 from segkit.tools.formats.drawing import IGNORE, paint
-from segkit.data.threads import each
 
 Draw = Callable[[Path], NDArray[np.uint8]]
 
