@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from segkit.data.loader import Collate, Samples, eval_loader, train_loader
 from segkit.data.order import EpochBatches
 from segkit.data.workers import batches, close, resolve_num_workers, shm_warning
-from segkit.engine.checkpoint import Description, init_from
+from segkit.engine.checkpoint import Checkpoint, Description, init_from
 from segkit.engine.determinism import explain_nondeterminism, make_deterministic
 from segkit.engine.distributed import World, connect, sync_batch_norm, wrap
 from segkit.engine.ema import Average
@@ -44,7 +44,7 @@ from segkit.engine.precision import Normalize, Precision, memory_order, pick_dev
 from segkit.engine.signals import Stopped, StopSignals, exit_code
 from segkit.engine.state import TrainState
 from segkit.engine.trial import Trial
-from segkit.training.data import load_data
+from segkit.training.data import Data, load_data
 from segkit.training.monitor import is_finished, is_over, make_best, make_patience
 from segkit.training.output import Output, claim, open_folder
 from segkit.training.validation import Validation
@@ -89,21 +89,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         log.info("init_from=%s: %s", cfg.init_from, taken)
     model = model.to(device=device, memory_format=memory_order(cfg.trainer.channels_last))
     loss_fn = build(cfg.loss).to(device)
-    groups = param_groups(
-        model,
-        cfg.trainer.backbone_lr_factor,
-        cfg.trainer.decay_norm_and_bias,
-        cfg.optimizer.lr,
-    )
-    decay = cfg.trainer.ema_decay
-    state = TrainState(
-        model,
-        build(cfg.optimizer)(groups),
-        precision.grad_scaler(),
-        make_best(cfg),
-        average=None if decay is None else Average(model, decay),
-        patience=make_patience(cfg),
-    )
+    state = make_state(cfg, model, precision)
     normalize = Normalize(tuple(cfg.data.mean), tuple(cfg.data.std), cfg.trainer.channels_last)
     forward = Forward(loss_fn, normalize, precision, world)
     settings = StepSettings(
@@ -130,26 +116,16 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     fill = tuple(round(255 * value) for value in cfg.data.mean)
     collate = Collate(fill, cfg.data.ignore_index)
     num_workers = resolve_num_workers(cfg.loader.num_workers)
-    train_batches = train_loader(
-        data.train,
-        augment,
-        collate=collate,
-        batch_size=cfg.loader.batch_size,
-        num_workers=num_workers,
-        seed=cfg.seed,
-        device=device,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    val_batches = eval_loader(
-        data.val,
-        collate=collate,
-        batch_size=cfg.loader.batch_size,
-        num_workers=num_workers,
-        device=device,
-        rank=world.rank,
-        world_size=world.size,
-    )
+    loading: dict[str, Any] = {
+        "collate": collate,
+        "batch_size": cfg.loader.batch_size,
+        "num_workers": num_workers,
+        "device": device,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
+    train_batches = train_loader(data.train, augment, seed=cfg.seed, **loading)
+    val_batches = eval_loader(data.val, **loading)
     stack.callback(close, train_batches)
     stack.callback(close, val_batches)
     plan = train_batches.batch_sampler  # which images come when
@@ -163,21 +139,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
 
     # The run folder: from here on something is written, by the first process
     cfg.out_dir = str(world.from_main(lambda: open_folder(cfg, saved, stack)))
-    about = Description(
-        config=plain_config(cfg),
-        classes=data.classes,
-        palette=data.palette.tolist(),
-        ignore_index=cfg.data.ignore_index,
-        mean=list(cfg.data.mean),
-        std=list(cfg.data.std),
-        precision=precision.name,
-        device=str(device),
-        world_size=world.size,
-        recipe={
-            "config": OmegaConf.to_container(cfg, resolve=False),
-            "choices": choices(None if saved is None else saved.about.recipe["choices"]),
-        },
-    )
+    about = describe(cfg, data, precision, device, world, saved)
     output = Output(
         cfg, about, state, saved, world=world, signals=signals, stack=stack, started=started
     )
@@ -231,6 +193,51 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         output.on_epoch(line, values, scores)
     output.close()
     return finish(cfg, state.state_dict(), world)
+
+
+def make_state(cfg: DictConfig, model: torch.nn.Module, precision: Precision) -> TrainState:
+    """All that training changes, before its first step."""
+    groups = param_groups(
+        model,
+        cfg.trainer.backbone_lr_factor,
+        cfg.trainer.decay_norm_and_bias,
+        cfg.optimizer.lr,
+    )
+    decay = cfg.trainer.ema_decay
+    return TrainState(
+        model,
+        build(cfg.optimizer)(groups),
+        precision.grad_scaler(),
+        make_best(cfg),
+        average=None if decay is None else Average(model, decay),
+        patience=make_patience(cfg),
+    )
+
+
+def describe(
+    cfg: DictConfig,
+    data: Data,
+    precision: Precision,
+    device: torch.device,
+    world: World,
+    saved: Checkpoint | None,
+) -> Description:
+    """What the checkpoints of a run tell about it."""
+    return Description(
+        config=plain_config(cfg),
+        classes=data.classes,
+        palette=data.palette.tolist(),
+        ignore_index=cfg.data.ignore_index,
+        mean=list(cfg.data.mean),
+        std=list(cfg.data.std),
+        precision=precision.name,
+        device=str(device),
+        world_size=world.size,
+        recipe={
+            "config": OmegaConf.to_container(cfg, resolve=False),
+            "choices": choices(None if saved is None else saved.about.recipe["choices"]),
+        },
+    )
 
 
 if __name__ == "__main__":
