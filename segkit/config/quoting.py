@@ -1,0 +1,50 @@
+"""Texts on the command line that Hydra's grammar would take for something else."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Optional, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+MARKED = ("${", "[", "{", "'", '"', "\\")  # whoever writes these means what they mean to Hydra
+
+
+def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
+    """The command line with quotes around values that the schema says are texts.
+
+    ``out_dir=2024_01`` is the number 202401 to Hydra, and ``source=~/photos`` no value at all.
+
+    Args:
+        argv: As typed.
+        schema: Of the script's configuration.
+    """
+    keys = set(text_keys(schema))
+    quoted = []
+    for argument in argv:
+        key, _, value = argument.partition("=")
+        marked = any(mark in value for mark in MARKED)
+        if key in keys and "=" in argument and not marked and not stays_text(argument):
+            argument = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+        quoted.append(argument)
+    return quoted
+
+
+def stays_text(override: str) -> bool:
+    """Whether Hydra reads text, null, or several values of a sweep."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return False
+    return parsed.is_sweep_override() or parsed.value() is None or isinstance(parsed.value(), str)
+
+
+def text_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Keys of the schema whose values are texts: all of this type, and all that name files."""
+    kinds: dict[str, Any] = get_type_hints(schema)
+    for f in fields(schema):
+        if is_dataclass(f.default_factory):
+            yield from text_keys(f.default_factory, f"{prefix}{f.name}.")
+        elif kinds[f.name] in (str, Optional[str]) or f.metadata.get("path"):  # noqa: UP045
+            yield f"{prefix}{f.name}"
