@@ -1,6 +1,7 @@
 """A checkpoint of a small network that predicts something else from pixel to pixel."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,15 @@ MODEL = {
 }
 
 
-def save_model(path: Path, *, seed: int = 0, with_average: bool = False) -> Path:
+def save_model(
+    path: Path,
+    *,
+    seed: int = 0,
+    with_average: bool = False,
+    precision: str = "fp32",
+    device: str = "cpu",
+    config: dict[str, Any] | None = None,
+) -> Path:
     """Write a checkpoint to ``path`` as a run would; quicker than a run."""
     torch.manual_seed(seed)
     model = DeepLabV3Plus(
@@ -40,13 +49,14 @@ def save_model(path: Path, *, seed: int = 0, with_average: bool = False) -> Path
         average.update(model)
         model.classifier.weight.data.neg_()
     about = Description(
-        config={"model": MODEL, "trainer": {"channels_last": True}},
+        config={"model": MODEL, "trainer": {"channels_last": True}, **(config or {})},
         classes=CLASSES,
         palette=voc_palette().tolist(),
         ignore_index=255,
         mean=[0.485, 0.456, 0.406],
         std=[0.229, 0.224, 0.225],
-        precision="fp32",
+        precision=precision,
+        device=device,
     )
     state = TrainState(
         model,

@@ -1,0 +1,106 @@
+"""What a trained model weighs and what it costs, and a small file of it to hand on.
+
+python -m segkit.tools.model checkpoint=RUN_OR_FILE ['size=[512,512]'] [out=small.pt]
+"""
+
+import copy
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import ConfigError
+from segkit.tools.arguments import key, output_file, run_tool
+
+PARTS = ("backbone", "aspp", "decoder", "classifier")
+
+
+@dataclass
+class Request:
+    """The keys of ``model``."""
+
+    checkpoint: str = key("a .pt file or a run folder")
+    size: str = key("height and width of the image whose operations are counted", "[512,512]")
+    weights: str = key(
+        "those of out; auto: what the run validated", "auto", choices=("auto", "raw", "ema")
+    )
+    allow: list[str] = key("your own modules that the checkpoint may name", [])
+    out: str | None = key("write the weights and what predicting needs, nothing else", None)
+    force: bool = key("replace a file that is there", False)
+    dry_run: bool = key("do everything but write", False)
+
+
+def model(request: Request) -> None:
+    """Print parameters and operations; write ``out``."""
+    height, width = image_size(request.size)
+    path = None if request.out is None else output_file("out", request.out, request.force)
+    # Slow imports, when the keys are known to be right
+    from segkit.config.load import load_model
+    from segkit.engine.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(request.checkpoint)
+    network = load_model(checkpoint, request.allow, request.weights)
+    total = sum(p.numel() for p in network.parameters())
+    print(f"{checkpoint.path}: {mebibytes(checkpoint.path)}")
+    print(f"{len(checkpoint.about.classes)} classes: {', '.join(checkpoint.about.classes)}")
+    print(f"parameters: {total / 1e6:.3f} million")
+    for name in PARTS:
+        if hasattr(network, name):
+            count = sum(p.numel() for p in getattr(network, name).parameters())
+            print(f"  {name:<10} {count / 1e6:.3f} million")
+    flops = count_flops(network, (1, len(checkpoint.about.mean), height, width))
+    print(f"operations: {flops / 1e9:.2f} GFLOP an image of {height} x {width} (height x width)")
+    print("  (a multiplication with its addition counts as two; convolutions and matrices only)")
+    if path is None:
+        return
+    if request.dry_run:
+        print(f"dry run: would write {path}")
+        return
+    write_small(path, checkpoint, request.weights)
+    print(f"written: {path}, {mebibytes(path)}")
+
+
+def mebibytes(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:.1f} MiB"
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """``[512,768]`` as (512, 768)."""
+    if not (found := re.fullmatch(r"\[ *([1-9]\d{0,4}) *, *([1-9]\d{0,4}) *\]", text)):
+        raise ConfigError(f"size={text}: expected height and width in pixels, as [512,768]")
+    return int(found[1]), int(found[2])
+
+
+def count_flops(network: Any, shape: tuple[int, ...]) -> int:
+    """Floating point operations of one forward pass, counted and not computed."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = network.to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(shape, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def write_small(path: Path, checkpoint: Any, weights: str) -> None:
+    """The checkpoint without optimizer, further weights, recipe, and paths of this computer."""
+    from segkit.engine.checkpoint import model_weights, save_checkpoint
+
+    config = copy.deepcopy(checkpoint.about.config)
+    for name in ("out_dir", "resume", "init_from"):
+        config[name] = None
+    data, backbone = config.get("data", {}), config["model"].get("backbone")
+    for node in (data, data.get("dataset")):
+        if isinstance(node, dict) and node.get("root") is not None:
+            node["root"] = Path(node["root"]).name
+    if isinstance(backbone, dict) and "weights" in backbone:
+        backbone["weights"] = None
+    state = {"epoch": checkpoint.state["epoch"], "model": model_weights(checkpoint.state, weights)}
+    about = replace(checkpoint.about, config=config, recipe={})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, state, about, checkpoint.scores)
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(Request, model, sys.argv[1:], str(__doc__)))
