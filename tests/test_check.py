@@ -115,7 +115,7 @@ def binary_root(tmp_path):
 
 def test_masks_of_0_and_255_are_recognised(tmp_path):
     root = binary_root(tmp_path)
-    message = r"class 'background' only, and 25\.0% .*0 and 255.*data\.label_map=\{255: 1\}"
+    message = r"class 'background' only, and 25\.00% .*0 and 255.*data\.label_map=\{255: 1\}"
     with pytest.raises(DataError, match=message):
         check_splits(both(root))
     report = check_splits(both(root, label_map={255: 1}))
@@ -128,11 +128,15 @@ def test_a_split_without_labels_is_refused():
         check_splits({"train": InMemory([[[255, 255]]])})
 
 
-def test_one_class_with_hardly_any_border_passes():
+def test_masks_of_0_and_255_are_recognised_by_a_few_pixels():
     mask = np.zeros((20, 20), dtype=np.uint8)
-    mask[0, 0] = 255
     report = check_splits({"train": InMemory([mask])})
     assert report.warnings == ["no pixel in the train split of: object"]
+    mask[0, 0] = 255
+    with pytest.raises(DataError, match=r"and 0\.25% of its pixels .*data\.label_map=\{255: 1\}"):
+        check_splits({"train": InMemory([mask])})
+    report = check_splits({"test": InMemory([mask])}, trained=False)
+    assert report.warnings == ["no pixel in the test split of: object"]
 
 
 # --- splits that share pictures ------------------------------------------------------------------
@@ -324,7 +328,8 @@ def test_the_table_by_hand():
 
 
 def test_the_command_prints_the_table(root, capsys):
-    assert main([f"data.root={root}", "data.val_split=train", "data.label_map={2: ignore}"]) == 0
+    given = ["data=voc", f"data.root={root}", "data.val_split=train", "data.label_map={2: ignore}"]
+    assert main(given) == 0
     out = capsys.readouterr().out
     assert "cat" in out
     assert "warning: no pixel in the train split of: dog" in out
@@ -334,12 +339,19 @@ def test_the_command_prints_the_table(root, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "data.root is missing"),
+        ([], "data.root is not set"),
         (["data.rot=x"], r"unknown key data.rot; did you mean data.root\?"),
-        (["loss=ce"], "unknown key loss; known keys: data.root, "),
+        (["loss=ce"], "unknown key loss; there are data.root, data, "),
         (["data.root"], "expected key=value"),
         (["data.root=does/not/exist"], "does/not/exist: no such folder"),
         (["data.root={root}", "data.num_classes=5"], "holds 3 names, but data.num_classes is 5"),
+        (["data=shapes", "data.root={root}"], "data=shapes: expected voc"),
+        (["data.root={root}", "data.ignore_index=abc"], "expected a whole number"),
+        (["data.root={root}", "data.ignore_index=null"], "expected a whole number"),
+        (["data.root={root}", "data.num_classes=ten"], "expected a whole number"),
+        (["data.root={root}", "data.classes=abc"], r"expected a list of texts, \[a,b\]"),
+        (["data.root={root}", "data.classes=3"], r"expected a list of texts, \[a,b\]"),
+        (["data.root=[a]", "data=voc"], r"data\.root=\[a\]: no such folder"),
     ],
 )
 def test_the_command_explains_mistakes(root, capsys, arguments, message):
@@ -347,6 +359,11 @@ def test_the_command_explains_mistakes(root, capsys, arguments, message):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.search(message, captured.err)
+
+
+def test_the_command_explains_itself(capsys):
+    assert main(["--help"]) == 0
+    assert "data.ignore_index=... value without a label [255]" in capsys.readouterr().out
 
 
 def test_the_command_as_a_module(root):

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from scripts import SMALL, call, spawn
+import torch
+from scripts import SMALL, call, quick_call, spawn
+from voc_folder import make_voc
 
 
 @pytest.fixture
@@ -50,6 +52,19 @@ def test_a_wrong_job_of_a_sweep_is_found_before_the_first_one_runs(here: Path) -
     assert [path.name for path in here.glob("runs/*")] in ([], ["multirun.yaml"])
 
 
+def test_memory_that_runs_out_before_the_first_step(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore")
+
+    monkeypatch.setattr("segkit.engine.trial.check_precision", run_out)
+    result = quick_call(*SMALL, "trainer.precision=bf16", cwd=here)
+    assert result.status == 1
+    assert result.err.startswith("error: out of memory: use a smaller model/backbone")
+    assert result.err.endswith("free memory (CUDA out of memory. Tried to allocate 20.00 MiB)\n")
+
+
 def test_an_interrupt_ends_quietly(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -57,6 +72,14 @@ def test_an_interrupt_ends_quietly(here: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("segkit.config.command.check_values", interrupted)
     result = call("train.py", cwd=here)
     assert (result.status, result.err) == (130, "")
+
+
+def test_relative_paths_start_where_the_user_does_though_hydra_goes_elsewhere(here: Path) -> None:
+    make_voc(here / "voc")
+    elsewhere = ["hydra.job.chdir=true", "hydra.run.dir=elsewhere"]
+    data = ["data=voc", "data.root=voc", "model/backbone=tiny", "trainer.monitor=val/iou/cta"]
+    result = call("train.py", *elsewhere, *data, cwd=here)
+    assert "val/iou/cta: no such logged value" in result.err
 
 
 def test_a_defect_shows_where_it_is(here: Path) -> None:

@@ -1,5 +1,6 @@
 """Composing, checking, building and saving the configuration, piece by piece."""
 
+import math
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.config import (
     absolute_paths,
@@ -22,7 +23,7 @@ from segkit.config import (
     rebuild,
     without_weights,
 )
-from segkit.config.check import missing_keys, one_target_problem
+from segkit.config.check import check_start, missing_keys, one_target_problem
 from segkit.config.command import CONFIGS
 from segkit.config.schema import COMPONENTS, SCHEMAS
 from segkit.errors import ConfigError
@@ -162,7 +163,14 @@ def test_environment_variables_are_not_spelt_out(monkeypatch: pytest.MonkeyPatch
 
 
 class Part:
-    def __init__(self, size: int, factor: float = 1.0, on: bool = False, fill: Any = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        factor: float | Tensor = 1.0,
+        on: bool = False,
+        fill: Any = 0,
+        pair: tuple[float, float] | None = None,
+    ) -> None:
         if size > 9:
             raise ValueError(f"size must be at most 9, got {size}")
 
@@ -185,11 +193,21 @@ PART = f"{__name__}.Part"
             {"size": 1, "fctor": 2},
             [
                 f"part.fctor: {PART} has no such argument; "
-                "did you mean factor? (there are factor, fill, on, size)"
+                "did you mean factor? (there are factor, fill, on, pair, size)"
             ],
         ),
         ({"size": "x"}, ["part.size=x: expected a number"]),
+        ({"size": True}, ["part.size=True: expected a number"]),
+        ({"size": 1.0}, ["part.size=1.0: expected a whole number"]),
         ({"size": None}, ["part.size: null is not possible here"]),
+        ({"size": 1, "factor": None}, ["part.factor: null is not possible here"]),
+        ({"size": 1, "factor": [2]}, ["part.factor=[2]: expected a number"]),
+        ({"size": 1, "factor": math.inf}, []),
+        ({"size": {"_target_": "len"}}, []),
+        ({"size": 1, "pair": None}, []),
+        ({"size": 1, "pair": [1, 2]}, []),
+        ({"size": 1, "pair": [1]}, ["part.pair=[1]: expected 2 values"]),
+        ({"size": 1, "pair": 1}, ["part.pair=1: expected a list, [a,b]"]),
         ({"size": 1, "factor": "x"}, ["part.factor=x: expected a number"]),
         ({"size": 1, "on": "yes"}, ["part.on=yes: expected true or false"]),
     ],
@@ -212,6 +230,40 @@ def test_a_defect_in_a_users_module_is_not_hidden(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ZeroDivisionError):
         list(one_target_problem({"_target_": "broken_part.Loss"}, "loss"))
+
+
+class Bare(nn.Module):
+    """A backbone without what only model.freeze_backbone=low_level asks for."""
+
+    channels, strides = (8, 8), (4, 16)
+
+    def __init__(self, broken: bool = False, **_: Any) -> None:
+        super().__init__()
+        if broken:
+            self.no_such_attribute()
+
+
+def with_backbone(*overrides: str) -> DictConfig:
+    target = f"+model.backbone={{_target_:{__name__}.Bare,_partial_:true}}"
+    return composed("~model/backbone", target, *overrides)
+
+
+def test_an_error_of_any_kind_is_one_line() -> None:
+    check_config(with_backbone(), "train")
+    with pytest.raises(ConfigError, match=r"^model: AttributeError: 'Bare' .* 'low_level_parts'$"):
+        check_config(with_backbone("model.freeze_backbone=low_level"), "train")
+
+
+def test_a_defect_in_a_users_constructor_is_not_hidden() -> None:
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        check_config(with_backbone("+model.backbone.broken=true"), "train")
+
+
+def test_a_run_that_goes_on_needs_no_weights_to_start_from() -> None:
+    cfg = composed("model/backbone=resnet18", "model.backbone.weights=gone.pth")
+    check_config(cfg, "train")
+    with pytest.raises(ConfigError, match=r"weights=gone\.pth: no such file"):
+        check_start(cfg)
 
 
 def test_a_refused_value_names_its_node() -> None:

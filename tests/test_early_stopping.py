@@ -1,5 +1,8 @@
 """Patience with a value that does not improve: counts that can be redone by hand."""
 
+import pytest
+
+from segkit.config.schema import less_is_better
 from segkit.engine.early_stopping import Patience
 
 
@@ -47,3 +50,18 @@ def test_patience_goes_on_after_a_resume() -> None:
     other = Patience("val/loss", "min", patience=3)
     other.load_state_dict(patience.state_dict())
     assert waits(other, [1.2, 1.3]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "less"),
+    [
+        ("val/loss", True),
+        ("val_raw/loss", True),
+        ("train/loss/dice", True),
+        ("val/miou", False),
+        ("val/iou/blossom", False),
+        ("val/iou/forest_loss", False),
+    ],
+)
+def test_a_class_may_be_called_as_if_it_were_a_loss(monitor: str, less: bool) -> None:
+    assert less_is_better(monitor) == less

@@ -105,6 +105,19 @@ def test_an_epoch_goes_on_with_other_processes_and_batch_sizes(
     assert len(seen) >= size - 1
 
 
+@few
+@given(sizes, batch_sizes, worlds, st.integers(0, 40))
+def test_steps_of_a_whole_epoch_do_not_depend_on_the_start(
+    size: int, batch_size: int, world_size: int, start: int
+) -> None:
+    order = EpochBatches(size, batch_size, seed=5, world_size=world_size)
+    whole, images = len(order), order.images_after(len(order))
+    order.start = min(start, size)
+    assert order.images_per_epoch == images
+    assert -(-images // (batch_size * world_size)) == whole
+    assert len(order) <= whole
+
+
 def test_the_one_left_out_changes_with_the_epoch() -> None:
     left_out = set()
     for epoch in range(30):

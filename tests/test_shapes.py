@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from voc_folder import make_voc
 
 from segkit.data import scenes
 from segkit.data.scenes import CLASSES, IGNORE, draw_scene
@@ -96,6 +97,25 @@ def test_other_settings_or_contents_are_not_overwritten(tmp_path):
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(DataError, match=r"other: is not empty and holds no shapes"):
         shapes(tmp_path / "other", "train", **SMALL)
+
+
+def test_a_folder_of_ones_own_data_is_recognised(tmp_path):
+    make_voc(tmp_path / "mine")
+    with pytest.raises(DataError, match=r"holds no shapes .*For your own data add data=voc$"):
+        shapes(tmp_path / "mine", "train", **SMALL)
+
+
+def test_no_folders_are_made_out_of_a_misspelt_path(tmp_path):
+    with pytest.raises(DataError, match=r"not/exist: no such folder; .* add data=voc$"):
+        shapes(tmp_path / "does/not/exist", "train", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+    assert len(shapes(tmp_path / "data/shapes", "val", **SMALL)) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/x: cannot be made \(File exists\)$"):
+        shapes(tmp_path / "file/x", "train", **SMALL)
 
 
 @pytest.mark.parametrize("wrong", [{"num_val": 0}, {"height": 8}, {"seed": -1}])

@@ -194,8 +194,9 @@ def test_images_of_mixed_sizes_in_odd_batches(home: Path) -> None:
     voc(home, "mixed", {**sizes, "f": (65, 33), "g": (20, 21)}, ["f", "g"])
     (home / "mixed/ImageSets/Segmentation/train.txt").write_text("a\nb\nc\nd\ne\n")
     arguments = ("data=voc", "data.root=mixed", "loader.batch_size=2", "trainer.max_epochs=1")
-    (line,) = lines(train(home, "mixed_run", *TINY, *arguments))
+    (line,) = lines(train(home, "mixed_run", *TINY, *arguments, "optimizer.lr=0.01"))
     assert line["step"] == 2  # a last batch of one is left out
+    assert line["lr"] == pytest.approx(0.01 * (1 - 1 / 2) ** 0.9)  # and not waited for at the end
 
 
 def test_one_image_one_batch(home: Path) -> None:

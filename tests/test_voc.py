@@ -112,10 +112,12 @@ def test_split_files_as_they_come(root, text):
     assert VOCSegmentation(root, "train").ids == ["a", "b"]
 
 
-def test_ids_with_folders_dots_and_blanks(root):
-    names = ["berlin/x_1", "img.v1", "my photo"]
+@pytest.mark.parametrize(
+    "names", [["berlin/x_1", "img.v1", "my photo", "img 1"], ["img 0", "img 1"]]
+)
+def test_ids_with_folders_dots_and_blanks(root, names):
     for kind in ("JPEGImages", "SegmentationClass"):
-        (root / kind / "berlin").mkdir()
+        (root / kind / "berlin").mkdir(exist_ok=True)
     for name in names:
         make_pair(root, name)
     write_split(root, "\n".join(names))

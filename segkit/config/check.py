@@ -9,17 +9,21 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from traceback import walk_tb
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.build import build, build_augment
+from segkit.config.build import build, build_augment, is_below, targets
 from segkit.config.explain import did_you_mean, explain
 from segkit.config.schema import COMPONENTS, SCHEMAS
 from segkit.config.weightings import named_weightings, unknown_weightings
-from segkit.errors import ConfigError, together
+from segkit.errors import ConfigError, DataError, together
 
+# In these an error means that a value is wrong; in code of the user's own it may be a defect.
+KNOWN = ("segkit", "torch", "torchvision", "albumentations")
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
 HINTS = {
@@ -93,8 +97,6 @@ def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
         for key in ("classes", "num_classes", "ignore_index", "label_map", "colormap"):
             if plain["data"][key] is not None:
                 yield f"data.{key} is for predictions=...: a checkpoint brings its own"
-    if plain["bootstrap"]["level"] >= 1:
-        yield f"bootstrap.level={plain['bootstrap']['level']}: expected a number below 1"
 
 
 def missing_keys(node: Any, path: str = "") -> Iterator[str]:
@@ -119,6 +121,8 @@ def value_problems(schema: type, values: Mapping[Any, Any], prefix: str = "") ->
             yield from value_problems(f.default_factory, value, f"{name}.")
         elif value is not None:
             yield from option_problems(name, value, f.metadata)
+        elif f.default is not None and f.metadata and f.metadata["kind"] is not object:
+            yield f"{name}: null is not possible here"
 
 
 def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
@@ -127,7 +131,8 @@ def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterato
     for item in items:
         if limits["choices"] and isinstance(item, str) and item not in limits["choices"]:
             yield f"{start}: no such value{did_you_mean(item, limits['choices'])}"
-    if not isinstance(value, limits["kind"]):
+    kind = limits["kind"]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         yield f"{start}: expected {limits['text']}"
         return
     if limits["path"]:
@@ -140,6 +145,9 @@ def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterato
 
 
 def path_problems(start: str, path: str, exists: bool) -> Iterator[str]:
+    if not path:
+        yield f"{start}: the path is empty; is it a variable of the shell that is not set?"
+        return
     try:
         found = Path(path).expanduser().exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody, a zero byte
@@ -158,14 +166,53 @@ def number_problems(start: str, number: Any, limits: Mapping[str, Any]) -> Itera
         yield f"{start}: expected at least {limits['low']}"
     elif limits["above"] is not None and number <= limits["above"]:
         yield f"{start}: expected a number above {limits['above']}"
+    elif limits["high"] is not None and number > limits["high"]:
+        yield f"{start}: expected at most {limits['high']}"
+    elif limits["below"] is not None and number >= limits["below"]:
+        yield f"{start}: expected a number below {limits['below']}"
 
 
-def component_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
+def component_problems(plain: Mapping[Any, Any]) -> list[str]:
     """Where a component should be, and something without ``_target_`` is."""
     nodes = {name: plain[name] for name in COMPONENTS} | {"data.dataset": plain["data"]["dataset"]}
-    for name, node in nodes.items():
-        if not (isinstance(node, dict) and isinstance(node.get("_target_"), str)):
-            yield f"{name}={node}: expected a node with _target_"
+    nodes |= {f"augment.train[{i}]": node for i, node in enumerate(plain["augment"]["train"])}
+    problems = [
+        f"{name}={node}: expected a node with _target_"
+        for name, node in nodes.items()
+        if not (isinstance(node, dict) and isinstance(node.get("_target_"), str))
+    ]
+    # The constructor takes names, for short programs; a run must say which weights it starts with.
+    if not problems and plain["model"]["_target_"].startswith("segkit."):
+        backbone = plain["model"].get("backbone")
+        if isinstance(backbone, str):
+            problems.append(f"model.backbone={backbone}: write model/backbone={backbone}")
+    return problems
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Refuse what is wrong with where a new run starts from; one that goes on has its weights.
+
+    Raises:
+        ConfigError: Everything that is wrong, one line each.
+    """
+    from segkit.data.shapes import check_place
+
+    problems = []
+    root = cfg.data.dataset.get("root")
+    if cfg.data.dataset._target_ == "segkit.data.shapes.shapes" and isinstance(root, str):
+        try:
+            check_place(root)
+        except DataError as error:
+            problems.append(str(error))
+    if cfg.init_parts is not None and cfg.init_from is None:
+        problems.append(f"init_parts={cfg.init_parts}: needs init_from=PATH to take them from")
+    target = OmegaConf.select(cfg, "model.backbone._target_")
+    weights = OmegaConf.select(cfg, "model.backbone.weights")
+    if str(target).startswith("segkit.") and weights not in (None, "imagenet"):
+        found = path_problems(f"model.backbone.weights={weights}", str(weights), exists=True)
+        problems += [f"{problem}; did you mean imagenet?" for problem in found]
+    if problems:
+        raise ConfigError(together(problems))
 
 
 def target_problems(node: Any, path: str = "") -> Iterator[str]:
@@ -193,7 +240,11 @@ def one_target_problem(node: Mapping[Any, Any], path: str) -> Iterator[str]:
         if str(key).startswith("_"):
             continue
         if key in parameters:
-            yield from type_problem(f"{path}.{key}={value}", value, parameters[key])
+            start = f"{path}.{key}={value}"
+            yield from type_problem(start, value, parameters[key])
+            # Code of the user's own may well take an infinite value.
+            if isinstance(value, float) and not math.isfinite(value) and is_below(target, KNOWN):
+                yield f"{start}: expected a finite number"
         elif inspect.Parameter.VAR_KEYWORD not in kinds:
             names = [name for name in parameters if name != "self"]
             yield f"{path}.{key}: {target} has no such argument{did_you_mean(str(key), names)}"
@@ -215,15 +266,33 @@ def near_target(target: str) -> str:
 
 def type_problem(start: str, value: Any, parameter: inspect.Parameter) -> Iterator[str]:
     """A value of a type that the signature rules out beyond doubt."""
-    kind = parameter.annotation
+    kind, default = parameter.annotation, parameter.default
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    # None is looked at apart, and no tensor stands in a file.
+    kinds = [k for k in members if k is not NoneType and getattr(k, "__name__", "") != "Tensor"]
+    is_number = bool(kinds) and all(k in (int, float) for k in kinds)
+    values = kinds[0] if len(kinds) == 1 else None
     takes_text = re.search(r"\bstr\b|Literal", str(kind))
-    is_number = kind in (int, float) or (type(parameter.default) in (int, float) and not takes_text)
-    if value is None and parameter.default is parameter.empty and "None" not in str(kind):
-        yield f"{start.partition('=')[0]}: null is not possible here"
+    if value is None:
+        is_needed = default is parameter.empty or (is_number and default is not None)
+        if is_needed and "None" not in str(kind):
+            yield f"{start.partition('=')[0]}: null is not possible here"
+    elif isinstance(value, dict) and "_target_" in value:
+        return
     elif kind is bool and not isinstance(value, bool):
         yield f"{start}: expected true or false"
-    elif is_number and isinstance(value, str):
+    elif is_number and (isinstance(value, bool) or not isinstance(value, int | float)):
         yield f"{start}: expected a number"
+    elif is_number and isinstance(value, float) and float not in kinds:
+        yield f"{start}: expected a whole number"
+    elif type(default) in (int, float) and not takes_text and isinstance(value, str):
+        yield f"{start}: expected a number"
+    elif get_origin(values) in (list, tuple, Sequence) and isinstance(value, int | float):
+        yield f"{start}: expected a list, [a,b]"
+    elif get_origin(values) is tuple and isinstance(value, list):
+        parts = get_args(values)
+        if len(value) != len(parts) and ... not in parts:
+            yield f"{start}: expected {len(parts)} values"
 
 
 def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:
@@ -231,17 +300,14 @@ def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:
 
     Changes ``trial``, which is to be a copy.
     """
-    import torch
-
     if OmegaConf.select(trial, "model.backbone.weights") is not None:
         trial.model.backbone.weights = None  # reading or downloading them is not cheap
     if "loss" in names:
         yield from unknown_weightings(trial.loss)
     for _, node in named_weightings(trial.loss):
         node["class_weights"] = None
-    parameter = [torch.nn.Parameter(torch.zeros(1, 1))]
     steps: dict[str, Callable[[], object]] = {
-        "optimizer": lambda: build(trial.optimizer)(parameter),
+        "optimizer": lambda: build(trial.optimizer)(_trial_groups(trial.optimizer.lr)),
         "scheduler": lambda: build(trial.scheduler),
         "loss": lambda: build(trial.loss),
         "augment": lambda: build_augment(trial),
@@ -250,9 +316,37 @@ def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         try:
             steps.get(name, lambda: None)()  # reading the data is not cheap
-        except (ValueError, TypeError) as error:
+        except OmegaConfBaseException:
+            raise
+        except Exception as error:
             text = " ".join(str(error).split())
+            if not isinstance(error, ValueError | TypeError):
+                if _is_own(error, trial[name]):
+                    raise
+                text = f"{type(error).__name__}: {text}"
             yield text if text.startswith(name) else f"{name}: {text}"
+
+
+def _trial_groups(lr: float) -> list[dict[str, object]]:
+    """Parameters as a model has them, in groups as :func:`segkit.engine.loop.param_groups` makes.
+
+    That is not called, because importing it imports the whole training loop.
+    """
+    import torch
+
+    weight, bias = (torch.nn.Parameter(torch.zeros(size)) for size in ((1, 1, 1, 1), (1,)))
+    group: dict[str, object] = {"params": [weight], "lr": lr, "base_lr": lr}
+    return [group, group | {"params": [bias], "weight_decay": 0.0}]
+
+
+def _is_own(error: Exception, node: Any) -> bool:
+    """Whether an error came through code of the user's own, whose defects are to be seen."""
+    names = targets(OmegaConf.to_container(node))
+    own = [name.partition(".")[0] for name in names if not is_below(name, KNOWN)]
+    return any(
+        is_below(frame.f_globals.get("__name__", ""), own)
+        for frame, _ in walk_tb(error.__traceback__)
+    )
 
 
 def _on_meta(node: Any) -> object:

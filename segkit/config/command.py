@@ -19,10 +19,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.check import STAGES, check_components, check_config, check_values
+from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices
+from segkit.config.quoting import quote_texts
 from segkit.config.resume import SWAPPED
 from segkit.config.saved import absolute_paths
+from segkit.config.schema import SCHEMAS
 from segkit.config.sweep import (
     PATIENCE,
     CheckJobs,
@@ -67,6 +69,7 @@ def check_command_line(name: str) -> None:
             return
         check_values(cfg, name)
         if name == "train":
+            check_start(cfg)
             check_components(cfg, STAGES[0])
 
     try:
@@ -98,6 +101,8 @@ def run(name: str, task: Task) -> None:
         if _typed is None:
             with told_once():
                 check_config(cfg, name)
+                if name == "train":
+                    check_start(cfg)
         absolute_paths(cfg, name)
         return function(cfg)
 
@@ -112,6 +117,7 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def job(cfg: DictConfig) -> object:
+        os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir=true would move all paths
         if str(Path.cwd()) not in sys.path:  # here: a job of a sweep may be far from its command
             sys.path.append(str(Path.cwd()))
         if is_sweep() and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -124,7 +130,7 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     try:
         if problems := list(dashes(sys.argv[1:])):
             raise ConfigError(together(problems))
-        shown, _typed = _hide_overrides(given)
+        shown, _typed = _hide_overrides(quote_texts(given, SCHEMAS[name]))
         sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
         decorate(job)()
@@ -210,10 +216,17 @@ def _plain_text(error: Exception, name: str) -> str | None:
     if "torch" not in sys.modules:
         return None
     from segkit.data.workers import loader_failure
+    from segkit.engine.batch_size import is_out_of_memory
     from segkit.engine.distributed import lost_peer
 
     if failure := loader_failure(error):
         return str(failure)
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        said = str(error).partition("\n")[0]
+        return (
+            "out of memory: use a smaller model/backbone, smaller images, or a device with more "
+            f"free memory ({said})"
+        )
     return lost_peer(error)
 
 

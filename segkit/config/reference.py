@@ -69,6 +69,10 @@ def limits_of(metadata: Any) -> Iterator[str]:
         yield f"at least {metadata['low']}"
     if metadata.get("above") is not None:
         yield f"above {metadata['above']}"
+    if metadata.get("high") is not None:
+        yield f"at most {metadata['high']}"
+    if metadata.get("below") is not None:
+        yield f"below {metadata['below']}"
     if metadata.get("length") is not None:
         yield f"{metadata['length']} values"
     if metadata.get("choices"):

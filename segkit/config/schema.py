@@ -18,6 +18,8 @@ def option(
     *,
     low: float | None = None,
     above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
     choices: tuple[str, ...] = (),
     length: int | None = None,
     kind: type | UnionType = object,
@@ -31,6 +33,8 @@ def option(
         text: What it is for.
         low: Least number that makes sense, here or for each in a list.
         above: Number that it must exceed.
+        high: Largest number that makes sense, here or for each in a list.
+        below: Number that it must not reach.
         choices: All texts that make sense.
         length: Of a list.
         kind: Of a value that OmegaConf does not check; ``text`` says what is expected then.
@@ -41,6 +45,8 @@ def option(
         "text": text,
         "low": low,
         "above": above,
+        "high": high,
+        "below": below,
         "choices": choices,
         "length": length,
         "kind": kind,
@@ -50,6 +56,11 @@ def option(
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def less_is_better(monitor: str) -> bool:
+    """Whether a logged value is a loss, as ``train/loss/dice`` is; so may a class be called."""
+    return monitor.split("/")[1:2] == ["loss"]
 
 
 # What several scripts have.
@@ -65,7 +76,9 @@ def device_option() -> Any:
 
 
 def precision_option() -> Any:
-    return option(None, "null: what the run used", choices=PRECISIONS)
+    return option(
+        None, "null: what the run used, or auto on another kind of device", choices=PRECISIONS
+    )
 
 
 def allow_option() -> Any:
@@ -81,7 +94,9 @@ class DataConfig:
     train_split: str = option("train", "split to train on: a file in ImageSets/Segmentation")
     val_split: str = option("val", "split to validate on after every epoch")
     classes: Optional[list[Any]] = option(None, "names in index order; null: from labels.txt")
-    num_classes: Optional[int] = option(None, "number of classes where there are no names", low=1)
+    num_classes: Optional[int] = option(
+        None, "number of classes where there are no names", low=2, high=256
+    )
     ignore_index: int = option(255, "mask value of pixels without a label", low=0)
     label_map: Any = option(
         None, "a mapping of ids in the masks to classes or ignore, as {255: 1}", kind=dict
@@ -89,10 +104,10 @@ class DataConfig:
     colormap: Any = option(None, "colours of RGB masks in class order, or voc")
     check: bool = option(True, "read every file before the first step")
     mean: list[float] = option(
-        [0.485, 0.456, 0.406], "per channel, of values in 0 to 1", low=0, length=3
+        [0.485, 0.456, 0.406], "per channel, of values in 0 to 1", low=0, high=1, length=3
     )
     std: list[float] = option(
-        [0.229, 0.224, 0.225], "per channel, of values in 0 to 1", above=0, length=3
+        [0.229, 0.224, 0.225], "per channel, of values in 0 to 1", above=0, high=1, length=3
     )
 
 
@@ -106,7 +121,9 @@ class AugmentConfig:
 
 @dataclass
 class LoaderConfig:
-    batch_size: int = option(8, "images per step", low=1)
+    batch_size: int = option(
+        1, "images read at a time; each is scored alone, so more only takes memory", low=1
+    )
     num_workers: Any = option(
         "auto",
         "a number of processes that load, or auto: one per core but the first, at most 4",
@@ -155,7 +172,10 @@ class TrainerConfig:
     patience_monitor: Optional[str] = option(None, "that value; null: monitor")
     min_delta: float = option(0.0, "by how much it must be better to count", low=0)
     ema_decay: Optional[float] = option(
-        None, "of an average of the weights, which is what is validated then, as 0.999", above=0
+        None,
+        "of an average of the weights, which is what is validated then, as 0.999",
+        above=0,
+        below=1,
     )
     save_every_steps: Optional[int] = option(
         None, "steps from one save to the next within an epoch", low=1
@@ -184,7 +204,7 @@ class TrainConfig:
     scheduler: Any = option(MISSING, "_target_ node: a Schedule")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     loader: TrainLoaderConfig = field(default_factory=TrainLoaderConfig)
-    seed: int = option(0, "of weights, order and augmentation", low=0)
+    seed: int = option(0, "of weights, order and augmentation", low=0, high=2**63 - 1)
     out_dir: Optional[str] = option(None, "run folder; null: a new one under runs/", path=True)
     resume: Optional[str] = option(
         None, "auto: what out_dir holds, if anything; or the run folder or .pt file to go on with"
@@ -205,7 +225,9 @@ class EvaluateDataConfig:
     classes: Optional[list[Any]] = option(
         None, "with predictions=...: names in index order; null: from labels.txt"
     )
-    num_classes: Optional[int] = option(None, "with predictions=...: as for train.py", low=1)
+    num_classes: Optional[int] = option(
+        None, "with predictions=...: as for train.py", low=2, high=256
+    )
     ignore_index: Optional[int] = option(
         None, "with predictions=...: mask value without a label; null: 255", low=0
     )
@@ -242,7 +264,7 @@ class BoundaryConfig:
 @dataclass
 class BootstrapConfig:
     resamples: int = option(1000, "draws of the images for the intervals; 0: no intervals", low=0)
-    level: float = option(0.95, "share of the draws in an interval, below 1", above=0)
+    level: float = option(0.95, "share of the draws in an interval", above=0, below=1)
     seed: int = option(0, "of the draws", low=0)
 
 

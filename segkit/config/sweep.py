@@ -16,6 +16,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from segkit.config.schema import less_is_better
+
 LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 # Beginnings of what Hydra does not find without a plugin, and the extra that brings it.
@@ -101,7 +103,7 @@ def check_direction(config: DictConfig) -> None:
     monitor, mode = (
         OmegaConf.select(config, f"trainer.{key}") for key in ("monitor", "monitor_mode")
     )
-    larger_is_better = mode == "max" or (mode == "auto" and "loss" not in monitor)
+    larger_is_better = mode == "max" or (mode == "auto" and not less_is_better(monitor))
     if getattr(direction, "name", direction) == "minimize" and larger_is_better:
         raise SystemExit(
             f"error: the search minimises trainer.monitor={monitor}, of which more is better; use "

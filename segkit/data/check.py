@@ -4,7 +4,6 @@ Alone: ``python -m segkit.data.check data.root=PATH [data.train_split=train ...]
 and the syntax of ``train.py``.
 """
 
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +17,8 @@ from segkit.data.counts import Counts, check_foreground, class_table, unseen_cla
 from segkit.data.decode import is_turned
 from segkit.data.threads import attempt
 from segkit.data.voc import VOCSegmentation
-from segkit.errors import ConfigError, DataError, SegkitError
+from segkit.errors import DataError
 
-KEYS = (
-    "root",
-    "train_split",
-    "val_split",
-    "classes",
-    "num_classes",
-    "ignore_index",
-    "label_map",
-    "colormap",
-)
 # What an EXIF orientation led to.
 TURNS = {
     1: "are turned or mirrored as their EXIF orientation says",
@@ -60,14 +49,16 @@ def check_splits(
     splits: Mapping[str, SegmentationDataset],
     *,
     ignore_index: int = 255,
+    trained: bool = True,
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Check all splits in use. The first one is trained on.
+    """Check all splits in use.
 
     Args:
         splits: Data sets by name, such as ``{"train": ..., "val": ...}``.
         ignore_index: Mask value of pixels without a label.
+        trained: Whether the first split is trained on; what is only scored may show one class.
         num_workers: Threads that read; by default one per core, at most 8. A data set without
             ``files`` may not expect threads, so it is read by one.
         progress: Show a bar if the standard error stream is a terminal.
@@ -92,7 +83,8 @@ def check_splits(
         problems += [problem for problem in wrong if problem not in problems]
     if problems:
         raise DataError(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
-    check_foreground(train.classes, counts[train_name], ignore_index)
+    if trained:
+        check_foreground(train.classes, counts[train_name], ignore_index)
     warnings += unseen_classes(train.classes, counts)
     return Report(train.classes, counts, warnings)
 
@@ -178,44 +170,45 @@ def _turn_of(dataset: SegmentationDataset, index: int, size: tuple[int, int]) ->
 
 def main(arguments: Sequence[str]) -> int:
     """Check the splits of a VOC folder, print the table, return the exit status."""
-    try:
-        settings = _parse(arguments)
-        root = settings.pop("root", None)
-        if root is None:
-            raise ConfigError("data.root is missing: python -m segkit.data.check data.root=PATH")
-        names = [settings.pop("train_split", "train"), settings.pop("val_split", "val")]
-        splits = {str(name): VOCSegmentation(root, str(name), **settings) for name in names}
-        report = check_splits(splits, ignore_index=settings.get("ignore_index", 255))
-    except SegkitError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(report.table())
-    for warning in report.warnings:
-        print(f"warning: {warning}")
-    print(
-        ", ".join(f"{len(dataset)} pairs in {name}" for name, dataset in splits.items()) + ": fine"
-    )
-    return 0
+    from segkit.tools.arguments import key, run_tool  # which stand above this room
 
+    @dataclass
+    class Request:
+        """The keys of the command: those of ``train.py`` that say what the data are."""
 
-def _parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """``data.<key>=<value>`` arguments as a dict without the prefix."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+        root: str = key("folder in VOC layout", name="data.root")
+        data: str = key("the layout", "voc", choices=("voc",))
+        train_split: str = key("list in ImageSets/Segmentation", "train", name="data.train_split")
+        val_split: str = key("the same", "val", name="data.val_split")
+        classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
+        num_classes: int | None = key("enough without names", None, name="data.num_classes")
+        ignore_index: int = key("value without a label", 255, name="data.ignore_index")
+        label_map: dict[Any, Any] | None = key(
+            "ids in the masks to classes", None, name="data.label_map"
+        )
+        colormap: Any = key("for RGB masks", None, name="data.colormap")
 
-    keys = [f"data.{key}" for key in KEYS]
-    settings = {}
-    for argument in arguments:
-        try:
-            override = OverridesParser.create().parse_override(argument)
-        except HydraException as error:
-            raise ConfigError(f"{argument}: {error}; expected key=value") from None
-        if override.key_or_group not in keys:
-            close = difflib.get_close_matches(override.key_or_group, keys, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(keys)}"
-            raise ConfigError(f"unknown key {override.key_or_group}; {hint}")
-        settings[override.key_or_group.removeprefix("data.")] = override.value()
-    return settings
+    def check(request: Request) -> None:
+        splits = {
+            name: VOCSegmentation(
+                request.root,
+                name,
+                classes=request.classes,
+                num_classes=request.num_classes,
+                ignore_index=request.ignore_index,
+                label_map=request.label_map,
+                colormap=request.colormap,
+            )
+            for name in (request.train_split, request.val_split)
+        }
+        report = check_splits(splits, ignore_index=request.ignore_index)
+        print(report.table())
+        for warning in report.warnings:
+            print(f"warning: {warning}")
+        pairs = ", ".join(f"{len(dataset)} pairs in {name}" for name, dataset in splits.items())
+        print(f"{pairs}: fine")
+
+    return run_tool(Request, check, arguments, str(__doc__))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ class Counts:
 def check_foreground(classes: Sequence[str], counts: Counts, ignore_index: int = 255) -> None:
     """Raise a DataError if training could not tell two classes apart.
 
-    That is so where nothing is labelled, and with masks of 0 and 255: read with 255 ignored, they
-    hold one class only, and a border is never that wide.
+    That is so where nothing is labelled, and with masks of 0 and 255, however small the objects:
+    read with 255 ignored, they hold one class only.
     """
     seen = np.flatnonzero(counts.pixels)
     total = int(counts.pixels.sum()) + counts.ignored
@@ -35,10 +35,10 @@ def check_foreground(classes: Sequence[str], counts: Counts, ignore_index: int =
             f"every pixel of the train split is ignored (value {ignore_index}); expected class "
             "ids. Renumber the masks with data.label_map or set data.ignore_index"
         )
-    if len(seen) == 1 and counts.ignored > 0.01 * total:
+    if len(seen) == 1 and counts.ignored:
         raise DataError(
             f"the train split holds the class {classes[seen[0]]!r} only, and "
-            f"{counts.ignored / total:.1%} of its pixels have the value {ignore_index}, which is "
+            f"{counts.ignored / total:.2%} of its pixels have the value {ignore_index}, which is "
             "ignored. This looks like masks of 0 and 255, whose object would be ignored: "
             f"set 'data.label_map={{{ignore_index}: 1}}'"
         )

@@ -41,6 +41,11 @@ class EpochBatches(Sampler[list[Key]]):
         """Steps of the epoch that are left from ``start`` on."""
         return len(self._firsts(self.start))
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that a whole epoch uses."""
+        return self._firsts(0).stop
+
     def images_after(self, steps: int) -> int:
         """Images of the epoch that are used after so many steps of this pass: the next start."""
         return min(self.start + steps * self.global_batch_size, self._firsts(self.start).stop)

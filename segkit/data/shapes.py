@@ -52,7 +52,8 @@ def shapes(
         colormap: See there.
 
     Raises:
-        DataError: ``root`` holds something else, or shapes that other settings made.
+        DataError: ``root`` holds something else, or shapes that other settings made, or it is not
+            there and :func:`check_place` refuses to make it.
     """
     root = Path(root).expanduser()
     settings = {
@@ -69,7 +70,11 @@ def shapes(
             "least 32, and a seed of at least 0"
         )
     if not _is_made(root, settings):
-        _make(root, settings)
+        check_place(root)
+        try:
+            _make(root, settings)
+        except OSError as error:
+            raise DataError(f"data.root={root}: cannot be made ({error.strerror})") from error
     return VOCSegmentation(
         root,
         split,
@@ -81,6 +86,15 @@ def shapes(
     )
 
 
+def check_place(root: PathLike) -> None:
+    """Raise a DataError if ``root`` lies so deep in nothing that its name must be a mistake.
+
+    One folder above it may be missing, as ``data/`` is in a fresh clone.
+    """
+    if not Path(root).expanduser().absolute().parent.parent.is_dir():
+        raise DataError(f"data.root={root}: no such folder; for your own data add data=voc")
+
+
 def _is_made(root: Path, settings: Mapping[str, int]) -> bool:
     """Whether ``root`` holds just these shapes; an error if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
@@ -88,9 +102,11 @@ def _is_made(root: Path, settings: Mapping[str, int]) -> bool:
     try:
         found = json.loads((root / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        is_voc = (root / "JPEGImages").is_dir() and not (root / SETTINGS_FILE).exists()
+        way_out = "For your own data add data=voc" if is_voc else "Give data.root another folder"
         raise DataError(
             f"{root}: is not empty and holds no shapes ({SETTINGS_FILE} is missing or damaged). "
-            "Give data.root another folder"
+            f"{way_out}"
         ) from None
     if found != settings:
         raise DataError(
@@ -102,7 +118,7 @@ def _is_made(root: Path, settings: Mapping[str, int]) -> bool:
 
 def _make(root: Path, settings: Mapping[str, int]) -> None:
     """Draw the data set beside ``root`` and move it there whole, so that no half of it is seen."""
-    root.parent.mkdir(parents=True, exist_ok=True)
+    root.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
         new = Path(temporary) / root.name
         for folder in (IMAGES, MASKS):

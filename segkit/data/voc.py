@@ -130,7 +130,8 @@ def split_file(root: Path, split: str) -> Path:
 def read_split(root: Path, split: str) -> list[str]:
     """The ids of a split, in the order of its file.
 
-    Blank lines are skipped, and so is the second column (1, 0 or -1) of VOC's per-class lists.
+    Blank lines are skipped, and so is the second column (1, 0 or -1) of VOC's per-class lists,
+    which every line has there: ids such as ``img 1`` end like one.
 
     Raises:
         DataError: No such split, no id in it, an id twice, or one that points out of the folder.
@@ -139,8 +140,10 @@ def read_split(root: Path, split: str) -> list[str]:
     if not path.is_file():
         found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise DataError(f"{path}: no such file. Splits found in {path.parent}: {found}")
-    lines = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(path)]
-    ids = [line for line in lines if line]
+    ids = [line for line in read_lines(path) if line]
+    names = [re.sub(r"\s+-?[01]$", "", line) for line in ids]
+    if len(set(names)) == len(set(ids)) and all(map(str.__ne__, names, ids)):
+        ids = names
     if not ids:
         raise DataError(f"{path}: holds no id; expected one per line")
     for name in ids:

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segkit.config import build, check_class_values, fill_class_weights, needs_class_counts
 from segkit.data.check import check_splits
@@ -55,6 +55,7 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
             f"{', '.join(classes)}. To train on other classes use init_from instead of resume"
         )
     cfg.data.classes, cfg.data.num_classes = classes, len(classes)
+    check_agreement(cfg)
     check_class_values(cfg.loss, classes)
     pixels, table = None, "not counted (data.check=false)"
     if cfg.data.check or needs_class_counts(cfg.loss):
@@ -67,3 +68,25 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
     for line in fill_class_weights(cfg.loss, classes, pixels):
         log.info("%s", line)
     return Data(train, val, classes, getattr(train, "palette", voc_palette()), table)
+
+
+def check_agreement(cfg: DictConfig) -> None:
+    """Refuse a model or a loss that is set up for other data than those at hand.
+
+    Raises:
+        ConfigError: Every key that contradicts the data, one line each.
+    """
+    expected: dict[str, tuple[str, int]] = {
+        "model.num_classes": ("data.num_classes", cfg.data.num_classes),
+        "model.in_channels": ("the number of channels in data.mean", len(cfg.data.mean)),
+    }
+    for name in cfg.loss.get("terms") or ():
+        key = f"loss.terms.{name}.loss.ignore_index"
+        expected[key] = ("data.ignore_index", cfg.data.ignore_index)
+    problems = [
+        f"{key}={found}: expected {value}, {what}; leave {key} out"
+        for key, (what, value) in expected.items()
+        if (found := OmegaConf.select(cfg, key)) not in (None, value)
+    ]
+    if problems:
+        raise ConfigError("\n       ".join(problems))

@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from segkit.config import did_you_mean
+from segkit.config.schema import less_is_better
 from segkit.engine.checkpoint import Checkpoint
 from segkit.engine.early_stopping import Patience
 from segkit.engine.log import log
@@ -19,10 +20,10 @@ def make_best(cfg: DictConfig) -> Best:
 
 def make_patience(cfg: DictConfig) -> Patience | None:
     """What ends the run before its last epoch, if that is wanted."""
-    if cfg.trainer.patience is None:
-        return None
     monitor = cfg.trainer.patience_monitor or cfg.trainer.monitor
     monitor, mode = _checked(cfg, monitor, "patience_monitor")
+    if cfg.trainer.patience is None:
+        return None
     return Patience(monitor, mode, cfg.trainer.patience, cfg.trainer.min_delta)
 
 
@@ -57,4 +58,4 @@ def _checked(cfg: DictConfig, monitor: str, key: str) -> tuple[str, str]:
             f"trainer.{key}={monitor}: no such logged value{did_you_mean(monitor, names)}"
         )
     mode = cfg.trainer.monitor_mode if monitor == cfg.trainer.monitor else "auto"
-    return monitor, ("min" if "loss" in monitor else "max") if mode == "auto" else mode
+    return monitor, ("min" if less_is_better(monitor) else "max") if mode == "auto" else mode
