@@ -3,14 +3,16 @@
 import os
 import pickle
 import re
+import shutil
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from states import ABOUT, assert_same, make_state, take_steps
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint import (
@@ -119,6 +121,47 @@ def test_further_names_are_copies_where_there_are_no_links(
     save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {}, also=[tmp_path / "best.pt"])
     assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_without_room_for_all_copies_none_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [tmp_path / name for name in ("last.pt", "best.pt", "epoch_2.pt")]
+    save_checkpoint(names[0], make_state(), ABOUT, {}, also=names[1:2])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    copy = shutil.copyfile
+
+    def refused(*names: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def room_for_one(file: Path, name: Path) -> None:
+        if "epoch" in name.name:
+            raise OSError(28, "No space left on device")
+        copy(file, name)
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(shutil, "copyfile", room_for_one)
+    with pytest.raises(CheckpointError, match="is the disk full"):
+        save_checkpoint(names[0], make_state(seed=1), ABOUT, {}, also=names[1:])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_every_copy_reaches_the_disk_before_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = [], os.fsync
+
+    def refused(*names: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def note(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "fsync", note)
+    save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {}, also=[tmp_path / "best.pt"])
+    assert {path.stat().st_ino for path in tmp_path.iterdir()} <= set(synced)
 
 
 def test_the_death_of_a_loader_process_is_not_taken_for_a_full_disk(
@@ -330,6 +373,14 @@ def test_init_from_takes_plain_weights_with_prefixes(tmp_path: Path, prefix: str
     model = make_state(seed=1).model
     assert init_from(model, tmp_path / "w.pt").skipped == []
     assert_same(dict(model.state_dict()), dict(weights))
+
+
+def test_init_from_takes_a_model_that_calls_its_layers_as_a_wrapper_does(tmp_path: Path) -> None:
+    own = replace(make_state(), model=nn.ModuleDict({"module": make_state().model}))
+    save_checkpoint(tmp_path / "last.pt", own, ABOUT, {})
+    model = nn.ModuleDict({"module": make_state(seed=1).model})
+    assert init_from(model, tmp_path / "last.pt").skipped == []
+    assert_same(dict(model.state_dict()), dict(own.model.state_dict()))
 
 
 def test_init_from_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:

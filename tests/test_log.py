@@ -3,6 +3,7 @@
 import builtins
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 from segkit.engine.log import log, log_to_console, log_to_file, progress
 from segkit.engine.run_log import RunLog, curve_name
 from segkit.engine.state import Best
-from segkit.training.words import results_of, settings_of
+from segkit.training.words import results_of, score_text, settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,27 @@ def test_lines_go_to_the_console_and_with_the_time_to_the_file(
     time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
     # Also what was said before there was a file.
     assert re.fullmatch(rf"{time} INFO before\n{time} WARNING epoch 1\n", text)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no disk that is full")
+@pytest.mark.parametrize("place", ["pipe", "/dev/full"])
+def test_a_console_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    if place == "pipe":  # whose reader has gone, as that of `train.py | head -n 1`
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open(place, os.O_WRONLY)
+    with os.fdopen(writer, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        log.info("before")
+        log_to_file(tmp_path / "train.log")
+        log.info("after")
+        print("at the end of the program")
+        out.flush()  # as Python itself does then
+    text = (tmp_path / "train.log").read_text()
+    assert re.findall(r"INFO (\w+)", text) == ["before", "after"]
 
 
 def test_a_second_run_in_one_process_leaves_the_first_log_alone(tmp_path: Path) -> None:
@@ -145,6 +167,7 @@ def test_runs_are_compared_by_settings_and_final_scores(tmp_path: Path) -> None:
         ({"backbone": {"_target_": "segkit.models.backbones.ResNet", "name": "r50"}}, "r50"),
         ({"backbone": {"_target_": "segkit.models.backbones.Tiny", "width": 32}}, "Tiny"),
         ({"_target_": "mine.Model"}, "None"),
+        ({"_target_": "mine.Model", "backbone": "resnet18"}, "resnet18"),
     ],
 )
 def test_backbones_of_one_kind_are_told_apart(model: dict[str, Any], named: str) -> None:
@@ -159,6 +182,10 @@ def test_backbones_of_one_kind_are_told_apart(model: dict[str, Any], named: str)
         "seed": 0,
     }
     assert settings_of(OmegaConf.create(cfg))["backbone"] == named
+
+
+def test_a_score_that_is_not_there_is_no_zero() -> None:
+    assert [score_text(score) for score in (None, 0.0)] == ["none", "0.0000"]
 
 
 def test_a_resumed_run_draws_no_step_twice(tmp_path: Path) -> None:
@@ -190,6 +217,23 @@ def test_a_line_that_was_cut_off_is_dropped_although_its_epoch_is_kept(tmp_path:
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2, "val/mi')
     RunLog(tmp_path, epoch=2).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+def test_what_a_power_cut_left_of_a_line_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n\xff\xfe\0\0\n{"epoch": 2}\n')
+    RunLog(tmp_path, epoch=2).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"epoch": 1}\n'
+
+
+def test_a_line_has_reached_the_disk_when_the_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    run_log = RunLog(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+    run_log.epoch({"epoch": 1})
+    assert sizes == [(tmp_path / "metrics.jsonl").stat().st_size]
+    run_log.close()
 
 
 def test_of_several_processes_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

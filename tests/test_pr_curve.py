@@ -24,6 +24,12 @@ def test_counts_by_hand() -> None:
     assert curve.recall.tolist() == [1, 1, 0.5, 0.5, 0]
 
 
+def test_weights_that_diverged_have_curves_as_well() -> None:
+    curves = PRCurves(2, bins=3)
+    curves.update(torch.full((1, 2, 1, 2), float("nan")), torch.tensor([[[0, 1]]]))
+    assert curves.curve(1).recall.tolist() == [1, 0, 0]
+
+
 def test_a_class_that_is_absent_has_recall_zero() -> None:
     curves = PRCurves(2, bins=3)
     curves.update(logits_of([0.9]), torch.tensor([[[0]]]))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from segkit.engine import loop
 from segkit.engine.run_folder import locked
 from segkit.engine.run_log import RunLog
 from segkit.report.validation import ValidationPictures
+from segkit.training import data
 
 # Twelve pictures in three steps, each of two batches; everything on that a state may hold.
 RUN = (
@@ -375,6 +377,13 @@ def test_a_finished_run_says_so_and_stays_as_it_is(home: Path, whole: Path) -> N
     assert files(run) == before
 
 
+def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) -> None:
+    result = call("train.py", "resume=whole/checkpoints/last.pt", "out_dir=nothing_new", cwd=home)
+    assert result.status == 0, result.err
+    assert "whole/checkpoints/last.pt has finished after epoch 2" in result.out
+    assert not (home / "nothing_new").exists()
+
+
 def test_a_longer_run_goes_on_with_its_own_schedule(home: Path, whole: Path) -> None:
     copy(home, whole, "longer")
     result = resume(home, "longer", "trainer.max_epochs=3")
@@ -385,7 +394,11 @@ def test_a_longer_run_goes_on_with_its_own_schedule(home: Path, whole: Path) -> 
     assert lines(home / "longer")[2]["lr"] == pytest.approx(3e-3 * (1 - (8 - 2) / (9 - 2)) ** 0.9)
     assert (home / "longer/config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
     assert "max_epochs: 3" in (home / "longer/config-from-step-6.yaml").read_text()
-    drawn = {tag: [step for step, _ in points] for tag, points in curves(home / "longer").items()}
+    points = curves(home / "longer")
+    said = re.search(r"the next step has ([\d.]+) of the learning rate", result.out)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(dict(points["step/lr"])[7] / 3e-3, abs=1e-4)
+    drawn = {tag: [step for step, _ in values] for tag, values in points.items()}
     assert drawn["step/train/loss"] == list(range(1, 10))
     assert all(len({*steps}) == len(steps) for steps in drawn.values())
 
@@ -462,6 +475,22 @@ def test_a_new_folder_that_is_in_use_is_refused(home: Path, whole: Path) -> None
     with locked(home / "taken"):
         message = refusal(home, *RUN, "out_dir=taken")
     assert "another run is writing there (process " in message
+
+
+def test_a_run_that_another_one_has_overtaken_is_refused(
+    home: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both began with resume=auto and no folder; the other trains while this one checks files."""
+    load = data.load_data
+
+    def late(*arguments: Any) -> data.Data:
+        copy(home, whole, "overtaken")
+        return load(*arguments)
+
+    monkeypatch.setattr(data, "load_data", late)
+    message = refusal(home, *RUN, "out_dir=overtaken", "resume=auto")
+    assert "overtaken: another run has written checkpoints there meanwhile" in message
+    assert files(home / "overtaken") == files(whole)
 
 
 @pytest.mark.slow
@@ -545,8 +574,35 @@ def test_a_disk_that_is_full_for_a_while(home: Path, whole: Path) -> None:
         train(home, "full_once")
     log = (home / "full_once/train.log").read_text()
     assert log.count("No space left on device") == 1
-    assert_same(state_of(home / "full_once"), state_of(whole))
+    found, expected = state_of(home / "full_once"), state_of(whole)
+    # Only an epoch that has a file can be the best.
+    assert found.pop("best")["epoch"] == state_of(home / "full_once", "best.pt")["epoch"] == 2
+    del expected["best"]
+    assert_same(found, expected)
     assert lines(home / "full_once") == lines(whole)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (1, "full_stop_1 holds no checkpoint, and the run begins anew"),
+        (4, "resume=full_stop_4 goes on from step 3, not 5"),
+    ],
+)
+def test_a_stop_that_cannot_be_saved_says_where_the_run_goes_on(
+    home: Path, step: int, expected: str
+) -> None:
+    def full() -> None:
+        fail_to_save(patch, 1)
+        send(signal.SIGTERM)()
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, step, full)
+        train(home, f"full_stop_{step}", status=143)
+    log = (home / f"full_stop_{step}/train.log").read_text()
+    assert "No space left on device" in log
+    assert "Training goes on" not in log
+    assert log.endswith(f"stopped by signal 15; {expected}\n")
 
 
 @pytest.mark.slow

@@ -9,13 +9,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from states import ABOUT, make_state, take_steps
+from torch import nn
 
 from segkit.config import absolute_paths, choices, plain_config, resumed
 from segkit.config.command import CONFIGS, _hide_overrides
 from segkit.config.resume import differences
 from segkit.engine.checkpoint import Checkpoint, save_checkpoint
+from segkit.engine.distributed import World
 from segkit.engine.log import log_to_console
 from segkit.errors import CheckpointError, ConfigError
+from segkit.training.words import warnings_at_start
 
 CLASSES = ["background", "disk"]
 
@@ -107,7 +110,13 @@ def test_a_path_that_is_not_there_is_refused(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["resume=run", "resume=run/checkpoints/last.pt", "resume=auto out_dir=run"]
+    "given",
+    [
+        "resume=run",
+        "resume=run/checkpoints",
+        "resume=run/checkpoints/last.pt",
+        "resume=auto out_dir=run",
+    ],
 )
 def test_the_run_goes_on_in_its_folder(here: Path, run: Path, given: str) -> None:
     cfg, saved = resume(*given.split())
@@ -136,7 +145,7 @@ def test_a_checkpoint_of_an_older_segkit_is_refused(run: Path) -> None:
     content = torch.load(path, weights_only=True)
     del content["about"]["recipe"]
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="written by an older segkit; use init_from instead"):
+    with pytest.raises(CheckpointError, match="nothing to go on with; use init_from instead"):
         resume("resume=run")
 
 
@@ -366,6 +375,25 @@ def test_what_is_typed_today_is_the_users_own(run: Path, own_loss: str) -> None:
 
 
 # The parts
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("trainer.monitor=val/loss", ["val/loss (min)"]),
+        ("trainer.monitor_mode=min", ["val/miou (min)"]),
+        ("trainer.max_epochs=9", []),
+    ],
+)
+def test_another_monitor_is_said_to_replace_the_best(
+    run: Path, given: str, expected: list[str]
+) -> None:
+    cfg, saved = resume("resume=run", given)
+    assert list(warnings_at_start(cfg, nn.Identity(), saved, World())) == [
+        f"trainer.monitor={what}: the search for the best begins anew; the next validation "
+        "replaces best.pt and the epoch_*.pt of val/miou"
+        for what in expected
+    ]
 
 
 @pytest.mark.parametrize(

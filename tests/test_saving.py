@@ -11,8 +11,15 @@ from segkit.engine import saving
 from segkit.engine.checkpoint import read_checkpoint
 from segkit.engine.log import log_to_console
 from segkit.engine.saving import Saver
-from segkit.engine.state import TrainState
+from segkit.engine.state import Best, TrainState
 from segkit.errors import CheckpointError
+
+NONE = Best("val/miou", "max")
+
+
+def saver_and_state(folder: Path, keep_best: int = 1) -> tuple[Saver, TrainState]:
+    state = make_state()
+    return Saver(folder, ABOUT, state.best, keep_best=keep_best), state
 
 
 def names(folder: Path) -> set[str]:
@@ -33,7 +40,7 @@ def step_in(path: Path) -> int:
 
 
 def test_the_one_before_and_the_best_stay_beside_the_last(tmp_path: Path) -> None:
-    saver, state = Saver(tmp_path, ABOUT), make_state()
+    saver, state = saver_and_state(tmp_path)
     finish_epoch(saver, state, 0.5)
     assert names(tmp_path) == {"last.pt", "best.pt"}
     finish_epoch(saver, state, 0.4)
@@ -44,7 +51,7 @@ def test_the_one_before_and_the_best_stay_beside_the_last(tmp_path: Path) -> Non
 
 
 def test_the_best_epochs_keep_a_file_each(tmp_path: Path) -> None:
-    saver, state = Saver(tmp_path, ABOUT, keep_best=2), make_state()
+    saver, state = saver_and_state(tmp_path, keep_best=2)
     kept = []
     for score in (0.2, 0.3, 0.1, 0.25, 0.4):
         finish_epoch(saver, state, score)
@@ -61,7 +68,7 @@ def test_the_best_epochs_keep_a_file_each(tmp_path: Path) -> None:
 
 
 def test_within_an_epoch_only_the_last_is_written(tmp_path: Path) -> None:
-    saver, state = Saver(tmp_path, ABOUT, keep_best=2), make_state()
+    saver, state = saver_and_state(tmp_path, keep_best=2)
     finish_epoch(saver, state, 0.5)  # the best so far is that of this epoch, also after it
     before = (tmp_path / "best.pt").read_bytes()
     take_steps(state, 1)
@@ -73,9 +80,9 @@ def test_within_an_epoch_only_the_last_is_written(tmp_path: Path) -> None:
 
 
 def test_due_by_steps() -> None:
-    saver = Saver(None, ABOUT, every_steps=3)
+    saver = Saver(None, ABOUT, NONE, every_steps=3)
     assert [step for step in range(1, 8) if saver.due(step)] == [3, 6]
-    assert not any(Saver(None, ABOUT).due(step) for step in range(1, 8))
+    assert not any(Saver(None, ABOUT, NONE).due(step) for step in range(1, 8))
 
 
 def test_due_by_minutes_since_the_last_save(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +94,7 @@ def test_due_by_minutes_since_the_last_save(monkeypatch: pytest.MonkeyPatch) -> 
 
     clock = Clock()
     monkeypatch.setattr(saving, "time", clock)
-    saver = Saver(None, ABOUT, every_minutes=0.5)
+    saver = Saver(None, ABOUT, NONE, every_minutes=0.5)
     clock.now += 29
     assert not saver.due(1)
     clock.now += 1
@@ -100,7 +107,7 @@ def test_due_by_minutes_since_the_last_save(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_only_one_process_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "save_checkpoint", lambda *_, **__: pytest.fail("wrote"))
-    saver = Saver(None, ABOUT, stop_on_error=True)
+    saver = Saver(None, ABOUT, NONE)
     saver.save(make_state(), {})
     saver.close()
 
@@ -108,7 +115,7 @@ def test_only_one_process_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
     for name in (".last.pt.tmp", ".epoch_3.pt.tmp", "last.pt", "mine.tmp"):
         (tmp_path / name).touch()
-    Saver(tmp_path, ABOUT)
+    Saver(tmp_path, ABOUT, NONE)
     assert names(tmp_path) == {"last.pt", "mine.tmp"}
 
 
@@ -116,18 +123,19 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A disk without space; ``undo()`` frees some."""
 
-    def full(content: object, file: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     log_to_console()
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", raise_full)
     return monkeypatch
+
+
+def raise_full(content: object, file: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(
     tmp_path: Path, full_disk: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saver, state = Saver(tmp_path, ABOUT), make_state()
+    saver, state = saver_and_state(tmp_path)
     finish_epoch(saver, state, 0.5)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"error: {tmp_path / 'last.pt'}: could not be written (No space left")
@@ -141,10 +149,31 @@ def test_a_full_disk_is_said_and_the_run_goes_on(
     assert step_in(tmp_path / "last.pt") == 2
 
 
+def test_an_epoch_that_could_not_be_saved_is_not_taken_for_the_best(
+    tmp_path: Path, full_disk: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full_disk.undo()
+    saver, state = saver_and_state(tmp_path, keep_best=2)
+    for score in (0.5, 0.4):
+        finish_epoch(saver, state, score)
+    with full_disk.context() as patch:
+        patch.setattr(torch, "save", raise_full)
+        finish_epoch(saver, state, 0.9)
+    assert "Epoch 3 has no file and is not counted among the best. Training goes on" in (
+        capsys.readouterr().out
+    )
+    assert names(tmp_path) == {"last.pt", "previous.pt", "best.pt", "epoch_1.pt", "epoch_2.pt"}
+    finish_epoch(saver, state, 0.45)  # there is room again
+    saver.close()
+    assert (state.best.epoch, state.best.kept) == (1, [(0.5, 1), (0.45, 4)])
+    assert step_in(tmp_path / "best.pt") == 1
+    assert names(tmp_path) == {"last.pt", "previous.pt", "best.pt", "epoch_1.pt", "epoch_4.pt"}
+
+
 def test_a_full_disk_stops_the_run_if_that_is_wanted(
     tmp_path: Path, full_disk: pytest.MonkeyPatch
 ) -> None:
-    saver = Saver(tmp_path, ABOUT, stop_on_error=True)
+    saver = Saver(tmp_path, ABOUT, NONE, stop_on_error=True)
     with pytest.raises(CheckpointError, match="What was there before is untouched"):
         finish_epoch(saver, make_state(), 0.5)
 
@@ -153,7 +182,7 @@ def test_the_kept_files_survive_a_save_that_fails(
     tmp_path: Path, full_disk: pytest.MonkeyPatch
 ) -> None:
     full_disk.undo()
-    saver, state = Saver(tmp_path, ABOUT), make_state()
+    saver, state = saver_and_state(tmp_path)
     finish_epoch(saver, state, 0.2)
     finish_epoch(saver, state, 0.3)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

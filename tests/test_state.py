@@ -46,6 +46,17 @@ def test_the_two_best_are_kept(mode: str, expected: list[list[int]]) -> None:
     assert kept == expected
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_never_the_best(bad: float) -> None:
+    best = Best("val/loss", "min")
+    found = []
+    for epoch, score in enumerate((bad, 0.5, bad, 0.4, 0.6), 1):
+        best.update(score, epoch, {}, keep=2)
+        found.append((best.score, best.epoch))
+    assert found == [(None, 1), (0.5, 2), (0.5, 2), (0.4, 4), (0.4, 4)]
+    assert best.kept == [(0.4, 4), (0.5, 2)]
+
+
 def test_fewer_are_kept_from_the_next_epoch_on() -> None:
     best = Best("val/miou", "max", kept=[(0.3, 1), (0.2, 2), (0.1, 3)])
     best.update(0.25, 4, {}, keep=1)
@@ -151,15 +162,17 @@ def test_a_run_without_a_scaler_goes_on_from_one_with() -> None:
     assert state.scaler.get_scale() == 8.0
 
 
-def test_weights_of_a_compiled_model_have_their_plain_names() -> None:
-    class Compiled(nn.Module):  # as torch.compile wraps a model
+@pytest.mark.parametrize("name", ["module", "_orig_mod"])
+def test_a_model_may_call_its_layers_as_a_wrapper_does(name: str) -> None:
+    class Own(nn.Module):
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
-            self._orig_mod = model
+            self.add_module(name, model)
 
-    plain = make_state()
-    compiled = replace(plain, model=Compiled(plain.model))
-    assert_same(compiled.state_dict()["model"], plain.state_dict()["model"])
+    state, other = make_state(), make_state(seed=1)
+    own, loaded = (replace(one, model=Own(one.model)) for one in (state, other))
+    loaded.load_state_dict(own.state_dict())
+    assert_same(dict(other.model.state_dict()), dict(state.model.state_dict()))
 
 
 def without(key: str) -> dict[str, Any]:

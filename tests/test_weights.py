@@ -47,6 +47,16 @@ def test_reads_what_torch_save_wrote(tmp_path: Path) -> None:
     assert content["epoch"] == 7
 
 
+def test_a_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.pt").touch()
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(CheckpointError, match=r"a\.pt: cannot be read \(Permission denied\)$"):
+        read_tensors(tmp_path / "a.pt")
+
+
 def test_missing_folder_empty_and_pointer(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     with pytest.raises(CheckpointError, match=r"a\.pt: no such file$"):
@@ -150,6 +160,14 @@ def test_nothing_fits_and_nothing_changes() -> None:
     with pytest.raises(CheckpointError, match=r"none of the 3 entries.*weight is 4x4 in the file"):
         load_matching(layer, {"weight": torch.zeros(4, 4), "bias": "text", "epoch": 3})
     assert torch.equal(layer.weight, before)
+
+
+def test_counters_of_steps_alone_are_no_match() -> None:
+    model, other = nn.BatchNorm2d(4), nn.BatchNorm2d(8).state_dict()
+    other["num_batches_tracked"] += 7
+    with pytest.raises(CheckpointError, match=r"none of the 5 entries.*weight is 8 in the file"):
+        load_matching(model, other)
+    assert model.num_batches_tracked == 0
 
 
 def test_long_lists_are_cut() -> None:

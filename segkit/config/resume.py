@@ -71,6 +71,8 @@ def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpo
         is_folder = place.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody
         raise ConfigError(f"resume={place}: no path ({error})") from None
+    if is_folder and not auto and place.name == "checkpoints":
+        place = place.parent  # the run that these are of
     if is_folder or auto:
         saved = newest_checkpoint(place)
     elif place.exists():
@@ -89,7 +91,9 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
 
     recipe = saved.about.recipe
     if not recipe:
-        raise CheckpointError(f"{saved.path}: written by an older segkit; use init_from instead")
+        raise CheckpointError(
+            f"{saved.path}: holds weights and nothing to go on with; use init_from instead"
+        )
     before = DictConfig(OmegaConf.merge(OmegaConf.structured(SCHEMAS["train"]), recipe["config"]))
     new = copy.deepcopy(before)
     try:

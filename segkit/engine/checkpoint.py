@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from segkit.engine.log import log
 from segkit.engine.state import TrainState
 from segkit.errors import CheckpointError
 from segkit.models.foreign import known_sources, numpy_scalars, plain_weights, translate
-from segkit.models.weights import LoadReport, load_matching, read_tensors, strip_prefixes
+from segkit.models.weights import LoadReport, load_matching, read_tensors
 
 FORMAT = 1
 ENTRIES = {"format", "state", "about", "scores"}
@@ -56,18 +56,18 @@ class Description:
 
 def save_checkpoint(
     path: Path,
-    state: TrainState,
+    state: TrainState | dict[str, Any],
     about: Description,
     scores: dict[str, Any],
     *,
-    also: Iterable[Path] = (),
+    also: Sequence[Path] = (),
     previous: Path | None = None,
 ) -> None:
     """Write ``path`` whole or not at all, even if the machine stops in between.
 
     Args:
         path: The file.
-        state: Of the run.
+        state: Of the run; or as builtins and tensors, ``epoch`` and ``model`` at the least.
         about: What the file says of itself.
         scores: Of the last validation.
         also: Further names for the same content, as ``best.pt``.
@@ -80,7 +80,7 @@ def save_checkpoint(
         "format": FORMAT,
         "segkit": segkit.__version__,
         "torch": str(torch.__version__),  # TorchVersion itself would need unpickling of code
-        "state": state.state_dict(),
+        "state": state if isinstance(state, dict) else state.state_dict(),
         "about": asdict(about),
         "scores": scores,
     }
@@ -93,8 +93,10 @@ def save_checkpoint(
         with zipfile.ZipFile(temporary) as archive:
             if damaged := archive.testzip():
                 raise CheckpointError(f"{path}: {damaged} came out damaged; is the disk sound?")
+        for name in also:  # all that takes room comes before the first file is replaced
+            _second_name(temporary, _temporary(name))
         for name in also:
-            _give_name(temporary, name)
+            _temporary(name).replace(name)
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
@@ -106,8 +108,9 @@ def save_checkpoint(
             f"{path}: could not be written ({_reason(error)}). What was there before is untouched"
         ) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for name in (path, *also):
+            with suppress(OSError):
+                _temporary(name).unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
@@ -125,18 +128,15 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def _give_name(file: Path, name: Path) -> None:
+def _second_name(file: Path, name: Path) -> None:
     """Let ``name`` be the same content: a second name of the file, or else a copy."""
-    temporary = _temporary(name)
-    temporary.unlink(missing_ok=True)
+    name.unlink(missing_ok=True)
     try:
-        try:
-            os.link(file, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(file, temporary)
-        temporary.replace(name)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.link(file, name)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, name)
+        with name.open("rb+") as copy:
+            os.fsync(copy.fileno())
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -279,7 +279,7 @@ def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = 
     foreign = None
     if content.keys() >= ENTRIES:
         _check_format(path, content)
-        weights = strip_prefixes(model_weights(content["state"]))
+        weights = model_weights(content["state"])
     else:
         weights = plain_weights(content)
         if foreign := translate(weights):

@@ -70,6 +70,8 @@ class RunLog:
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(self.unwritten)
+                file.flush()
+                os.fsync(file.fileno())  # the checkpoint that comes next takes the line for written
             self.unwritten = ""
         except OSError as error:
             with suppress(OSError):
@@ -198,13 +200,16 @@ def hide_tensorboards_tracebacks() -> None:
 def keep_epochs(metrics: Path, last: int) -> None:
     """Cut what comes after epoch ``last`` off ``metrics.jsonl``, a half-written line too."""
     kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_bytes().splitlines():  # after a power cut there may be anything
         try:
             if json.loads(line)["epoch"] > last:
                 break
         except (ValueError, TypeError, KeyError):
             break
-        kept.append(line + "\n")
+        kept.append(line + b"\n")
     temporary = metrics.with_name(f".{metrics.name}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    with temporary.open("wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(metrics)

@@ -1,6 +1,7 @@
 """When a run writes its checkpoints, under which names, and what if it cannot."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from segkit.engine.checkpoint import (
     save_checkpoint,
 )
 from segkit.engine.log import log
-from segkit.engine.state import TrainState
+from segkit.engine.state import Best, TrainState
 from segkit.errors import CheckpointError
 
 
@@ -24,6 +25,7 @@ class Saver:
         folder: The run folder's ``checkpoints``; None writes nothing, as in all processes but the
             first.
         about: What the files say of themselves.
+        best: Of the run so far: what ``best.pt`` is, if it is there.
         every_steps: Steps from one save to the next within an epoch; None saves none there.
         every_minutes: Likewise in minutes.
         keep_best: How many of the best epochs keep a file: ``best.pt`` is the first, and with more
@@ -35,13 +37,14 @@ class Saver:
         self,
         folder: Path | None,
         about: Description,
+        best: Best,
         *,
         every_steps: int | None = None,
         every_minutes: float | None = None,
         keep_best: int = 1,
         stop_on_error: bool = False,
     ) -> None:
-        self.folder, self.about = folder, about
+        self.folder, self.about, self.best = folder, about, replace(best)
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.keep_best, self.stop_on_error = keep_best, stop_on_error
         self.saved_at = time.monotonic()
@@ -56,8 +59,16 @@ class Saver:
         passed = time.monotonic() - self.saved_at
         return self.every_minutes is not None and passed >= 60 * self.every_minutes
 
-    def save(self, state: TrainState, scores: dict[str, Any]) -> None:
+    def save(self, state: TrainState, scores: dict[str, Any], *, stop: bool = False) -> None:
         """Write the state between two steps, or after an epoch.
+
+        An epoch that cannot be written is not taken for the best: ``state.best`` is again what it
+        was before, as are the files.
+
+        Args:
+            state: Of the run.
+            scores: Of the epoch.
+            stop: Whether the run ends then in any case.
 
         Raises:
             CheckpointError: It could not be written, and the run is to stop then.
@@ -79,12 +90,16 @@ class Saver:
             save_checkpoint(last, state, self.about, scores, also=also, previous=previous)
             for file in dropped:
                 file.unlink(missing_ok=True)
-            self.failure = None
+            self.failure, self.best = None, replace(best)
         except CheckpointError as error:
-            self.failure = error
+            self.failure, state.best = error, replace(self.best)
             if self.stop_on_error:
                 raise
-            log.error("error: %s. Training goes on (trainer.on_save_error=continue)", error)
+            text = f". Epoch {state.epoch} has no file and is not counted among the best"
+            text = text if also else ""
+            if not stop:
+                text += ". Training goes on (trainer.on_save_error=continue)"
+            log.error("error: %s%s", error, text)
 
     def close(self) -> None:
         """At the end of the run: raises what kept the last state from being written."""

@@ -1,5 +1,6 @@
 """Everything that goes on changing during a run, in one place: what a checkpoint keeps."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch import nn
 from segkit.engine.early_stopping import Patience
 from segkit.engine.ema import Average
 from segkit.errors import CheckpointError
-from segkit.models.weights import strip_prefixes
 
 COUNTERS = ("epoch", "images", "step", "skipped_steps", "seconds", "sums", "last_values")
 
@@ -41,14 +41,18 @@ class Best:
     def update(
         self, score: float | None, epoch: int, scores: dict[str, Any], keep: int = 1
     ) -> None:
-        """Take note of one validation; ``keep`` epochs hold on to their checkpoints."""
+        """Take note of one validation; ``keep`` epochs hold on to their checkpoints.
+
+        What is not a finite number counts as None: nothing would ever be better than NaN.
+        """
+        if score is not None and not math.isfinite(score):
+            score = None
         if self.improves(score):
             self.score, self.epoch, self.scores = score, epoch, scores
-        if score is not None:
-            self.kept.append((score, epoch))
+        entered = self.kept if score is None else [*self.kept, (score, epoch)]
         # Of equal ones the earlier stays, as in improves.
-        self.kept.sort(key=lambda x: (-x[0] if self.mode == "max" else x[0], x[1]))
-        del self.kept[keep:]
+        entered = sorted(entered, key=lambda x: (-x[0] if self.mode == "max" else x[0], x[1]))
+        self.kept = entered[:keep]
 
 
 @dataclass
@@ -100,7 +104,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only."""
         return {
-            "model": strip_prefixes(self.model.state_dict()),
+            "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": asdict(self.best),

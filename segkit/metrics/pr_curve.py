@@ -50,7 +50,8 @@ class PRCurves:
         valid = target != self.ignore_index
         probs = logits.softmax(1).movedim(1, 0)[:, valid]  # (C, pixels)
         # The last threshold that the probability reaches.
-        bins = (probs * (self.bins - 1)).long().clamp(max=self.bins - 1)
+        # NaN, of weights that diverged, reaches the first alone.
+        bins = (probs.nan_to_num() * (self.bins - 1)).long().clamp(max=self.bins - 1)
         classes = torch.arange(self.num_classes, device=target.device)[:, None]
         is_class = (target[valid][None] == classes).long()
         flat = (classes * 2 + is_class) * self.bins + bins

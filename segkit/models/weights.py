@@ -45,17 +45,20 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
     """The dict in a file written by ``torch.save``, on the CPU, without running code from it.
 
     Raises:
-        CheckpointError: If there is no such file, it is a folder, empty, a Git LFS pointer, cut
-            off or damaged, no file of PyTorch, holds objects other than tensors and builtins, or
-            no dict.
+        CheckpointError: If there is no such file, it is a folder, not to be read, empty, a Git LFS
+            pointer, cut off or damaged, no file of PyTorch, holds objects other than tensors and
+            builtins, or no dict.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a file of weights")
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not head:
         raise CheckpointError(f"{path}: empty file")
     if head.startswith(b"version https://git-lfs"):
@@ -140,7 +143,8 @@ def load_matching(model: nn.Module, state_dict: dict[str, Any]) -> LoadReport:
         CheckpointError: If not a single one matches; the model is unchanged then.
     """
     report = compare(model, state_dict)
-    if not report.taken:
+    # Counters of steps fit any model, and are no reason to believe that this one was meant.
+    if all(name.endswith("num_batches_tracked") for name in report.taken):
         raise CheckpointError(
             f"none of the {len(state_dict)} entries of the file fits the model's "
             f"{report.total} tensors: {report.reasons()}"

@@ -1,6 +1,5 @@
 """The run folder and all that a run writes into it."""
 
-import os
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.engine.checkpoint import Checkpoint, Description
+from segkit.engine.checkpoint import Checkpoint, Description, newest_checkpoint
 from segkit.engine.distributed import World
 from segkit.engine.log import log, log_to_file
 from segkit.engine.run_folder import locked, make_run_folder, refuse_used, renew
@@ -18,6 +17,7 @@ from segkit.engine.saving import Saver
 from segkit.engine.signals import Stopped, StopSignals
 from segkit.engine.state import TrainState
 from segkit.errors import ConfigError
+from segkit.report.tables import shown
 from segkit.training.words import minutes, results_of, settings_of
 
 
@@ -35,11 +35,20 @@ def claim(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> None:
 
 
 def open_folder(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> Path:
-    """The run folder, made if it is not there, and held until ``stack`` is closed."""
+    """The run folder, made if it is not there, and held until ``stack`` is closed.
+
+    Raises:
+        ConfigError: It cannot be written, or another run has used it since :func:`claim`.
+    """
     there = saved is not None and Path(cfg.out_dir).is_dir()
     folder = make_run_folder(cfg.out_dir, Path(cfg.data.root or "run").name)
     if not there:
         stack.enter_context(locked(folder))
+        if any((folder / "checkpoints").glob("*.pt")):
+            raise ConfigError(
+                f"out_dir={folder}: another run has written checkpoints there meanwhile; add "
+                "resume=auto to go on with it, or give another folder"
+            )
     return folder
 
 
@@ -84,6 +93,7 @@ class Output:
         self.saver = Saver(
             self.folder / "checkpoints" if world.is_main else None,
             about,
+            state.best,
             every_steps=cfg.trainer.save_every_steps,
             every_minutes=cfg.trainer.save_every_minutes,
             keep_best=cfg.trainer.keep_best,
@@ -132,12 +142,21 @@ class Output:
         self.state.seconds = time.perf_counter() - self.started
         self._keep_folder()
         self.run_log.flush()
-        self.saver.save(self.state, scores)
+        self.saver.save(self.state, scores, stop=stop)
         if stop:
             number = max(self.world.gather(self.signals.received or 0))
-            place = os.path.relpath(self.folder)
-            log.warning("stopped by signal %d; resume=%s goes on", number, place)
+            log.warning("stopped by signal %d; %s", number, self._way_on())
             raise Stopped(number)
+
+    def _way_on(self) -> str:
+        """What a resume of the run finds, which is no more than reached the disk."""
+        place = shown(self.folder)
+        if self.saver.failure is None:
+            return f"resume={place} goes on"
+        saved = newest_checkpoint(self.folder)
+        if saved is None:
+            return f"{place} holds no checkpoint, and the run begins anew"
+        return f"resume={place} goes on from step {saved.state['step']}, not {self.state.step}"
 
     def close(self) -> None:
         """At the end of the run.

@@ -1,6 +1,5 @@
 """What a run says at its start and at its end."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from segkit.engine.log import log
 from segkit.engine.loop import StepSettings
 from segkit.engine.precision import Precision
 from segkit.engine.state import Best, TrainState
-from segkit.report.tables import class_table, write_json
+from segkit.report.tables import class_table, shown, write_json
+from segkit.training.monitor import make_best
 
 
 def headline(
@@ -54,6 +54,15 @@ def warnings_at_start(
             f"{saved.about.world_size} processes -> {world.size}: the images come in the same "
             f"order, now {world.size * cfg.loader.batch_size} at once; loader.batch_size is that "
             "of one process"
+        )
+    best = make_best(cfg)
+    if saved is not None and (best.monitor, best.mode) != tuple(
+        saved.state["best"][name] for name in ("monitor", "mode")
+    ):
+        yield (
+            f"trainer.monitor={best.monitor} ({best.mode}): the search for the best begins anew; "
+            f"the next validation replaces best.pt and the epoch_*.pt of "
+            f"{saved.state['best']['monitor']}"
         )
 
 
@@ -94,7 +103,9 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _backbone(cfg: DictConfig) -> str:
-    backbone = cfg.model.get("backbone") or {}  # your own model may have none
+    backbone = cfg.model.get("backbone")
+    if not isinstance(backbone, DictConfig):  # your own model may have a name there, or nothing
+        return str(backbone)
     return str(backbone.get("name") or backbone.get("_target_")).rpartition(".")[2]
 
 
@@ -108,7 +119,9 @@ def finish(cfg: DictConfig, state: dict[str, Any], world: World) -> float | None
     """Write ``summary.json``, tell the three commands that come next; returns the best value."""
     best = state["best"]
     score: float | None = best["score"]
-    if world.is_main:
+    folder = Path(cfg.out_dir)
+    # A run that had finished before leaves nothing in a new folder that it was to go on in.
+    if world.is_main and (folder / "checkpoints").is_dir():
         summary = {
             "best_epoch": best["epoch"],
             "monitor": best["monitor"],
@@ -119,19 +132,22 @@ def finish(cfg: DictConfig, state: dict[str, Any], world: World) -> float | None
             "skipped_steps": state["skipped_steps"],
             "seconds": state["seconds"],
         }
-        write_json(Path(cfg.out_dir) / "summary.json", summary)
+        write_json(folder / "summary.json", summary)
         if best["scores"]:
             log.info("\n%s", class_table(best["scores"], list(cfg.data.classes)))
-        place = os.path.relpath(cfg.out_dir)
-        value = "none" if score is None else f"{score:.4f}"
+        place = shown(folder)
         log.info(
-            f"best epoch {best['epoch']} ({best['monitor']} {value}); "
+            f"best epoch {best['epoch']} ({best['monitor']} {score_text(score)}); "
             f"{minutes(state['seconds'])} minutes; written to {place}\n"
             f"next: python evaluate.py checkpoint={place} save_predictions=true\n"
             f"      tensorboard --logdir {place}\n"
             f"      python train.py data=voc data.root=PATH_TO_YOUR_DATA"
         )
     return score
+
+
+def score_text(score: float | None) -> str:
+    return "none" if score is None else f"{score:.4f}"
 
 
 def minutes(seconds: float) -> str:

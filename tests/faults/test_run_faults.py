@@ -283,6 +283,21 @@ def test_a_loss_that_is_not_finite_in_one_step(home: Path) -> None:
     assert_same_run(home / "nan", home / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["trainer.monitor=val/loss", "trainer.num_pr_curves=0"]])
+def test_weights_that_diverged_are_validated_and_saved(home: Path, more: list[str]) -> None:
+    name = f"diverged_{len(more)}"
+    steep = ("optimizer=sgd", "optimizer.lr=1e12", "scheduler.warmup_epochs=0")
+    whole = ("loader.batch_size=24", "trainer.max_epochs=1", f"out_dir={name}")
+    result = quick_call(*SMALL, *steep, *whole, *more, cwd=home)
+    assert result.status == 0, result.err
+    (line,) = lines(home / name)
+    assert line["val/loss"] is None
+    summary = json.loads((home / name / "summary.json").read_text())
+    assert summary["best_score"] == line[more[0].partition("=")[2] if more else "val/miou"]
+    assert (home / name / "checkpoints/last.pt").exists()
+
+
 # The clock
 
 
