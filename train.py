@@ -33,10 +33,9 @@ from segkit.data.order import EpochBatches
 from segkit.data.workers import batches, close, resolve_num_workers, shm_warning
 from segkit.engine.checkpoint import Checkpoint, Description, init_from
 from segkit.engine.determinism import explain_nondeterminism, make_deterministic
-from segkit.engine.distributed import World, connect, sync_batch_norm, wrap
+from segkit.engine.distributed import World, check_same_start, connect, sync_batch_norm, wrap
 from segkit.engine.ema import Average
 from segkit.engine.forward import Forward
-from segkit.engine.gradient_check import check_precision
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.loop import StepSettings, param_groups, train_one_epoch
 from segkit.engine.memory import peak_memory_mib
@@ -48,7 +47,7 @@ from segkit.training.data import Data, load_data
 from segkit.training.monitor import is_finished, is_over, make_best, make_patience
 from segkit.training.output import Output, claim, open_folder
 from segkit.training.validation import Validation
-from segkit.training.words import finish, headline, log_schedule, warnings_at_start
+from segkit.training.words import finish, headline, log_schedule, score_text, warnings_at_start
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -68,14 +67,14 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
 
     # A run that goes on brings its configuration and its state.
     cfg, saved = resumed(cfg, typed_overrides())
+    check_same_start(None if saved is None else saved.state, world)
     world.from_main(lambda: claim(cfg, saved, stack))
     if saved is not None and is_finished(cfg, saved):
         return finish(cfg, saved.state, world)
-    device = pick_device(cfg.trainer.device, world.local_rank)
+    device = pick_device(cfg.trainer.device, world.local_rank, world.size)
     precision = Precision.pick(cfg.trainer.precision, device)
     torch.manual_seed(cfg.seed)
-    if cfg.trainer.deterministic:
-        make_deterministic()
+    make_deterministic(cfg.trainer.deterministic)
     set_up(device)
 
     # Files -> data sets, checked before anything else. Their classes complete the configuration.
@@ -102,9 +101,9 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     )
     if saved is not None:
         state.load_state_dict(saved.state)
-        log_schedule(saved, state, settings)
     first_image, _ = Samples(data.train, augment, cfg.seed).read(1, 0)
-    trial = Trial(state, forward, settings, first_image.shape[:2])
+    size, cropped = first_image.shape[:2], cfg.augment.crop_size is not None
+    trial = Trial(state, forward, settings, size, cropped)
     if cfg.loader.batch_size == "auto":
         largest = trial.batch_size(limit=max(1, len(data.train) // world.size))
         cfg.loader.batch_size = min(world.gather(largest))
@@ -130,12 +129,14 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     stack.callback(close, val_batches)
     plan = train_batches.batch_sampler  # which images come when
     assert isinstance(plan, EpochBatches)
+    if saved is not None:
+        per_step = plan.global_batch_size * cfg.trainer.accumulate
+        used = {"images_per_epoch": plan.images_per_epoch, "images_per_step": per_step}
+        log_schedule(saved, state, replace(settings, **used))
     if full := shm_warning(4 * first_image[..., 0].size * cfg.loader.batch_size, num_workers):
         log.warning("warning: %s", full)
     if precision.reduced and cfg.trainer.check_precision and saved is None:
-        batch = next(batches(train_batches)).to(device)
-        image, target = normalize(batch.image), batch.target.long()
-        log.info("%s", check_precision(model, loss_fn, image, target, precision))
+        log.info("%s", trial.check_precision(next(batches(train_batches))))
 
     # The run folder: from here on something is written, by the first process
     cfg.out_dir = str(world.from_main(lambda: open_folder(cfg, saved, stack)))
@@ -163,17 +164,22 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
             network = wrap(model, world, device)
             if cfg.trainer.compile:
                 network = torch.compile(network)  # type: ignore[assignment]
-        batch_size = (frozen and cfg.loader.freeze_batch_size) or cfg.loader.batch_size
+        key = "freeze_batch_size" if frozen and cfg.loader.freeze_batch_size else "batch_size"
+        batch_size = cfg.loader[key]
         plan.global_batch_size = batch_size * world.size
         plan.epoch, plan.start = epoch, state.images
         per_step = plan.global_batch_size * cfg.trainer.accumulate
-        with trial.out_of_memory(batch_size), explain_nondeterminism():
+        with trial.out_of_memory(batch_size, f"loader.{key}"), explain_nondeterminism():
             values: dict[str, float | None] = dict(
                 train_one_epoch(
                     state,
                     progress(batches(train_batches), f"epoch {epoch}", len(train_batches)),
                     forward,
-                    replace(settings, images_per_step=per_step),
+                    replace(
+                        settings,
+                        images_per_epoch=plan.images_per_epoch,
+                        images_per_step=per_step,
+                    ),
                     images_after=plan.images_after,
                     on_step=output.on_step,
                     network=network,
@@ -184,7 +190,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         if epoch % cfg.trainer.val_every == 0 or epoch == cfg.trainer.max_epochs:
             found, scores = validation.run(state)
             values |= found
-            line += f"  val mIoU {scores['miou'] or 0:.4f}"
+            line += f"  val mIoU {score_text(scores['miou'])}"
             state.best.update(values[state.best.monitor], epoch, scores, cfg.trainer.keep_best)
             if state.patience is not None:
                 state.patience.update(values[state.patience.monitor])

@@ -3,13 +3,18 @@
 import copy
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scripts import SMALL, quick_call
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from segkit.data.loader import Batch
 from segkit.engine.batch_size import (
     MARGIN,
     CudaMemory,
@@ -19,7 +24,15 @@ from segkit.engine.batch_size import (
     out_of_memory_advice,
     untouched,
 )
+from segkit.engine.distributed import World
+from segkit.engine.forward import Forward
+from segkit.engine.loop import StepSettings
+from segkit.engine.precision import Normalize, Precision
+from segkit.engine.schedule import Poly
+from segkit.engine.state import Best, TrainState
+from segkit.engine.trial import Trial
 from segkit.errors import TrainingError
+from segkit.losses import CrossEntropyLoss
 
 GIB = 2.0**30
 
@@ -163,6 +176,24 @@ def test_trial_steps_leave_nothing_behind() -> None:
     check(before, rng)
 
 
+def test_what_is_put_back_lies_in_the_cpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_back: list[dict[str, Any]] = []
+    with FakeTensorMode(), torch.device("cuda"):
+        model = nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(model.parameters())
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert optimizer.state[model.weight]["exp_avg"].device.type == "cuda"
+        monkeypatch.setattr(optimizer, "load_state_dict", put_back.append)
+        with untouched(model, optimizer, torch.device("cpu")):
+            pass
+    (kept,) = put_back
+    values = [value for of_one in kept["state"].values() for value in of_one.values()]
+    assert len(values) == 6  # step and two averages, of weight and bias
+    assert {value.device.type for value in values} == {"cpu"}
+
+
 # --- advice ----------------------------------------------------------------------------------
 
 
@@ -229,6 +260,72 @@ def test_advice_never_names_what_has_just_failed() -> None:
     text = out_of_memory_advice(8, (64, 64), "bf16", 10 * GIB, model)
     assert "loader.batch_size=7 " in text
     assert "[32,32]" in text  # 64 * sqrt(0.9) = 60.7
+
+
+# --- trial ---------------------------------------------------------------------------------
+
+
+def make_trial(device: str = "cpu", num_processes: int = 1) -> Trial:
+    model = nn.Conv2d(3, 2, 3)
+    precision = Precision("fp32" if device == "cuda" else "bf16", torch.device(device))
+    return Trial(
+        TrainState(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            precision.grad_scaler(),
+            Best("val/miou", "max"),
+        ),
+        Forward(
+            CrossEntropyLoss(),
+            Normalize((0.5,) * 3, (0.2,) * 3),
+            precision,
+            World(size=num_processes),
+        ),
+        StepSettings(Poly(), max_epochs=1, images_per_epoch=8),
+        (64, 96),
+    )
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+
+def test_of_several_processes_none_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would meet their averaging of gradients in the middle of a step."""
+    monkeypatch.setattr("segkit.engine.trial.CudaMemory", lambda device: Device(GIB, 0, 1))
+    monkeypatch.setattr(Trial, "steps", lambda trial, num_images: pytest.fail("a step alone"))
+    trial = make_trial("cuda", num_processes=2)
+    with (
+        pytest.raises(TrainingError, match=r"out of memory.*1\.0 GiB\. Not measured, a guess"),
+        trial.out_of_memory(8),
+    ):
+        run_out_of_memory()
+
+
+@pytest.mark.parametrize("augment", ["none", "standard"])
+def test_the_message_of_a_run_names_keys_that_help(
+    augment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segkit.engine.loop._backward", lambda *args: run_out_of_memory())
+    stage = ("trainer.freeze_epochs=1", "loader.batch_size=4", "loader.freeze_batch_size=12")
+    here = tmp_path / "here"
+    here.mkdir()
+    result = quick_call(*SMALL, *stage, f"augment={augment}", cwd=here)
+    assert result.status == 1
+    assert "error: out of memory: a step with loader.freeze_batch_size=12, images" in result.err
+    assert " loader.batch_size" not in result.err
+    assert "loader.freeze_batch_size=5 (" in result.err  # 0.45 * 12
+    assert ("augment.crop_size=[" in result.err) == (augment == "standard")
+
+
+def test_a_precision_is_tried_on_two_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, sizes = make_trial(), []
+    trial.state.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    image = torch.randint(256, (8, 3, 64, 96), dtype=torch.uint8)
+    target = torch.zeros(8, 62, 94, dtype=torch.uint8)
+    said = trial.check_precision(Batch(image, target, tuple("abcdefgh")))
+    assert said.startswith("bf16 agrees with float32 on the first batch")
+    assert set(sizes) == {2}
 
 
 @given(

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from scripts import quick_call
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -109,6 +111,13 @@ def test_what_the_mode_sets(deterministic: None) -> None:
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
     assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
+
+
+def test_a_job_of_a_sweep_does_not_inherit_the_mode(deterministic: None, tmp_path: Path) -> None:
+    result = quick_call("data=voc", "data.root=nowhere", "data.num_classes=3", cwd=tmp_path)
+    assert "nowhere" in result.err
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
 
 
 def test_a_deterministic_workspace_of_the_user_stays(

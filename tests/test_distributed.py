@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -22,14 +24,17 @@ from segkit.engine.distributed import (
     MainProcessError,
     World,
     check_device_for_each,
+    check_same_start,
     connect,
     lost_peer,
     sync_batch_norm,
     wrap,
 )
+from segkit.engine.ema import Average
 from segkit.errors import ConfigError, DataError
 from segkit.losses import CrossEntropyLoss, global_loss
 from segkit.metrics import ConfusionMatrix
+from segkit.training.validation import Validation
 
 CPU = torch.device("cpu")
 
@@ -121,6 +126,18 @@ def exchange(world: World) -> dict[str, Any]:
     }
 
 
+def scored_statistics(world: World) -> list[Tensor]:
+    """BatchNorm's, of the average and of the raw weights as a validation scores them."""
+    model = nn.BatchNorm2d(2)
+    nn.init.constant_(model.get_buffer("running_mean"), world.rank + 5)
+    validation = MagicMock(world=world)
+    validation.cfg.data.ignore_index = 255
+    validation.data.classes = ["a", "b"]
+    validation.evaluate.return_value = ConfusionMatrix(2), 0.5
+    Validation.run(validation, SimpleNamespace(model=model, average=Average(model, 0.9), step=1))
+    return [call.args[0].running_mean for call in validation.evaluate.call_args_list]
+
+
 def refuse() -> None:
     raise DataError("no such folder")
 
@@ -151,7 +168,12 @@ def process(rank: int, port: int, folder: str) -> None:
         seen["world"] = (world.rank, world.size, world.local_rank, world.is_main)
         seen["refused"] = caught(lambda: world.from_main(refuse))
         seen["crashed"] = caught(lambda: world.from_main(crash))
+        saved = {"epoch": 2, "images": 0, "step": 6, "seconds": float(rank)}
+        seen["same start"] = caught(lambda: check_same_start(saved, world))
+        mine = None if rank else saved
+        seen["other start"] = caught(lambda: check_same_start(mine, world))
         seen["exchange"] = exchange(world)
+        seen["scored statistics"] = scored_statistics(world)
         seen["losses"] = all_losses(world, ignored_from=8)
         seen["second process ignored"] = all_losses(world, ignored_from=4)
         seen["frozen"] = freeze_and_unfreeze(world)
@@ -205,6 +227,13 @@ def test_exchange(ranks: list[dict[str, Any]]) -> None:
     torch.testing.assert_close(ranks[0]["exchange"]["evaluated"], torch.tensor(2.0).log())
 
 
+def test_all_processes_score_the_statistics_that_process_0_saves(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for seen in ranks:
+        assert [mean.tolist() for mean in seen["scored statistics"]] == [[5.0, 5.0], [5.0, 5.0]]
+
+
 def test_one_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -240,6 +269,17 @@ def test_an_error_of_the_first_process_ends_all_and_is_told_once(
     assert ranks[1]["refused"] == "MainProcessError: DataError: no such folder"
     assert ranks[0]["crashed"] == "KeyError: 'a defect'"
     assert ranks[1]["crashed"] == "MainProcessError: KeyError: 'a defect'"
+
+
+def test_processes_that_found_different_checkpoints_do_not_start(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for seen in ranks:
+        assert seen["same start"] == "nothing"
+        assert seen["other start"].startswith(
+            "ConfigError: resume: process 0 goes on from epoch 2, images 0, step 6, but process 1 "
+            "from the beginning, without a checkpoint. Each reads it by itself: resume and out_dir"
+        )
 
 
 def test_a_process_that_ends_is_noticed_by_the_others(ranks: list[dict[str, Any]]) -> None:

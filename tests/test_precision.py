@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segkit.engine.precision import Normalize, Precision, pick_device
+from segkit.engine.precision import Normalize, Precision, per_channel, pick_device
 from segkit.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -38,6 +38,13 @@ def test_each_process_of_a_machine_has_a_cuda_device_of_its_own(
         devices = [pick_device(name, local_rank) for local_rank in range(4)]
         assert devices == [torch.device("cuda", i) for i in range(4)]
     assert pick_device("cuda:2", local_rank=1) == torch.device("cuda", 2)
+
+
+def test_one_cuda_device_for_several_processes_is_refused() -> None:
+    text = r"device=cuda:1 is one device, and this run has 2 processes.*CUDA_VISIBLE_DEVICES"
+    with pytest.raises(ConfigError, match=text):
+        pick_device("cuda:1", local_rank=1, num_processes=2)
+    assert pick_device("cpu", local_rank=1, num_processes=2) == CPU
 
 
 def test_auto_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +99,19 @@ def test_normalize(channels_last: bool) -> None:
     order = torch.channels_last if channels_last else torch.contiguous_format
     assert out.is_contiguous(memory_format=order)
     assert image.max() == 255  # not changed in place
+
+
+def test_only_the_first_batch_sends_mean_and_std_to_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    normalize, image = Normalize((0.2, 0.4), (0.5, 0.3)), torch.full((1, 2, 3, 3), 51)
+    per_channel.cache_clear()
+    with torch.inference_mode():  # a validation comes first, where a run goes on
+        first = normalize(image)
+    monkeypatch.delattr(torch, "tensor")
+    second = normalize(image)
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    torch.nn.functional.conv2d(second, torch.ones(1, 2, 1, 1, requires_grad=True)).sum().backward()
 
 
 @pytest.mark.gpu

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.errors import TrainingError
 
@@ -125,7 +125,10 @@ def untouched(
     """
     tensors = [*model.parameters(), *model.buffers()]
     saved = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-    optimizer_state = copy.deepcopy(optimizer.state_dict())
+    state = optimizer.state_dict()
+    values = (value for of_one in state["state"].values() for value in of_one.values())
+    on_cpu = {id(v): v.to("cpu", copy=True) for v in values if isinstance(v, Tensor)}
+    optimizer_state = copy.deepcopy(state, on_cpu)  # finds the tensors copied already
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -173,6 +176,7 @@ def out_of_memory_advice(
     precision: str,
     capacity: float,
     model: MemoryModel | None,
+    key: str = "loader.batch_size",
 ) -> str:
     """What to say where a training step ran out of memory: each of the settings that would fit.
 
@@ -182,10 +186,11 @@ def out_of_memory_advice(
         precision: fp32, bf16 or fp16.
         capacity: Bytes that the process can have.
         model: Measured; None guesses that the step needs twice the capacity, all for activations.
+        key: The setting that the batch size comes from.
     """
     size = "" if crop is None else f" of {crop[0]}x{crop[1]} pixels"
     text = (
-        f"out of memory: a step with loader.batch_size={batch_size}, images{size} and "
+        f"out of memory: a step with {key}={batch_size}, images{size} and "
         f"trainer.precision={precision} does not fit into {_gib(capacity)}. "
     )
     if model is None:
@@ -200,7 +205,7 @@ def out_of_memory_advice(
     # The batch did not fit, whatever the line says: other processes or fragments took the rest.
     images = min(model.images_in(capacity), (1 - MARGIN) * batch_size)
     if images >= 1:
-        options.append(f"loader.batch_size={int(images)} (trainer.accumulate makes up for it)")
+        options.append(f"{key}={int(images)} (trainer.accumulate makes up for it)")
     if crop is not None:
         shrink = math.sqrt(images / batch_size)
         height, width = (int(side * shrink) // 32 * 32 for side in crop)
@@ -209,7 +214,7 @@ def out_of_memory_advice(
     if precision == "fp32":
         images = min(images / REDUCED, batch_size)
         if images >= 1:
-            smaller = f" loader.batch_size={int(images)}" * (images < batch_size)
+            smaller = f" {key}={int(images)}" * (images < batch_size)
             options.append(f"trainer.precision=bf16{smaller} (an estimate)")
     if not options:
         return text + "nothing but a smaller model/backbone, or a larger device"

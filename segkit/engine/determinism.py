@@ -50,22 +50,25 @@ def seed_step(seed: int, step: int, rank: int) -> None:
         torch.mps.manual_seed(value)
 
 
-def make_deterministic() -> None:
+def make_deterministic(wanted: bool = True) -> None:
     """Let PyTorch compute with deterministic algorithms only, from now on in this process.
+
+    Or, if not ``wanted``, with all of them again: a sweep runs its jobs in one process.
 
     Call it before anything is computed on CUDA: cuBLAS reads the environment once.
 
     Raises:
         TrainingError: The environment asks for a cuBLAS workspace that is not deterministic.
     """
-    workspace = os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_WORKSPACES[0])
+    first, *_ = CUBLAS_WORKSPACES
+    workspace = os.environ.setdefault(CUBLAS_VARIABLE, first) if wanted else first
     if workspace not in CUBLAS_WORKSPACES:
         raise TrainingError(
             f"trainer.deterministic=true: the environment sets {CUBLAS_VARIABLE}={workspace}, "
             f"expected {' or '.join(CUBLAS_WORKSPACES)}; unset it, or set one of these"
         )
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.deterministic = wanted
     torch.backends.cudnn.benchmark = False
 
 

@@ -6,11 +6,11 @@ Gradients and sums travel by NCCL where they are on CUDA, everything else by glo
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -187,6 +187,29 @@ def check_device_for_each(num_processes: int) -> None:
             f"devices and each process needs its own; use --nproc-per-node={num_devices}, or set "
             "the environment variable CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
         )
+
+
+def check_same_start(state: Mapping[str, Any] | None, world: World) -> None:
+    """Make sure that all processes found the same checkpoint; each looked for it by itself.
+
+    Args:
+        state: What this process goes on from; None from the beginning.
+        world: The processes.
+
+    Raises:
+        ConfigError: In all of them, if one goes on from somewhere else than the others.
+    """
+    mine = "the beginning, without a checkpoint"
+    if state is not None:
+        mine = ", ".join(f"{name} {state[name]}" for name in ("epoch", "images", "step"))
+    starts = world.gather(mine)
+    for rank, start in enumerate(starts):
+        if start != starts[0]:
+            raise ConfigError(
+                f"resume: process 0 goes on from {starts[0]}, but process {rank} from {start}. "
+                "Each reads it by itself: resume and out_dir must name a folder on a disk that all "
+                "machines share (one that shows new files late may agree if you start again)"
+            )
 
 
 def lost_peer(error: BaseException) -> str | None:

@@ -1,6 +1,7 @@
 """The lines that people read: on the console, in ``train.log``, and the progress bar."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -34,9 +35,17 @@ def log_to_console(rank: int = 0) -> None:
 
 
 class _ConsoleHandler(logging.Handler):
+    """A reader that is gone (``| head``) or a full disk does not end the run: see ``train.log``."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:
+            # Not only swallowed: Python would try again at its end, and exit with 120.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 def log_to_file(path: Path) -> None:

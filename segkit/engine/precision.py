@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,15 +13,16 @@ from segkit.errors import ConfigError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+def pick_device(name: str, local_rank: int = 0, num_processes: int = 1) -> torch.device:
     """``auto`` is a CUDA device, else Apple's MPS, else the CPU.
 
     Args:
         name: auto, cpu, cuda, cuda:N or mps.
         local_rank: Which CUDA device is meant where no number is given.
+        num_processes: How many processes share the run, each on a device of its own.
 
     Raises:
-        ConfigError: The device named is not there.
+        ConfigError: The device named is not there, or one is named for several processes.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -30,6 +32,11 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         raise ConfigError(f"device={name}: expected auto, cpu, cuda, cuda:N or mps")
     device = torch.device(name)
     if device.type == "cuda":
+        if device.index is not None and num_processes > 1:
+            raise ConfigError(
+                f"device={name} is one device, and this run has {num_processes} processes, each on "
+                "its own; use cuda, and CUDA_VISIBLE_DEVICES=0,2 to choose among the devices"
+            )
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if device.index >= count:
@@ -115,10 +122,15 @@ class Normalize:
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to float32 (N, C, H, W)."""
-        mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
+        mean, std = (per_channel(values, image.device) for values in (self.mean, self.std))
         order = memory_order(self.channels_last)
         return image.to(torch.float32, memory_format=order).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache
+def per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float32 (C, 1, 1). Made once: each copy to a CUDA device waits until all before is done."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def memory_order(channels_last: bool) -> torch.memory_format:

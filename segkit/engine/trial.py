@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from segkit.data.loader import Batch
 from segkit.engine.batch_size import (
@@ -22,6 +21,7 @@ from segkit.engine.batch_size import (
     untouched,
 )
 from segkit.engine.forward import ALONE, Forward
+from segkit.engine.gradient_check import MAX_IMAGES, check_precision
 from segkit.engine.loop import StepSettings, train_one_epoch
 from segkit.engine.state import TrainState
 from segkit.errors import ConfigError, TrainingError
@@ -36,14 +36,27 @@ class Trial:
         forward: From a batch to its loss.
         settings: How one step is made.
         size: Height and width of the images.
-        in_channels: Their channels.
+        cropped: Whether ``augment.crop_size`` makes them so large.
+        in_channels: Channels of the images.
     """
 
     state: TrainState
     forward: Forward
     settings: StepSettings
     size: tuple[int, int]
+    cropped: bool = True
     in_channels: int = 3
+
+    def check_precision(self, batch: Batch) -> str:
+        """Try the precision on the batch's first images; nothing of it stays on the device."""
+        precision, loss_fn = self.forward.precision, self.forward.loss_fn
+        device = precision.device
+        image = self.forward.normalize(batch.image[:MAX_IMAGES].to(device))
+        target = batch.target[:MAX_IMAGES].to(device).long()
+        text = check_precision(self.state.model, loss_fn, image, target, precision)
+        if device.type == "cuda":  # float32's memory is none of the run's
+            torch.cuda.reset_peak_memory_stats(device)
+        return text
 
     def batch_size(self, limit: int) -> int:
         """The largest that fits into the CUDA device, at most ``limit``.
@@ -62,8 +75,12 @@ class Trial:
             return largest_batch_size(self.steps, limit=limit, memory=CudaMemory(device))
 
     @contextmanager
-    def out_of_memory(self, batch_size: int) -> Iterator[None]:
+    def out_of_memory(self, batch_size: int, key: str = "loader.batch_size") -> Iterator[None]:
         """Around steps of ``batch_size`` images: where memory runs out, say what would fit.
+
+        Args:
+            batch_size: Images per step and process.
+            key: The setting that it comes from.
 
         Raises:
             TrainingError: It ran out.
@@ -79,14 +96,15 @@ class Trial:
         if device.type == "cuda":
             memory = CudaMemory(device)
             capacity = memory.capacity
-            # Synchronised layers would wait for processes whose memory may have sufficed.
-            if not any(isinstance(m, nn.SyncBatchNorm) for m in self.state.model.modules()):
+            # Of several processes none can step alone: what averages their gradients is in the
+            # middle of a step, and layers may wait for processes whose memory sufficed.
+            if self.forward.world.size == 1:
                 with untouched(self.state.model, self.state.optimizer, device):
                     model = MemoryModel.measured(self.steps, memory)
         else:
             capacity = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        name = self.forward.precision.name
-        raise TrainingError(out_of_memory_advice(batch_size, self.size, name, capacity, model))
+        crop, name = self.size if self.cropped else None, self.forward.precision.name
+        raise TrainingError(out_of_memory_advice(batch_size, crop, name, capacity, model, key))
 
     def steps(self, num_images: int) -> None:
         """Two optimizer steps: the optimizer's own state is there from the second on only."""

@@ -65,7 +65,10 @@ class Validation:
             Stopped: A signal asked any of the processes to stop; the state is saved, and a resumed
                 run begins with this validation.
         """
-        self.world.broadcast_buffers(state.model)
+        # The average's too: it follows the statistics of its own process, and that of process 0 is
+        # the one that is saved.
+        for model in (state.model, *([state.average.model] if state.average else [])):
+            self.world.broadcast_buffers(model)
         self.pictures.start()
         self.curves = PRCurves(len(self.data.classes), self.cfg.data.ignore_index)
         values: dict[str, float | None] = {}
