@@ -8,7 +8,6 @@ that its mask has on disk, in one confusion matrix over the whole split.
 
 import segkit  # isort: skip  (first: sets what other libraries read from the environment)
 
-import os
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -33,6 +32,7 @@ from segkit.engine.precision import pick_device, set_up
 from segkit.report.comparison import compare
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import check_libraries
+from segkit.report.tables import pace, shown
 from segkit.scoring.data import own_data, saved_data
 from segkit.scoring.measures import Measures
 from segkit.scoring.output import Output, answer
@@ -50,20 +50,20 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
     """:func:`score` in one of the processes of ``world``; ``stack`` is closed when it is done."""
     if cfg.report.write:
         check_libraries()
-    device = pick_device(cfg.device, world.local_rank)
+    device = pick_device(cfg.device, world.local_rank, world.size)
     set_up(device)
 
     # Checkpoint or folder -> data set -> what predicts, and what it is compared with
     source = Path(cfg.predictions) if cfg.predictions else read_checkpoints(cfg.checkpoint)
     data = own_data(cfg) if isinstance(source, Path) else saved_data(cfg, source[0])
-    sources = [source, *([open_source(cfg.compare)] if cfg.compare else [])]
+    sources = [source, *([open_source(cfg.compare)] if cfg.compare is not None else [])]
     subjects = [make_subject(one, cfg, data, device) for one in sources]
     if cfg.data.check:
         splits = {data.split: data.dataset}
-        check = partial(check_splits, splits, ignore_index=data.ignore_index)
+        check = partial(check_splits, splits, ignore_index=data.ignore_index, trained=False)
         for warning in world.from_main(check).warnings:
             log.warning("warning: %s", warning)
-    output = Output(cfg, data, subjects[0].paths)
+    output = Output(cfg, data, [subject.paths for subject in subjects])
 
     # Data set -> batches -> predictions -> measures, and masks as files
     image_batches = eval_loader(
@@ -136,11 +136,11 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
             findings.merge(other)
         output.report(source, result, measured[0], findings, comparison)
     log.info(
-        "%d images of %s, %.1f images/s; written to %s",
+        "%d images of %s, %s; written to %s",
         len(data.dataset),
         data.split,
-        speed,
-        os.path.relpath(output.folder),
+        pace(speed),
+        shown(output.folder),
     )
     return result
 

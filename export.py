@@ -6,8 +6,7 @@ appears only after its logits were compared with those of the checkpoint.
 
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from environment)
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.config.load import load_model
-from segkit.engine.checkpoint import Checkpoint, read_checkpoint
+from segkit.engine.checkpoint import Checkpoint, Description, read_checkpoint
 from segkit.engine.export import SUFFIXES, WithPreprocessing, appearing, open_model, write_model
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.onnx_model import metadata, require
-from segkit.engine.parity import CHECKED_BATCHES, TOLERANCES, check_parity, latency
+from segkit.engine.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
 from segkit.engine.precision import Normalize, memory_order
 from segkit.engine.run_folder import run_of
 from segkit.errors import ConfigError, DataError
+from segkit.report.tables import shown
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:
@@ -78,30 +78,27 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         )
         exported = open_model(temporary, cfg.format)
         parity = check_parity(model, exported, samples, tolerance)
-    log.info("%s (%.1f MB)", os.path.relpath(path), path.stat().st_size / 1e6)
+        # How fast, side by side
+        seconds = speeds(cfg, about, model, exported, samples[0]) if cfg.latency.runs else {}
+    log.info("%s (%.1f MB)", shown(path), path.stat().st_size / 1e6)
     log.info("%s", parity)
     log.info("(accepted: at most %.0e, at least %g %%)", tolerance.difference, 100 * tolerance.same)
-    result = {"path": str(path), "difference": parity.difference, "same": parity.same}
-
-    # How fast, side by side
-    if cfg.latency.runs:
-        image = F.interpolate(samples[0].float(), list(cfg.latency.size)).to(samples[0].dtype)
-        # PyTorch in the memory order in which predict.py lets it compute.
-        order = memory_order(OmegaConf.create(about.config).trainer.channels_last)
-        model, image = model.to(memory_format=order), image.contiguous(memory_format=order)
-        ours = latency(model, image, runs=cfg.latency.runs)
-        theirs = latency(exported, image, runs=cfg.latency.runs)
-        result |= {"torch_seconds": ours, "exported_seconds": theirs}
+    if seconds:
         log.info(
             "one image of %s on the CPU, %d threads, median of %d: PyTorch %.1f ms, %s %.1f ms",
             "x".join(map(str, cfg.latency.size)),
             torch.get_num_threads(),
             cfg.latency.runs,
-            1000 * ours,
+            1000 * seconds["torch_seconds"],
             "onnxruntime" if cfg.format == "onnx" else cfg.format,
-            1000 * theirs,
+            1000 * seconds["exported_seconds"],
         )
-    return result
+    return {
+        "path": str(path),
+        "difference": parity.difference,
+        "same": parity.same,
+        **seconds,
+    }
 
 
 def file_name(cfg: DictConfig, checkpoint: Path) -> Path:
@@ -113,6 +110,33 @@ def file_name(cfg: DictConfig, checkpoint: Path) -> Path:
         return Path(cfg.out)
     kind = "" if cfg.precision == "fp32" else f"-{cfg.precision}"
     return run_of(checkpoint) / "export" / f"{checkpoint.stem}{kind}{suffix}"
+
+
+def speeds(
+    cfg: DictConfig,
+    about: Description,
+    model: nn.Module,
+    exported: Callable[[Tensor], Tensor],
+    sample: Tensor,
+) -> dict[str, float]:
+    """Seconds that the network and the file take for ``sample`` at the size ``latency.size``.
+
+    Raises:
+        ConfigError: The file cannot take this size.
+    """
+    image = F.interpolate(sample.float(), list(cfg.latency.size)).to(sample.dtype)
+    # PyTorch in the memory order in which predict.py lets it compute.
+    order = memory_order(OmegaConf.create(about.config).trainer.channels_last)
+    model, image = model.to(memory_format=order), image.contiguous(memory_format=order)
+    ours = latency(model, image, runs=cfg.latency.runs)
+    try:
+        theirs = latency(exported, image, runs=cfg.latency.runs)
+    except Exception as error:  # of any runtime
+        raise ConfigError(
+            f"latency.size={cfg.latency.size}: {cfg.format} fails on such an image "
+            f"({in_short(error)}). Nothing was written; give a larger one, or latency.runs=0"
+        ) from error
+    return {"torch_seconds": ours, "exported_seconds": theirs}
 
 
 def made_up_pictures() -> Iterator[Tensor]:

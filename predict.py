@@ -6,7 +6,6 @@ be read is named and left out, and makes the exit status 1 at the end.
 
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from environment)
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from segkit.predict.outputs import Areas, Outputs
 from segkit.predict.sources import Source, find_sources
 from segkit.predict.stopwatch import Stopwatch
 from segkit.predict.video import open_video
+from segkit.report.tables import shown
 
 BENCHMARK_IMAGES = 50  # at least so many are measured; pictures are computed again to get there
 WARM_UP = 3  # of each size, not measured
@@ -165,7 +165,7 @@ class Work:
 
     def summary(self, folder: Path) -> str:
         images = f"{self.images} image{'s' * (self.images != 1)}"
-        return f"{images} predicted; written to {os.path.relpath(folder)}"
+        return f"{images} predicted; written to {shown(folder)}"
 
 
 if __name__ == "__main__":

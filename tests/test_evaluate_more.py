@@ -10,28 +10,33 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from processes import result_of
 from scripts import ROOT, Result, call
 from torch import nn
 from voc_folder import make_voc
 
+from segkit.config.schema import EvaluateConfig
 from segkit.data.loader import Batch
 from segkit.data.masks import read_mask, voc_palette, write_mask
 from segkit.engine.checkpoint import Description, save_checkpoint
 from segkit.engine.distributed import connect
 from segkit.engine.evaluation import PredictedMask
 from segkit.engine.state import Best, TrainState
-from segkit.errors import DataError
+from segkit.errors import ConfigError, DataError
 from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
+from segkit.scoring.data import Data
 from segkit.scoring.measures import Measures
+from segkit.scoring.output import Output
 
 CLASSES = ["background", "cat", "dog"]
 IDS = ["a", "b", "c", "d", "e"]
@@ -146,7 +151,7 @@ def test_saved_masks_have_the_scores_of_the_model_that_wrote_them(
 ) -> None:
     found, result = evaluate(home, "saved", "predictions=plain/predictions", "data.root=voc")
     different = {"predictions", "checkpoint", "weights", "exported", "epoch", "calibration"}
-    settings = {"precision", "tta", "window", "stride", "window_after_out_of_memory"}
+    settings = {"number_format", "tta", "window", "stride", "window_after_out_of_memory"}
     assert found["calibration"] is None
     assert "calibration" not in result.out
     for key in plain.keys() - different - settings:
@@ -201,6 +206,7 @@ def test_windows_and_scales_are_used_and_written_down(home: Path, plain: dict[st
     assert (found["window"], found["stride"]) == ([6, 6], None)
     assert found["window_after_out_of_memory"] is None
     assert plain["tta"] == {"scales": [1.0], "flip": False}
+    assert plain["number_format"] == "fp32"
     one, other = masks_of(home / "tta/predictions"), masks_of(home / "plain/predictions")
     assert any((one[name] != other[name]).any() for name in IDS)
 
@@ -216,6 +222,42 @@ def test_an_ensemble_of_one_model_with_itself_is_that_model(
     result = call("evaluate.py", "checkpoint=[one,two]", "loader.num_workers=0", cwd=home)
     assert result.status == 0, result.err
     assert (home / "one/eval/val-ensemble-of-2/metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_files_of_an_evaluation_with_other_settings_do_not_stay(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc", {"train": ["t"], "val": ["a", "b"]})
+    make_run(tmp_path / "run", tmp_path / "voc", seed=1)
+    always = {"metrics.json", "confusion_matrix.csv", "confusion_matrix.png", "per_image.csv"}
+
+    def files(*arguments: str) -> set[str]:
+        command = ("checkpoint=run", "loader.num_workers=0", "bootstrap.resamples=0", *arguments)
+        result = call("evaluate.py", *command, cwd=tmp_path)
+        assert result.status == 0, result.err
+        out = tmp_path / "run/eval/val-best"
+        return {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} - always
+
+    server = "results/VOC2012/Segmentation/comp6_val_cls"
+    masks = {"predictions/a.png", "predictions/b.png"}
+    written = files("save_predictions=true", "voc_results=true", "compare=run")
+    assert written == {*masks, f"{server}/a.png", f"{server}/b.png", "compare.json"}
+    for name in ("report.html", "suspicious_labels.csv", "predictions/mine.png", "notes.txt"):
+        (tmp_path / "run/eval/val-best" / name).touch()
+    theirs = {"predictions/mine.png", "notes.txt"}
+    assert files("compare=run/eval/val-best/predictions") == {*masks, *theirs, "compare.json"}
+    assert files() == theirs
+    assert files("out_dir=run/eval/val-best", "save_predictions=true") == {*masks, *theirs}
+    assert files("out_dir=run/eval/val-best") == {*masks, *theirs}  # may be the user's own
+
+
+@pytest.mark.parametrize("key", ["save_predictions", "voc_results"])
+def test_more_classes_than_a_mask_holds(key: str, tmp_path: Path) -> None:
+    settings = EvaluateConfig(out_dir=str(tmp_path / "out"), **{key: True})
+    dataset: Any = SimpleNamespace(classes=[str(i) for i in range(300)], ids=["a"])
+    data = Data(dataset, "val", 999, voc_palette())
+    with pytest.raises(ConfigError, match=f"^{key}=true: a palette PNG holds 256 .* has 300"):
+        Output(OmegaConf.structured(settings), data, [[tmp_path / "best.pt"]])
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_that_are_no_ensemble_are_refused(home: Path) -> None:
@@ -281,10 +323,11 @@ def test_without_draws_there_are_no_intervals(home: Path) -> None:
         ("checkpoint=[]", "checkpoint is not set"),
         ("checkpoint=one predictions=voc", "checkpoint and predictions are both set"),
         ("checkpoint=[one,nothing]", "checkpoint=nothing: no such file or folder"),
-        ("checkpoint=5", "checkpoint=5: expected a .pt file or a run folder"),
+        ("checkpoint=5", "checkpoint=5: no such file or folder"),
         ("checkpoint=one data.classes=[a,b]", "data.classes is for predictions=..."),
         ("predictions=voc", "data.root is not set: give data.root=PATH"),
         ("checkpoint=one compare=nothing", "compare=nothing: no such file or folder"),
+        ("checkpoint=one compare=[]", "compare=[]: expected a checkpoint, several, or a folder"),
         ("checkpoint=one bootstrap.level=95", "bootstrap.level=95.0: expected a number below 1"),
         ("checkpoint=one tta.scales=[1,0]", "tta.scales=[1.0, 0.0]: expected a number above 0"),
         ("checkpoint=one window.size=[5]", "window.size=[5]: expected 2 values"),

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import logging
 import re
 import runpy
 import shlex
@@ -22,6 +23,7 @@ from torch.testing import assert_close
 from voc_folder import make_voc
 
 from segkit.config.load import load_model
+from segkit.config.schema import ExportConfig, LatencyConfig
 from segkit.engine import export, onnx_model, parity
 from segkit.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from segkit.engine.inference import Inference
@@ -229,7 +231,9 @@ def test_fewer_bits(
 
 
 @pytest.mark.slow
-def test_the_opset_is_the_one_that_was_asked_for(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_opset_is_the_one_that_was_asked_for(
+    checkpoint: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write(network(), tmp_path / "a.onnx", "onnx", checkpoint, opset=21)
     versions = {
         entry.domain: entry.version for entry in onnx.load(tmp_path / "a.onnx").opset_import
@@ -238,6 +242,7 @@ def test_the_opset_is_the_one_that_was_asked_for(checkpoint: Checkpoint, tmp_pat
     with pytest.raises(CheckpointError, match="opset"):
         write(network(), tmp_path / "b.onnx", "onnx", checkpoint, opset=99)
     assert not (tmp_path / "b.onnx").exists()
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
 
 
 # --- other formats -------------------------------------------------------------------------------
@@ -301,7 +306,7 @@ def test_every_backbone_as_onnx(name: str, checkpoint: Checkpoint, tmp_path: Pat
     [
         (lambda logits: logits + 0.01 * logits.abs().max(), "largest difference 1.0e-02 of the"),
         (lambda logits: logits.flip(1), "at least 99.9 %"),
-        (lambda logits: logits * float("nan"), "expected at most 1e-03"),
+        (lambda logits: logits * float("nan"), "its logits of .* hold NaN or infinity"),
         (lambda logits: logits[:, :, 1:], "logits of shape"),
     ],
 )
@@ -311,6 +316,27 @@ def test_parity_fails(change: Callable[[Tensor], Tensor], expected: str) -> None
         check_parity(
             model, lambda x: change(model(x)), [torch.randn(1, 3, 32, 32)], TOLERANCES["fp32"]
         )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "others", "expected"),
+    [
+        ([5.0, 1.0], [5.0, float("nan")], r"its logits of .* \(1, 3, 192, 256\) hold NaN"),
+        ([5.0, 1.0], [float("nan")] * 2, "its logits of .* hold NaN or infinity"),
+        ([float("inf"), 1.0], [float("inf"), 1.0], "the checkpoint's logits of .* hold NaN or"),
+    ],
+)
+def test_parity_of_what_is_no_number(
+    numbers: list[float], others: list[float], expected: str
+) -> None:
+    """A network that always says class 0, which is what the largest of NaNs is, too."""
+
+    def says(logits: list[float]) -> Callable[[Tensor], Tensor]:
+        row = torch.tensor(logits)[None, :, None, None]
+        return lambda image: row.expand(len(image), -1, *image.shape[2:])
+
+    with pytest.raises(CheckpointError, match=expected):
+        check_parity(says(numbers), says(others), [torch.zeros(1, 3, 8, 8)], TOLERANCES["fp16"])  # type: ignore[arg-type]
 
 
 def test_parity_by_hand() -> None:
@@ -353,6 +379,35 @@ def test_latency_counts_after_a_warm_up() -> None:
 
 
 # --- refusals ------------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_take_the_size_of_latency(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As files of ``format=pt2`` cannot where a picture is no larger than the stride."""
+
+    def only_large(path: Path, format: str) -> Callable[[Tensor], Tensor]:
+        scripted = export.open_model(path, format)
+
+        def compute(image: Tensor) -> Tensor:
+            assert min(image.shape[2:]) > 16, "Guard failed"
+            return scripted(image)
+
+        return compute
+
+    script = runpy.run_path(str(ROOT / "export.py"))
+    monkeypatch.setitem(script["export"].__globals__, "open_model", only_large)
+    cfg = OmegaConf.structured(
+        ExportConfig(
+            checkpoint=str(run),
+            format="torchscript",
+            out=str(run.parent / "small.torchscript"),
+            latency=LatencyConfig(runs=1, size=[8, 8]),
+        )
+    )
+    with pytest.raises(ConfigError, match=r"latency\.size=\[8, 8\]: .*Guard failed.*, or latency"):
+        script["export"](cfg)
+    assert not list(run.parent.glob("*small*"))
 
 
 @pytest.mark.parametrize(

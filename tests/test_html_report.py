@@ -169,6 +169,16 @@ def test_a_comparison_shows_both_models(tmp_path: Path) -> None:
         assert "<b>first</b> a.pt + b.pt" in section and "<b>second</b> masks" in section
 
 
+def test_the_head_of_an_ensembles_page(tmp_path: Path) -> None:
+    data = report_data()
+    facts = {"checkpoint": ["a.pt", "b.pt"], "epoch": [3, 5], "weights": ["ema", None]}
+    page.write_report(tmp_path / "r.html", replace(data, result={**data.result, **facts}))
+    head = (tmp_path / "r.html").read_text(encoding="utf-8").partition("<dl")[0]
+    assert "<b>checkpoint</b> a.pt + b.pt</span>" in head
+    assert "<b>epoch</b> 3 + 5</span>" in head
+    assert "<b>weights</b> ema + -</span>" in head
+
+
 def test_without_a_comparison_there_is_no_section(text: str) -> None:
     assert "comparison" not in re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
 

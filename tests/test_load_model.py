@@ -203,6 +203,25 @@ def test_weights_precision_and_ensembles(tmp_path: Path) -> None:
 WEIGHTS = ("auto", "ema", "raw")
 
 
+@pytest.mark.parametrize(
+    ("saved", "trained_on", "expected"),
+    [
+        ("fp16", "cuda:0", "fp32"),
+        ("bf16", "cuda:0", "fp32"),
+        ("fp32", "cuda:0", "fp32"),
+        ("bf16", "cpu", "bf16"),
+    ],
+)
+def test_fewer_bits_stay_on_the_device_that_they_are_for(
+    saved: str, trained_on: str, expected: str, tmp_path: Path
+) -> None:
+    path = save_model(tmp_path / "run.pt", precision=saved, device=trained_on)
+    assert load_model(path, device="cpu").inference.precision.name == expected
+    if saved == "fp16":
+        with pytest.raises(ConfigError, match="precision=fp16 needs a CUDA device"):
+            load_model(path, device="cpu", precision="fp16")
+
+
 def test_what_cannot_be_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.pt: no such file or folder"):
         load_model(tmp_path / "none.pt")
@@ -219,6 +238,26 @@ def test_what_cannot_be_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("text")
     with pytest.raises(CheckpointError, match=r"text\.pt"):
         load_model(tmp_path / "text.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("checkpoint", 5, "checkpoint=5: expected a list"),
+        ("checkpoint", [5], "checkpoint=5: expected a path"),
+        ("window", 512, "window=512: expected a list or a tuple"),
+        ("window", (32.0, 32.0), r"window\.size\[0\]=32\.0: expected a whole number"),
+        ("stride", 8, "stride=8: expected a list"),
+        ("scales", 1.0, r"scales=1\.0: expected a list"),
+        ("scales", ["wide"], r"tta\.scales\[0\]=wide: expected a number"),
+        ("allow", "my_models", "allow='my_models': expected a list"),
+    ],
+)
+def test_values_of_another_kind_are_refused(
+    name: str, value: Any, expected: str, checkpoint: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{expected}"):
+        load_model(**{"checkpoint": checkpoint, "device": "cpu", name: value})
 
 
 def test_a_run_folder_is_enough(checkpoint: Path, model: SegmentationModel) -> None:

@@ -37,6 +37,18 @@ def test_results_of_an_earlier_run_are_no_sources(tmp_path: Path) -> None:
         names(tmp_path, tmp_path)
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg", "photos/x/b.jpg", "disk/c.jpg", "out/index/d.png")
+    for link, target in {
+        "photos/more": "disk",
+        "photos/x/up": "photos",
+        "disk/again": "disk",
+    }.items():
+        (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+    (tmp_path / "photos/results").symlink_to(tmp_path / "out", target_is_directory=True)
+    assert names(tmp_path / "photos", tmp_path / "out") == ["a", "more/c", "x/b"]
+
+
 def test_results_never_come_where_the_pictures_are(tmp_path: Path) -> None:
     touch(tmp_path, "index/deep/a.png", "photos/a.png")
     for source in ("index", "index/deep/a.png", "**/*.png"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from segkit.report.pictures import (
     with_legend,
     write_picture,
 )
-from segkit.report.tables import class_table, percent, scalar_scores, write_csv, write_json
+from segkit.report.tables import (
+    class_table,
+    pace,
+    percent,
+    scalar_scores,
+    shown,
+    write_csv,
+    write_json,
+)
 
 CLASSES = ["road", "traffic light", "sky"]
 
@@ -65,6 +74,27 @@ def test_class_table_of_nothing() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.8731, " 87.31"), (1.0, "100.00"), (None, "     -")])
 def test_percent(value: float | None, text: str) -> None:
     assert percent(value) == text
+
+
+def test_a_path_is_shown_from_here_where_there_is_a_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "runs/a") == str(Path("runs/a"))
+
+    def on_another_drive(path: Path) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", on_another_drive)
+    assert shown(Path("runs/a")) == str(tmp_path / "runs/a")
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"),
+    [(123.44, "123.4 images/s"), (1.0, "1.0 images/s"), (0.04, "25.0 s/image")],
+)
+def test_pace(speed: float, text: str) -> None:
+    assert pace(speed) == text
 
 
 def test_files(tmp_path: Path) -> None:

@@ -347,6 +347,10 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
         (drawn(points=[[0, 0], [1, 1]], shape_type="mask", mask="!"), NOT_DRAWN),
         (drawn(shape_type="polygon"), NOT_DRAWN),
         (drawn(points=[], shape_type="cube"), f"{NOT_DRAWN}: a type that is not known here"),
+        (
+            of_labelme(labelme(shape("cat", "polygon", *box(0, 0, 1, 1)), imageHeight=10**9)),
+            r"a\.json: height and width are 1000000000 and 8; expect",
+        ),
         (cats("a b", "a_b"), r"1 ids .* belong to several pictures.*\n  - a_b"),
     ],
     f"{LABELME} classes=[background,dog]": [
@@ -367,6 +371,13 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
         ),
         (of_coco(images=[{"id": 7, "file_name": "b.png"}]), r"  - b\.png"),
         (of_coco(images=[]), "the source holds no pictures"),
+        (of_coco(categories=[{"id": 1, "name": 5}]), "name is 5, no text"),
+        (of_coco(categories=[{"id": 1, "name": None}]), "name is None, no text"),
+        (of_coco(images=[{"id": 7, "file_name": 5}]), "file_name is 5"),
+        (
+            of_coco(images=[{"id": 7, "file_name": "a.png", "height": "six", "width": 8}]),
+            r"x\.json: a\.png: height and width are 'six' and 8; expected whole numbers",
+        ),
         (
             of_coco(images=[{"id": 7, "file_name": "a.png", "height": 8, "width": 6}]),
             r"x\.json \(a\): the mask is 6 x 8 \(width x height\), its image 8 x 6",
@@ -377,7 +388,20 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
         (of_cvat("<image ", "<track/><image "), "CVAT for images 1.1"),
         (of_cvat("1, 2, 1", "1, 2"), "a mask of 'tree' cannot be drawn: its runs make 3"),
         (of_cvat("0,0;3,0;3,2;0,2", "0,0;x,1"), "a polygon of 'car' cannot be drawn"),
-        (of_cvat('width="8" height="6"', 'height="6"'), "width, height or z_order"),
+        (
+            of_cvat('width="8" height="6"', 'height="6"'),
+            r"sub/a\.png: height and width are '6' and None",
+        ),
+        (
+            of_cvat('height="6"', 'height="9000000000"'),
+            "height and width are '9000000000' and '8'",
+        ),
+        (of_cvat('z_order="1"', 'z_order="top"'), "z_order is no number"),
+        (
+            of_cvat('encoding="utf-8"', 'encoding="latin-99"'),
+            r"is no XML \(unknown encoding: latin-99\)",
+        ),
+        (of_cvat('encoding="utf-8"', 'encoding="big5"'), "is no XML"),
         (of_cvat("sub/a.png", "b.png"), "1 pictures are missing"),
     ],
     COLORS: [

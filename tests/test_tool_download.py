@@ -147,6 +147,12 @@ def test_another_check_sum_is_refused(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "file.tar").read_bytes() == b"by hand"  # it is the user's
 
 
+@pytest.mark.parametrize("wrong", ["example.org/data/a.tar", "http://[x/a.tar"])
+def test_what_is_no_url(wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.tar: is no URL .* starts with http://, https:// or"):
+        get(wrong, tmp_path / "a.tar", None)
+
+
 def test_servers_that_fail(server: Server, tmp_path: Path) -> None:
     server.broken = 4
     get(url(server), tmp_path / "file.tar", MD5)

@@ -114,6 +114,7 @@ def test_runs_and_paste() -> None:
     assert show(paste(part, 1, 0, (2, 3))) == ["..#", ".#."]
     assert show(paste(part, -1, 1, (3, 2))) == ["..", "#.", ".."]
     assert not paste(part, 7, 7, (3, 2)).any()
+    assert show(paste(np.array([[0, 0], [0, 1]]) > 0, -1, -1, (1, 1))) == ["#"]
     with pytest.raises(ValueError, match=r"its runs make 5 pixels; expected 2 x 2"):
         runs([1, 4], (2, 2))
     with pytest.raises(ValueError, match="its runs"):

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from segkit.config.build import rebuild
-from segkit.engine.checkpoint import Checkpoint, model_weights, read_checkpoint
+from segkit.engine.checkpoint import Checkpoint, Description, model_weights, read_checkpoint
 from segkit.engine.inference import Ensemble, Inference
 from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
 from segkit.engine.precision import Normalize, Precision, memory_order
@@ -30,8 +30,8 @@ def load_inference(
 
     Args:
         checkpoints: At least one; all know the same classes.
-        cfg: With ``allow``, ``weights``, ``precision`` (null: that of the first), ``tta.scales``,
-            ``tta.flip``, ``window.size`` and ``window.stride``.
+        cfg: With ``allow``, ``weights``, ``precision`` (null: see :func:`usual_precision`),
+            ``tta.scales``, ``tta.flip``, ``window.size`` and ``window.stride``.
         device: Where it computes.
 
     Raises:
@@ -63,12 +63,19 @@ def load_inference(
     return Inference(
         model.to(device).to(memory_format=memory_order(channels_last)),
         Normalize(tuple(first.mean), tuple(first.std), channels_last),
-        Precision.pick(cfg.precision or first.precision, device),
+        Precision.pick(cfg.precision or usual_precision(first, device), device),
         scales=list(cfg.tta.scales),
         flip=cfg.tta.flip,
         window=size,
         stride=stride,
     )
+
+
+def usual_precision(about: Description, device: torch.device) -> str:
+    """What the run computed with: fp32 wherever it is used, fewer bits on such a device only."""
+    if about.precision == "fp32" or torch.device(about.device).type == device.type:
+        return about.precision
+    return "auto"  # a CPU cannot compute in the fp16 of a CUDA device, and in bf16 it crawls
 
 
 def load_model(

@@ -36,7 +36,7 @@ class PredictedMask:
 
     Attributes:
         batch: The image alone, N = 1.
-        pred: Class ids, int64 (1, H, W).
+        pred: Class ids, integer (1, H, W); small ones, since images may be large.
         confidence: Probability of these ids, float32 (1, H, W); None where it is not known.
         label_confidence: Probability of the target's ids, likewise; of no meaning where ignored.
     """
@@ -64,7 +64,7 @@ def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[Pr
     """
     for one in images(batches, inference.precision.device):
         shape = one.target.shape
-        pred = torch.empty(shape, dtype=torch.int64, device=one.image.device)
+        pred = torch.empty(shape, dtype=torch.int16, device=one.image.device)
         confidence = torch.empty(shape, dtype=torch.float32, device=one.image.device)
         label_confidence = torch.empty_like(confidence)
         for band, scores in inference.bands(one.image):

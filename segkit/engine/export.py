@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -103,6 +104,8 @@ def write_model(
 
 
 def _write_onnx(model: nn.Module, example: Tensor, path: Path, opset: int) -> None:
+    # It tells of a conversion that fails by a traceback; whether it did is looked at below.
+    logging.getLogger("onnxscript.version_converter").setLevel(logging.ERROR)
     program = torch.onnx.export(
         model,
         (example,),

@@ -76,7 +76,7 @@ def check_parity(
         tolerance: What is let pass.
 
     Raises:
-        CheckpointError: They differ by more, or the file fails.
+        CheckpointError: They differ by more, are no numbers, or the file fails.
     """
     difference = largest = 0.0
     same = pixels = 0
@@ -93,13 +93,18 @@ def check_parity(
             raise CheckpointError(text) from error
         if found.shape != expected.shape:
             raise CheckpointError(f"logits of shape {found.shape}, expected {expected.shape}")
+        for whose, logits in (("the checkpoint's", expected), ("its", found)):
+            if not logits.isfinite().all():  # NaN would pass: neither max nor argmax minds it
+                raise CheckpointError(
+                    f"{whose} logits of an image of shape {shapes[-1]} hold NaN or infinity; "
+                    "expected numbers"
+                )
         difference = max(difference, float((found - expected).abs().max()))
         largest = max(largest, float(expected.abs().max()))
         same += int((found.max(1).indices == expected.max(1).indices).sum())
         pixels += found[:, 0].numel()
     parity = Parity(difference / largest if largest else difference, same / pixels, shapes)
-    # Written so that a NaN fails.
-    if not (parity.difference <= tolerance.difference and parity.same >= tolerance.same):
+    if parity.difference > tolerance.difference or parity.same < tolerance.same:
         raise CheckpointError(
             f"computes something else than the checkpoint: {parity}; expected at most "
             f"{tolerance.difference:.0e}, and at least {100 * tolerance.same:g} %"

@@ -1,19 +1,21 @@
 """A trained model for programs: pictures in, masks out."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from segkit.config.check import check_values
+from segkit.config.explain import explain
 from segkit.config.load import load_inference, read_checkpoints
-from segkit.config.schema import PredictConfig, TTAConfig, WindowConfig
+from segkit.config.schema import PredictConfig
 from segkit.data.decode import PathLike, Pixels, pixels_of, read_image
 from segkit.engine.inference import Inference
 from segkit.engine.precision import pick_device
@@ -42,7 +44,8 @@ def load_model(
     Args:
         checkpoint: A .pt file or a run folder; several are an ensemble.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: Of the forward pass: auto, fp32, bf16 or fp16; None is what the run used.
+        precision: Of the forward pass: auto, fp32, bf16 or fp16; None is what the run used, or
+            ``auto`` if those were fewer bits on another kind of device.
         weights: ``raw``, ``ema`` (the average), or ``auto``: those that the run validated.
         scales: Sizes to look at, as factors; the mean of the probabilities counts.
         flip: Look at the mirror image too.
@@ -55,23 +58,37 @@ def load_model(
         CheckpointError: Damaged, or no checkpoint of segkit.
         ConfigError: No such file, or an impossible setting.
     """
-    paths = [checkpoint] if isinstance(checkpoint, str | os.PathLike) else checkpoint
-    cfg = OmegaConf.structured(
-        PredictConfig(
-            checkpoint=[str(Path(path).expanduser()) for path in paths],
-            source="",
-            device=device,
-            precision=precision,
-            weights=weights,
-            tta=TTAConfig(list(scales), flip),
-            window=WindowConfig(
-                None if window is None else list(window), None if stride is None else list(stride)
-            ),
-            allow=list(allow),
-        )
-    )
+    alone = isinstance(checkpoint, str | os.PathLike)
+    paths: list[Any] = [checkpoint] if alone else _listed("checkpoint", checkpoint)
+    if wrong := [path for path in paths if not isinstance(path, str | os.PathLike)]:
+        raise ConfigError(f"checkpoint={wrong[0]!r}: expected a path")
+    settings = {
+        "checkpoint": [str(Path(path).expanduser()) for path in paths],
+        "source": "",
+        "device": str(device),  # torch's own object too
+        "precision": precision,
+        "weights": weights,
+        "tta": {"scales": _listed("scales", scales), "flip": flip},
+        "window": {
+            "size": None if window is None else _listed("window", window),
+            "stride": None if stride is None else _listed("stride", stride),
+        },
+        "allow": _listed("allow", allow),
+    }
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(PredictConfig), settings)
+        assert isinstance(cfg, DictConfig)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, "predict")) from error
     check_values(cfg, "predict")
     return open_model(cfg)
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """The values one by one; a ConfigError for a number, or a text, which is no list of letters."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name}={values!r}: expected a list or a tuple")
+    return list(values)
 
 
 def open_model(cfg: DictConfig) -> "SegmentationModel":

@@ -90,14 +90,17 @@ def walk(folder: Path, out_dir: Path) -> Iterator[Path]:
     """Pictures and videos in a folder and below it, but for hidden ones and those in ``out_dir``.
 
     Hidden ones are left out since some systems put a file of theirs, ``._a.jpg``, beside each.
+    Links to folders are followed, to each folder once.
     """
-    skipped = out_dir.resolve()
-    for home, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and (Path(home) / name).resolve() != skipped
-        )
+    seen = {folder.resolve(), out_dir.resolve()}  # links may lead in a circle
+    for home, folders, names in os.walk(folder, followlinks=True):
+        inner = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in inner:
+            place = (Path(home) / name).resolve()
+            if place not in seen:
+                seen.add(place)
+                folders.append(name)
         for name in sorted(names):
             if Path(name).suffix.lower() in PICTURES | VIDEOS and not name.startswith("."):
                 yield Path(home) / name

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from segkit.report.tables import pace
+
 PERCENTILES = (50, 90, 99)
 
 
@@ -54,6 +56,6 @@ class Stopwatch:
         )
         return (
             f"prediction alone, {found['count']:.0f} times after a warm-up ({where}): {latencies}; "
-            f"{found['images_per_second']:.1f} images/s\n"
+            f"{pace(found['images_per_second'])}\n"
             f"beside it, per image (p50): {around}"
         )

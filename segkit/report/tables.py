@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,21 @@ def more_scores(result: Mapping[str, Any]) -> str:
 def percent(value: float | None) -> str:
     """Six characters: `` 87.31``, or a dash where a score is not defined."""
     return f"{'-':>6}" if value is None else f"{100 * value:6.2f}"
+
+
+def shown(path: Path) -> str:
+    """A path as people like to read it: from the current folder on, where there is such a way."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:  # Windows: on another drive
+        return str(path.absolute())
+
+
+def pace(images_per_second: float) -> str:
+    """``12.3 images/s``, or ``21.4 s/image`` where that says more."""
+    if images_per_second >= 1:
+        return f"{images_per_second:.1f} images/s"
+    return f"{1 / images_per_second:.1f} s/image"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,10 +1,10 @@
 """What an evaluation leaves behind, all in one folder."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from segkit.data.masks import write_mask
 from segkit.engine.evaluation import PredictedMask
 from segkit.engine.log import log
 from segkit.engine.run_folder import run_of
-from segkit.errors import ConfigError
+from segkit.errors import ConfigError, DataError
 from segkit.report.answer import Answer
 from segkit.report.comparison import comparison_table
 from segkit.report.files import write_scores
@@ -31,30 +31,59 @@ class Output:
     Args:
         cfg: Of evaluate.py.
         data: The split.
-        paths: What is scored: checkpoints, or one folder of masks.
+        sources: What is scored, and what it is compared with: of each the checkpoints, or one
+            folder of masks.
 
     Raises:
-        ConfigError: The folder cannot be made.
+        ConfigError: The folder cannot be made, or masks cannot hold so many classes.
     """
 
-    def __init__(self, cfg: DictConfig, data: Data, paths: Sequence[Path]) -> None:
-        self.data = data
-        self.folder = make_folder(cfg.out_dir, paths, data.split)
-        self.mask_folders = [self.folder / "predictions"] if cfg.save_predictions else []
-        if cfg.voc_results:  # comp6: trained on any data
-            self.mask_folders.append(
-                self.folder / "results/VOC2012/Segmentation" / f"comp6_{data.split}_cls"
+    def __init__(self, cfg: DictConfig, data: Data, sources: Sequence[Sequence[Path]]) -> None:
+        wanted = {
+            "predictions": cfg.save_predictions,
+            # comp6: trained on any data
+            f"results/VOC2012/Segmentation/comp6_{data.split}_cls": cfg.voc_results,
+        }
+        if any(wanted.values()) and len(data.classes) > 256:
+            key = "save_predictions" if cfg.save_predictions else "voc_results"
+            raise ConfigError(
+                f"{key}=true: a palette PNG holds 256 classes, the data has {len(data.classes)}; "
+                f"leave {key} out"
             )
+        self.data = data
+        self.folder = make_folder(cfg.out_dir, sources[0], data.split)
+        self.mask_folders = [self.folder / name for name, write in wanted.items() if write]
+        names = [] if cfg.compare else ["compare.json"]
+        names += [] if cfg.report.write else ["report.html", "suspicious_labels.csv"]
+        self.others = [self.folder / name for name in names]
+        if cfg.out_dir is None:  # masks in a folder of the user's choice may be the user's
+            read = {path.resolve() for paths in sources for path in paths}
+            for folder in (self.folder / name for name, write in wanted.items() if not write):
+                if folder.resolve() not in read:
+                    self.others += [folder / f"{name}.png" for name in data.dataset.ids]
 
     def add(self, image: PredictedMask) -> None:
         """Write the mask that was predicted for an image, if that was asked for."""
         for folder in self.mask_folders:
             path = folder / f"{image.batch.ids[0]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_mask(path, image.pred[0].cpu().numpy().astype(np.uint8), self.data.palette)
+            try:
+                write_mask(path, image.pred[0].cpu().numpy(), self.data.palette)
+            except ValueError as error:  # a saved mask, which may hold anything where ignored
+                raise DataError(f"{path}: {error}") from error
 
     def scores(self, result: dict[str, Any], measures: Measures) -> None:
-        """Write and show what was measured."""
+        """Write and show what was measured.
+
+        Files of an earlier evaluation that this one does not write are deleted: they would say
+        something else than those beside them.
+        """
+        if (self.folder / "metrics.json").exists():
+            for path in self.others:
+                path.unlink(missing_ok=True)
+            for folder in sorted({path.parent for path in self.others} - {self.folder})[::-1]:
+                with suppress(OSError):  # not there, or not empty
+                    folder.rmdir()
         rows = (image.row() for image in measures.images)
         matrix = measures.matrix.matrix.tolist()
         write_scores(self.folder, result, matrix, rows, self.data.classes)

@@ -51,7 +51,7 @@ class SavedMasks:
                     f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]} (width x height), its "
                     f"image {width} x {height}; scores are those at the size of the image"
                 )
-            yield PredictedMask(one, torch.from_numpy(mask.astype("int64"))[None])
+            yield PredictedMask(one, torch.from_numpy(mask.astype("int32"))[None])
 
 
 def holds_masks(path: Path) -> bool:

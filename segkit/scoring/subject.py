@@ -45,7 +45,7 @@ class Subject:
             return {}
         fallbacks = [w for w in world.gather(self.inference.fallback) if w is not None]
         return {
-            "precision": self.inference.precision.name,
+            "number_format": self.inference.precision.name,  # precision is a score
             "tta": {"scales": list(self.inference.scales), "flip": self.inference.flip},
             "window": self.inference.window,
             "stride": self.inference.stride,
@@ -54,7 +54,13 @@ class Subject:
 
 
 def open_source(source: str | Sequence[str]) -> Source:
-    """What a value of ``checkpoint`` or ``compare`` means."""
+    """What a value of ``compare`` means.
+
+    Raises:
+        ConfigError: It is empty.
+    """
+    if not source:
+        raise ConfigError("compare=[]: expected a checkpoint, several, or a folder of masks")
     if isinstance(source, str) and holds_masks(Path(source)):
         return Path(source)
     return read_checkpoints(source)

@@ -28,7 +28,7 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
         md5: Its check sum, where one is known.
 
     Raises:
-        DataError: The server does not answer or lacks the file, or the check sum is another.
+        DataError: No URL, the server does not answer or lacks the file, or another check sum.
     """
     if path.exists():
         check_sum(path, md5)
@@ -46,6 +46,11 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
             if error.code < 500:
                 raise DataError(f"{url}: {error.code} {error.reason}. {by_hand}") from None
             reason = f"{error.code} {error.reason}"
+        except ValueError as error:
+            raise DataError(
+                f"{url}: is no URL ({error}); expected one that starts with http://, https:// or "
+                "file://"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno is not None and error.filename:
                 raise  # of the own disk

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LIBRARIES = ("segkit", "torch", "torchvision", "numpy", "albumentations", "pillow")
+# What the head of the page tells.
+ABOUT = ("checkpoint", "predictions", "epoch", "weights", "number_format", "split")
 MANY_CLASSES = 40  # from here on the confusion matrix shows shades without numbers
 MOST_CHANGED = 20  # images that a comparison names
 
@@ -102,6 +104,7 @@ def content(data: ReportData) -> dict[str, Any]:
     total = max(sum(result["support"]), 1)
     return {
         "result": result,
+        "about": {key: joined(result[key]) for key in ABOUT if result.get(key) is not None},
         "classes": classes,
         "colors": [
             "#{:02x}{:02x}{:02x}".format(*data.palette[min(c, 253)]) for c in range(len(classes))
@@ -116,7 +119,6 @@ def content(data: ReportData) -> dict[str, Any]:
         "crops": findings.doubted(),
         "doubted_images": findings.suspicious.images()[: findings.max_images],
         "num_doubted": len(findings.suspicious.regions()),
-        "thresholds": findings.suspicious.thresholds(),
         "sizes": findings.sizes.bins(),
         "size_rows": [
             (name, bins)
@@ -159,13 +161,19 @@ def comparison(found: Mapping[str, Any]) -> dict[str, Any]:
     """The two models, their scores side by side, and the images that differ most."""
     names = [facts.get("checkpoint") or facts["predictions"] for facts in found["files"]]
     return {
-        "models": [name if isinstance(name, str) else " + ".join(name) for name in names],
+        "models": [joined(name) for name in names],
         "resamples": found["resamples"],
         "level": found["level"],
         "classes": [row | {"sure": leaves_out_0(row)} for row in found["iou"]],
         "mean": found["miou"] | {"sure": leaves_out_0(found["miou"])},
         "images": [row for row in found["images"] if row["difference"]][:MOST_CHANGED],
     }
+
+
+def joined(value: Any) -> str:
+    """A fact about a model, or about each of an ensemble; a dash where it has none."""
+    values = value if isinstance(value, list) else [value]
+    return " + ".join("-" if one is None else str(one) for one in values)
 
 
 def leaves_out_0(row: Mapping[str, Any]) -> bool:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segkit.data.colors import Palette
 from segkit.data.contract import first_ten
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.tools.arguments import key
-from segkit.tools.formats.drawing import IGNORE, OVERLAPS
+from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size
 
 FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
 BACKGROUND = ("background", "_background_")  # the second is labelme's own name
@@ -118,6 +119,21 @@ def check_classes(classes: Sequence[str]) -> None:
     bad = [name for name in classes if name != name.strip() or not name or "\n" in name]
     if bad or len(set(classes)) != len(classes):
         raise DataError(f"classes: {list(classes)}; expected different names without outer blanks")
+
+
+def mask_size(height: Any, width: Any, name: str) -> Size:
+    """(H, W) as labels give it; a DataError with ``name`` if no picture can have that."""
+    try:
+        size = int(height), int(width)
+    except (TypeError, ValueError, OverflowError):
+        size = 0, 0
+    limit = Image.MAX_IMAGE_PIXELS
+    if min(size) < 1 or (limit is not None and size[0] * size[1] > limit):
+        raise DataError(
+            f"{name}: height and width are {height!r} and {width!r}; expected whole numbers from 1 "
+            f"on, and at most {limit} pixels, since no larger picture is read"
+        )
+    return size
 
 
 def item_name(path: str) -> str:

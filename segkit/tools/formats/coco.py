@@ -16,6 +16,7 @@ from segkit.tools.formats.annotation import (
     find_picture,
     item_name,
     left_out,
+    mask_size,
     missing_pictures,
     number_labels,
     read_json,
@@ -47,7 +48,7 @@ def _read(request: Request, path: Path, content: dict[str, Any]) -> Annotations:
             f"{path}: is in COCO's panoptic format, whose masks are PNG files; expected instances"
         )
     names = {
-        category["id"]: category["name"]
+        category["id"]: _text(category, "name")
         for category in sorted(content["categories"], key=lambda c: c["id"])
     }
     classes, numbers = number_labels(names.values(), request)
@@ -71,17 +72,23 @@ def _read(request: Request, path: Path, content: dict[str, Any]) -> Annotations:
     overlap = request.overlap_or("area")
     items, missing = [], []
     for image in content["images"]:
-        file = find_picture(image["file_name"], folders)
+        file = find_picture(_text(image, "file_name"), folders)
         if file is None:
             missing.append(image["file_name"])
             continue
-        size = int(image["height"]), int(image["width"])
+        size = mask_size(image["height"], image["width"], f"{path}: {image['file_name']}")
         layers = [(numbers[names[a["category_id"]]], a) for a in shapes[image["id"]]]
         draw = partial(_draw, path, layers, size, overlap)
         items.append(Item(item_name(image["file_name"]), file, path, draw))
     if missing:
         raise missing_pictures(missing, folders)
     return Annotations(classes, items, notes=left_out(dropped))
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    if not isinstance(entry[key], str):
+        raise TypeError(f"{key} is {entry[key]!r}, no text")
+    return str(entry[key])
 
 
 def _draw(

@@ -19,6 +19,7 @@ from segkit.tools.formats.annotation import (
     find_picture,
     item_name,
     left_out,
+    mask_size,
     missing_pictures,
     number_labels,
 )
@@ -49,7 +50,7 @@ def read_cvat(request: Request) -> Annotations:
         root = ElementTree.parse(path).getroot()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # unknown encodings too
         raise DataError(f"{path}: is no XML ({error})") from None
     if root.tag != "annotations" or root.find("track") is not None:
         raise DataError(
@@ -100,12 +101,12 @@ def _palette(labels: dict[str, Element], numbers: dict[str, int]) -> Palette | N
 
 def _draw(path: Path, picture: Element, numbers: dict[str, int], overlap: str) -> NDArray[np.uint8]:
     name = f"{path}: {picture.get('name')}"
+    size = mask_size(picture.get("height"), picture.get("width"), name)
     try:
-        size = int(picture.attrib["height"]), int(picture.attrib["width"])
         shapes = [shape for shape in picture if shape.tag in WITH_AREA]
         shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))  # stable: ties as in the file
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{name}: width, height or z_order is no number ({error})") from None
+    except ValueError as error:
+        raise DataError(f"{name}: z_order is no number ({error})") from None
     layers = []
     for shape in shapes:
         try:

@@ -23,6 +23,7 @@ from segkit.tools.formats.annotation import (
     find_picture,
     item_name,
     left_out,
+    mask_size,
     missing_pictures,
     number_labels,
     read_json,
@@ -119,7 +120,7 @@ def _size(content: dict[str, Any], path: Path, image: Path | bytes) -> Size:
     """Height and width as labelme saw the picture, or of the picture itself."""
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
-        return height, width
+        return mask_size(height, width, str(path))
     if isinstance(image, bytes):
         raise DataError(f"{path}: imageHeight and imageWidth are {height} and {width}")
     height, width, _ = read_image(image).shape
