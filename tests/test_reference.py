@@ -17,5 +17,6 @@ def test_the_page_is_current() -> None:
 def test_a_row_shows_type_default_and_limits() -> None:
     lines = list(rows(EvaluateConfig))
     assert "| `checkpoint` |" in "\n".join(lines)
-    workers = next(line for line in lines if line.startswith("| `loader.batch_size`"))
-    assert workers == "| `loader.batch_size` | int | `8` | images per step; at least 1 |"
+    level = next(line for line in lines if line.startswith("| `bootstrap.level`"))
+    text = "share of the draws in an interval; above 0; below 1"
+    assert level == f"| `bootstrap.level` | float | `0.95` | {text} |"

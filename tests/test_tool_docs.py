@@ -1,4 +1,4 @@
-"""docs/data.md shows every data tool, with keys that it has; test_docs.py runs them."""
+"""The pages show every tool, with keys that it has; test_docs.py runs them."""
 
 import re
 import shlex
@@ -9,7 +9,8 @@ from scripts import ROOT
 
 from segkit.tools.arguments import parse
 
-WRITTEN = [shown.written for shown in commands(ROOT / "docs/data.md")]
+PAGES = ("data.md", "export.md")
+WRITTEN = [shown.written for page in PAGES for shown in commands(ROOT / "docs" / page)]
 OF_BROWSE = ("pictures", "epochs", "out")  # its other keys are those of train.py
 
 
@@ -18,7 +19,7 @@ def test_every_tool_is_shown() -> None:
         path.stem for path in (ROOT / "segkit/tools").glob("*.py") if "__main__" in path.read_text()
     }
     shown = {tool for command in WRITTEN for tool in re.findall(r"segkit\.tools\.(\w+)", command)}
-    assert shown == tools == {"browse", "convert", "download", "split", "stats"}
+    assert shown == tools == {"browse", "convert", "download", "model", "split", "stats"}
 
 
 def test_every_key_that_is_named_exists() -> None:
