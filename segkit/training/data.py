@@ -14,7 +14,7 @@ from segkit.data.masks import voc_palette
 from segkit.engine.checkpoint import Checkpoint
 from segkit.engine.distributed import World
 from segkit.engine.log import log
-from segkit.errors import ConfigError
+from segkit.errors import ConfigError, together
 
 
 @dataclass(frozen=True)
@@ -89,4 +89,4 @@ def check_agreement(cfg: DictConfig) -> None:
         if (found := OmegaConf.select(cfg, key)) not in (None, value)
     ]
     if problems:
-        raise ConfigError("\n       ".join(problems))
+        raise ConfigError(together(problems))
