@@ -12,12 +12,13 @@ from PIL import Image
 from voc_folder import SHARED, example_mask, make_voc, needs_shared
 
 from segkit.data import cache
-from segkit.data.check import check_disjoint, check_splits, main
+from segkit.data.check import check_disjoint, check_splits
 from segkit.data.contract import FileDataset
 from segkit.data.counts import Counts, class_table
 from segkit.data.masks import write_mask
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
+from segkit.tools.check import main
 
 
 @pytest.fixture(autouse=True)
@@ -341,7 +342,7 @@ def test_the_command_prints_the_table(root, capsys):
     [
         ([], "data.root is not set"),
         (["data.rot=x"], r"unknown key data.rot; did you mean data.root\?"),
-        (["loss=ce"], "unknown key loss; there are data.root, data, "),
+        (["loss=ce"], "unknown key loss; there are data.root, data.classes, "),
         (["data.root"], "expected key=value"),
         (["data.root=does/not/exist"], "does/not/exist: no such folder"),
         (["data.root={root}", "data.num_classes=5"], "holds 3 names, but data.num_classes is 5"),

@@ -23,8 +23,9 @@ from segkit.config import (
     rebuild,
     without_weights,
 )
-from segkit.config.check import check_start, missing_keys, one_target_problem
+from segkit.config.check import check_start, missing_keys
 from segkit.config.command import CONFIGS
+from segkit.config.components import one_target_problem
 from segkit.config.schema import COMPONENTS, SCHEMAS
 from segkit.errors import ConfigError
 

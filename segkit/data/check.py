@@ -1,13 +1,11 @@
 """The check of a data set before a run: every pair is read once, every problem is told at once.
 
-Alone: ``python -m segkit.data.check data.root=PATH [data.train_split=train ...]``, with the keys
-and the syntax of ``train.py``.
+Alone: ``python -m segkit.data.check data.root=PATH``, see :mod:`segkit.tools.check`.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +14,6 @@ from segkit.data.contract import FileDataset, SegmentationDataset, check_pair, f
 from segkit.data.counts import Counts, check_foreground, class_table, unseen_classes
 from segkit.data.decode import is_turned
 from segkit.data.threads import attempt
-from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 
 # What an EXIF orientation led to.
@@ -168,48 +165,7 @@ def _turn_of(dataset: SegmentationDataset, index: int, size: tuple[int, int]) ->
     return 0 if turned is None else (1 if turned else 2)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Check the splits of a VOC folder, print the table, return the exit status."""
-    from segkit.tools.arguments import key, run_tool  # which stand above this room
-
-    @dataclass
-    class Request:
-        """The keys of the command: those of ``train.py`` that say what the data are."""
-
-        root: str = key("folder in VOC layout", name="data.root")
-        data: str = key("the layout", "voc", choices=("voc",))
-        train_split: str = key("list in ImageSets/Segmentation", "train", name="data.train_split")
-        val_split: str = key("the same", "val", name="data.val_split")
-        classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
-        num_classes: int | None = key("enough without names", None, name="data.num_classes")
-        ignore_index: int = key("value without a label", 255, name="data.ignore_index")
-        label_map: dict[Any, Any] | None = key(
-            "ids in the masks to classes", None, name="data.label_map"
-        )
-        colormap: Any = key("for RGB masks", None, name="data.colormap")
-
-    def check(request: Request) -> None:
-        splits = {
-            name: VOCSegmentation(
-                request.root,
-                name,
-                classes=request.classes,
-                num_classes=request.num_classes,
-                ignore_index=request.ignore_index,
-                label_map=request.label_map,
-                colormap=request.colormap,
-            )
-            for name in (request.train_split, request.val_split)
-        }
-        report = check_splits(splits, ignore_index=request.ignore_index)
-        print(report.table())
-        for warning in report.warnings:
-            print(f"warning: {warning}")
-        pairs = ", ".join(f"{len(dataset)} pairs in {name}" for name, dataset in splits.items())
-        print(f"{pairs}: fine")
-
-    return run_tool(Request, check, arguments, str(__doc__))
-
-
 if __name__ == "__main__":
+    from segkit.tools.check import main  # which stands above this room
+
     sys.exit(main(sys.argv[1:]))

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.threads import each
-from segkit.data.voc import VOCSegmentation
 from segkit.losses.class_weights import WEIGHTINGS
 from segkit.report.tables import write_json
 from segkit.tools.arguments import key, output_file, run_tool
 from segkit.tools.objects import object_sizes
+from segkit.tools.voc_keys import VOCKeys
 
 SMALL = 16 * 16  # pixels of one cell of the last features at output stride 16
 STEP = 32  # crop sizes are multiples of it
@@ -27,18 +27,10 @@ NO_OBJECTS = np.empty((0, 3), np.int64)
 
 
 @dataclass
-class Request:
+class Request(VOCKeys):
     """The keys of ``stats``."""
 
-    data_root: str = key("folder in VOC layout", name="data.root")
     split: str = key("list in ImageSets/Segmentation", "train")
-    classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
-    num_classes: int | None = key("enough without names", None, name="data.num_classes")
-    ignore_index: int = key("value without a label", 255, name="data.ignore_index")
-    label_map: dict[Any, Any] | None = key(
-        "ids in the masks to classes", None, name="data.label_map"
-    )
-    colormap: Any = key("for RGB masks", None, name="data.colormap")
     json: str | None = key("file for the numbers", None)
     force: bool = key("replace that file", False)
     dry_run: bool = key("do everything but write", False)
@@ -56,15 +48,7 @@ class Found(NamedTuple):
 def stats(request: Request) -> None:
     """Print what ``split`` holds, and write it to ``json``."""
     path = None if request.json is None else output_file("json", request.json, request.force)
-    dataset = VOCSegmentation(
-        request.data_root,
-        request.split,
-        classes=request.classes,
-        num_classes=request.num_classes,
-        ignore_index=request.ignore_index,
-        label_map=request.label_map,
-        colormap=request.colormap,
-    )
+    dataset = request.open(request.split)
 
     def look(index: int) -> Found:
         _, mask = dataset.read(index)

@@ -1,0 +1,36 @@
+"""Read every file of a data set, and tell everything that is wrong.
+
+python -m segkit.data.check data.root=PATH [data.train_split=train] [key=value ...]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segkit.data.check import check_splits
+from segkit.tools.arguments import key, run_tool
+from segkit.tools.voc_keys import VOCKeys
+
+
+@dataclass
+class Request(VOCKeys):
+    """The keys of ``check``."""
+
+    data: str = key("the layout", "voc", choices=("voc",))
+    train_split: str = key("list in ImageSets/Segmentation", "train", name="data.train_split")
+    val_split: str = key("the same", "val", name="data.val_split")
+
+
+def check(request: Request) -> None:
+    """Print the pixels of each class, and warnings."""
+    splits = {name: request.open(name) for name in (request.train_split, request.val_split)}
+    report = check_splits(splits, ignore_index=request.ignore_index)
+    print(report.table())
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    pairs = ", ".join(f"{len(dataset)} pairs in {name}" for name, dataset in splits.items())
+    print(f"{pairs}: fine")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status."""
+    return run_tool(Request, check, arguments, str(__doc__))
