@@ -63,7 +63,7 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
         check = partial(check_splits, splits, ignore_index=data.ignore_index, trained=False)
         for warning in world.from_main(check).warnings:
             log.warning("warning: %s", warning)
-    output = Output(cfg, data, [subject.paths for subject in subjects])
+    output = Output(cfg, data, subjects[0].paths)
 
     # Data set -> batches -> predictions -> measures, and masks as files
     image_batches = eval_loader(

@@ -511,7 +511,9 @@ def test_the_commands_of_the_docs(run: Path, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "run/checkpoints/best.pt")
     (tmp_path / "photos").mkdir()
     Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(tmp_path / "photos/a.png")
-    commands = re.findall(r"^    python (.*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    commands = re.findall(
+        r"^    python (\w+\.py .*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert len(commands) == 3
     for command in commands:
         script, *arguments = shlex.split(command.replace("runs/...", "run"))

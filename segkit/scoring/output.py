@@ -1,7 +1,6 @@
 """What an evaluation leaves behind, all in one folder."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,13 @@ class Output:
     Args:
         cfg: Of evaluate.py.
         data: The split.
-        sources: What is scored, and what it is compared with: of each the checkpoints, or one
-            folder of masks.
+        paths: What is scored: checkpoints, or one folder of masks.
 
     Raises:
         ConfigError: The folder cannot be made, or masks cannot hold so many classes.
     """
 
-    def __init__(self, cfg: DictConfig, data: Data, sources: Sequence[Sequence[Path]]) -> None:
+    def __init__(self, cfg: DictConfig, data: Data, paths: Sequence[Path]) -> None:
         wanted = {
             "predictions": cfg.save_predictions,
             # comp6: trained on any data
@@ -51,16 +49,11 @@ class Output:
                 f"leave {key} out"
             )
         self.data = data
-        self.folder = make_folder(cfg.out_dir, sources[0], data.split)
+        self.folder = make_folder(cfg.out_dir, paths, data.split)
         self.mask_folders = [self.folder / name for name, write in wanted.items() if write]
         names = [] if cfg.compare else ["compare.json"]
         names += [] if cfg.report.write else ["report.html", "suspicious_labels.csv"]
         self.others = [self.folder / name for name in names]
-        if cfg.out_dir is None:  # masks in a folder of the user's choice may be the user's
-            read = {path.resolve() for paths in sources for path in paths}
-            for folder in (self.folder / name for name, write in wanted.items() if not write):
-                if folder.resolve() not in read:
-                    self.others += [folder / f"{name}.png" for name in data.dataset.ids]
 
     def add(self, image: PredictedMask) -> None:
         """Write the mask that was predicted for an image, if that was asked for."""
@@ -75,15 +68,12 @@ class Output:
     def scores(self, result: dict[str, Any], measures: Measures) -> None:
         """Write and show what was measured.
 
-        Files of an earlier evaluation that this one does not write are deleted: they would say
-        something else than those beside them.
+        Scores of an earlier evaluation in files that this one does not write are deleted: they
+        would say something else than those beside them. Masks stay.
         """
         if (self.folder / "metrics.json").exists():
             for path in self.others:
                 path.unlink(missing_ok=True)
-            for folder in sorted({path.parent for path in self.others} - {self.folder})[::-1]:
-                with suppress(OSError):  # not there, or not empty
-                    folder.rmdir()
         rows = (image.row() for image in measures.images)
         matrix = measures.matrix.matrix.tolist()
         write_scores(self.folder, result, matrix, rows, self.data.classes)
