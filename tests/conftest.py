@@ -6,3 +6,6 @@ import torch
 
 # One thread: the suite shares its cores with loader workers, and the thread count changes bits.
 torch.set_num_threads(1)
+# The first backward starts autograd's threads, one for each device that is there. It is done here,
+# since tests with made-up CUDA tensors would start some, and no fork of theirs could train then.
+torch.ones(1, requires_grad=True).sum().backward()
