@@ -44,6 +44,12 @@ from segkit.engine.signals import Stopped, StopSignals, exit_code
 from segkit.engine.state import TrainState
 from segkit.engine.trial import Trial
 from segkit.training.data import Data, load_data
+from segkit.training.field_of_view import (
+    complete_model,
+    likely_causes,
+    typical_size,
+    view_warnings,
+)
 from segkit.training.monitor import is_finished, is_over, make_best, make_patience
 from segkit.training.output import Output, claim, open_folder
 from segkit.training.validation import Validation
@@ -80,12 +86,17 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     # Files -> data sets, checked before anything else. Their classes complete the configuration.
     data = load_data(cfg, saved, world)
     augment = build_augment(cfg)
+    size = typical_size(Samples(data.train, augment, cfg.seed))
+    if saved is None:
+        complete_model(cfg.model, size)
 
     # Model -> loss -> optimizer: the state that each step changes
     model = build(cfg.model if saved is None else without_weights(cfg.model))
+    source: dict[str, Any] | None = None
     if cfg.init_from is not None and saved is None:
         taken = init_from(model, cfg.init_from, cfg.init_parts)
         log.info("init_from=%s: %s", cfg.init_from, taken)
+        source = taken.source
     model = model.to(device=device, memory_format=memory_order(cfg.trainer.channels_last))
     loss_fn = build(cfg.loss).to(device)
     state = make_state(cfg, model, precision)
@@ -101,9 +112,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     )
     if saved is not None:
         state.load_state_dict(saved.state)
-    first_image, _ = Samples(data.train, augment, cfg.seed).read(1, 0)
-    size, cropped = first_image.shape[:2], cfg.augment.crop_size is not None
-    trial = Trial(state, forward, settings, size, cropped)
+    trial = Trial(state, forward, settings, size, cropped=cfg.augment.crop_size is not None)
     if cfg.loader.batch_size == "auto":
         largest = trial.batch_size(limit=max(1, len(data.train) // world.size))
         cfg.loader.batch_size = min(world.gather(largest))
@@ -133,7 +142,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         per_step = plan.global_batch_size * cfg.trainer.accumulate
         used = {"images_per_epoch": plan.images_per_epoch, "images_per_step": per_step}
         log_schedule(saved, state, replace(settings, **used))
-    if full := shm_warning(4 * first_image[..., 0].size * cfg.loader.batch_size, num_workers):
+    if full := shm_warning(4 * size[0] * size[1] * cfg.loader.batch_size, num_workers):
         log.warning("warning: %s", full)
     if precision.reduced and cfg.trainer.check_precision and saved is None:
         log.info("%s", trial.check_precision(next(batches(train_batches))))
@@ -150,7 +159,10 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     validation = Validation(cfg, data, val_batches, forward, output)
     log.info("%s", headline(cfg, model, precision, world, num_workers))
     log.info("%d images to train on, %d to validate on", len(data.train), len(data.val))
-    for warning in warnings_at_start(cfg, model, saved, world):
+    for warning in [
+        *view_warnings(cfg.model, size, source),
+        *warnings_at_start(cfg, model, saved, world),
+    ]:
         log.warning("warning: %s", warning)
 
     # Epochs: perhaps first with a frozen backbone, then with all
@@ -187,16 +199,21 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
             )
         line = f"epoch {epoch}/{cfg.trainer.max_epochs}  loss {values['train/loss']:.4f}"
         scores: dict[str, Any] = {}
+        fell = None
         if epoch % cfg.trainer.val_every == 0 or epoch == cfg.trainer.max_epochs:
             found, scores = validation.run(state)
             values |= found
             line += f"  val mIoU {score_text(scores['miou'])}"
+            fell = state.fall.update(scores["miou"], values["train/loss"], epoch)
+            line += f" {fell}" if fell else ""
             state.best.update(values[state.best.monitor], epoch, scores, cfg.trainer.keep_best)
             if state.patience is not None:
                 state.patience.update(values[state.patience.monitor])
         state.finish_epoch()
         values["memory_mib"] = peak_memory_mib(device)
         output.on_epoch(line, values, scores)
+        if fell:
+            log.warning("warning: %s", likely_causes(cfg, size, batch_size))
     output.close()
     return finish(cfg, state.state_dict(), world)
 

@@ -69,10 +69,23 @@ def check_values(cfg: DictConfig, name: str) -> None:
     problems = list(value_problems(SCHEMAS[name], plain))
     if name == "train":
         problems += component_problems(plain)
+        problems += window_problems(plain["val"]["window"], "val.window")
     if name == "evaluate":
         problems += subject_problems(plain)
     if problems:
         raise ConfigError(together(problems))
+
+
+def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:
+    """What is wrong with a size and a stride that are each well formed."""
+    size, stride = window["size"], window["stride"]
+    if stride is not None and size is None:
+        yield f"{key}.stride={stride}: {key}.size is not set; give both or neither"
+    elif stride is not None and any(s > w for s, w in zip(stride, size, strict=False)):
+        yield (
+            f"{key}.stride={stride}: expected at most {key}.size={size}; with a larger one pixels "
+            "between windows would be left out"
+        )
 
 
 def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
@@ -129,8 +142,13 @@ def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterato
     if limits["path"]:
         for item in items:
             yield from path_problems(f"{name}={item}", str(item), limits["exists"])
-    if limits["length"] is not None and len(items) != limits["length"]:
-        yield f"{start}: expected {limits['length']} values"
+    if isinstance(value, list):
+        if limits["length"] is not None and len(value) != limits["length"]:
+            yield f"{start}: expected {limits['length']} values"
+        for i, item in enumerate(value):
+            if limits["whole"] and type(item) is not int:
+                yield f"{name}[{i}]={item}: expected a whole number"
+                return
     numbers = (problem for item in items for problem in number_problems(start, item, limits))
     yield from islice(numbers, 1)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from segkit.config.build import rebuild
 from segkit.engine.checkpoint import Checkpoint, Description, model_weights, read_checkpoint
-from segkit.engine.inference import Ensemble, Inference
+from segkit.engine.inference import Ensemble, Inference, Size, pair
 from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
 from segkit.engine.precision import Normalize, Precision, memory_order
 from segkit.errors import CheckpointError, ConfigError
@@ -31,7 +31,8 @@ def load_inference(
     Args:
         checkpoints: At least one; all know the same classes.
         cfg: With ``allow``, ``weights``, ``precision`` (null: see :func:`usual_precision`),
-            ``tta.scales``, ``tta.flip``, ``window.size`` and ``window.stride``.
+            ``tta.scales``, ``tta.flip``, ``window.size`` and ``window.stride`` (null: see
+            :func:`usual_window`).
         device: Where it computes.
 
     Raises:
@@ -56,10 +57,7 @@ def load_inference(
     models = [load_model(one, list(cfg.allow), cfg.weights) for one in checkpoints]
     model = models[0] if len(models) == 1 else Ensemble(models)
     channels_last = bool(OmegaConf.create(first.config).trainer.channels_last)
-    size, stride = (
-        None if sides is None else (sides[0], sides[1])
-        for sides in (cfg.window.size, cfg.window.stride)
-    )
+    size, stride = usual_window(checkpoints, cfg.window)
     return Inference(
         model.to(device).to(memory_format=memory_order(channels_last)),
         Normalize(tuple(first.mean), tuple(first.std), channels_last),
@@ -69,6 +67,34 @@ def load_inference(
         window=size,
         stride=stride,
     )
+
+
+def usual_window(
+    checkpoints: Sequence[Checkpoint], window: DictConfig
+) -> tuple[Size | None, Size | None]:
+    """Size and stride of the windows: what is asked for, else what the run validated in.
+
+    Raises:
+        ConfigError: The runs of an ensemble validated in different windows.
+    """
+    if window.size is not None:
+        return None if window.size == "whole" else pair(window.size), pair(window.stride)
+    first, *others = (one.about.window for one in checkpoints)
+    for checkpoint, other in zip(checkpoints[1:], others, strict=True):
+        if other != first:
+            raise ConfigError(
+                f"{checkpoint.path} was validated in other windows ({window_text(other)}) than "
+                f"{checkpoints[0].path} ({window_text(first)}): give window.size=[HEIGHT,WIDTH], "
+                "or window.size=whole"
+            )
+    return pair(first["size"]), pair(window.stride or first["stride"])
+
+
+def window_text(window: dict[str, list[int] | None]) -> str:
+    """For people; see :attr:`~segkit.engine.checkpoint.Description.window`."""
+    if window["size"] is None:
+        return "whole images"
+    return f"{window['size']}" + (f", stride {window['stride']}" if window["stride"] else "")
 
 
 def usual_precision(about: Description, device: torch.device) -> str:

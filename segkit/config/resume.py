@@ -31,6 +31,7 @@ FIXED = ("data", "model", "model/backbone", "experiment")
 # Keys that change what the weights mean.
 REFUSED = (
     "model",
+    "val.window",  # what the best score so far was measured by
     "optimizer._target_",
     "data.classes",
     "data.num_classes",

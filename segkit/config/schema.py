@@ -23,6 +23,7 @@ def option(
     choices: tuple[str, ...] = (),
     length: int | None = None,
     kind: type | UnionType = object,
+    whole: bool = False,
     path: bool = False,
     exists: bool = False,
 ) -> Any:
@@ -38,6 +39,7 @@ def option(
         choices: All texts that make sense.
         length: Of a list.
         kind: Of a value that OmegaConf does not check; ``text`` says what is expected then.
+        whole: If that value is a list, it is one of whole numbers.
         path: It names a file or folder; a relative one starts where the user does.
         exists: What it names must be there already.
     """
@@ -50,6 +52,7 @@ def option(
         "choices": choices,
         "length": length,
         "kind": kind,
+        "whole": whole,
         "path": path or exists,
         "exists": exists,
     }
@@ -195,6 +198,21 @@ class TrainerConfig:
 
 
 @dataclass
+class WindowConfig:
+    size: Optional[list[int]] = option(
+        None, "height and width of windows that slide over the image; null: whole", low=1, length=2
+    )
+    stride: Optional[list[int]] = option(
+        None, "from one window to the next; null: two thirds of size", low=1, length=2
+    )
+
+
+@dataclass
+class ValConfig:
+    window: WindowConfig = field(default_factory=WindowConfig)
+
+
+@dataclass
 class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -203,6 +221,7 @@ class TrainConfig:
     optimizer: Any = option(MISSING, "partial _target_ node, called with the parameters")
     scheduler: Any = option(MISSING, "_target_ node: a Schedule")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    val: ValConfig = field(default_factory=ValConfig)
     loader: TrainLoaderConfig = field(default_factory=TrainLoaderConfig)
     seed: int = option(0, "of weights, order and augmentation", low=0, high=2**63 - 1)
     out_dir: Optional[str] = option(None, "run folder; null: a new one under runs/", path=True)
@@ -244,12 +263,22 @@ class TTAConfig:
 
 
 @dataclass
-class WindowConfig:
-    size: Optional[list[int]] = option(
-        None, "height and width of windows that slide over the image; null: whole", low=1, length=2
+class RunWindowConfig:
+    size: Any = option(
+        None,
+        "height and width of windows that slide over the image, or whole; null: as in the run's "
+        "validation",
+        low=1,
+        length=2,
+        choices=("whole",),
+        kind=list | str,
+        whole=True,
     )
     stride: Optional[list[int]] = option(
-        None, "from one window to the next; null: two thirds of size", low=1, length=2
+        None,
+        "from one window to the next; null: as in the run, or two thirds of size",
+        low=1,
+        length=2,
     )
 
 
@@ -292,7 +321,7 @@ class EvaluateConfig:
     split: Optional[str] = option(None, "split to score; null: the run's validation split")
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     tta: TTAConfig = field(default_factory=TTAConfig)
-    window: WindowConfig = field(default_factory=WindowConfig)
+    window: RunWindowConfig = field(default_factory=RunWindowConfig)
     boundary: BoundaryConfig = field(default_factory=BoundaryConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -357,7 +386,7 @@ class PredictConfig:
     benchmark: bool = option(False, "measure and tell how long an image takes")
     weights: str = weights_option()
     tta: TTAConfig = field(default_factory=TTAConfig)
-    window: WindowConfig = field(default_factory=WindowConfig)
+    window: RunWindowConfig = field(default_factory=RunWindowConfig)
     device: str = device_option()
     precision: Optional[str] = precision_option()
     allow: list[str] = allow_option()

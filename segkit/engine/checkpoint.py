@@ -6,7 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ class Description:
     device: str = "cpu"
     world_size: int = 1
     recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def window(self) -> dict[str, list[int] | None]:
+        """``size`` and ``stride`` of the windows that the run validated in; None: whole images."""
+        found = (self.config.get("val") or {}).get("window") or {}
+        return {name: found.get(name) for name in ("size", "stride")}
 
 
 def save_checkpoint(
@@ -293,4 +299,12 @@ def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = 
             f"init_from={path}: {error}. Layouts that are known: segkit's own, {known_sources()}; "
             "weights of a backbone alone go to model.backbone.weights"
         ) from error
-    return foreign.report(report) if foreign else report
+    if foreign:
+        report = foreign.report(report)
+        source = {"atrous_rates": None}  # the layouts that are known come with the usual ones
+    elif "about" in content:
+        source = content["about"]["config"]["model"]
+    else:
+        source = None
+    from_aspp = any(name.startswith("aspp.") for name in report.taken)
+    return replace(report, source=source if from_aspp else None)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segkit.data.loader import Batch
 from segkit.engine.forward import Forward
-from segkit.engine.inference import Inference
+from segkit.engine.inference import Inference, Size
 from segkit.metrics import ConfusionMatrix
 
 PIXELS = 2**18  # whose scores are looked at together, so that what that needs stays small
@@ -96,15 +96,18 @@ def evaluate(
     *,
     num_classes: int,
     ignore_index: int,
+    window: Size | None = None,
+    stride: Size | None = None,
     on_image: Callable[[Prediction], None] | None = None,
 ) -> tuple[ConfusionMatrix, float | None]:
     """One confusion matrix over all pixels of all images, and the mean of the images' losses.
 
     Each image counts once in the loss, so that it does not depend on the batch size. With several
     processes each brings its share of the images (see ``eval_loader``), and all get the numbers
-    that one process would have found, to the last bit.
+    that one process would have found, to the last bit. With a window (see :class:`Inference`) the
+    loss is that of the windows' mean probabilities.
     """
-    inference = Inference(model, forward.normalize, forward.precision)
+    inference = Inference(model, forward.normalize, forward.precision, window=window, stride=stride)
     matrix = ConfusionMatrix(num_classes, ignore_index)
     losses: list[Tensor] = []
     for one in images(batches, forward.precision.device):

@@ -197,6 +197,11 @@ class Ensemble(nn.Module):
         return log_probs_(total / len(self.models))
 
 
+def pair(sides: Sequence[int] | None) -> Size | None:
+    """A height and a width of a configuration."""
+    return None if sides is None else (sides[0], sides[1])
+
+
 def log_probs_(probs: Tensor) -> Tensor:
     """Logarithms, in place, that stay finite where a probability is rounded to 0."""
     return probs.clamp_(min=torch.finfo(probs.dtype).tiny).log_()

@@ -39,7 +39,7 @@ def metadata(
         opset: Version of ONNX's operators; None for other formats.
     """
     about = checkpoint.about
-    config = {key: about.config[key] for key in ("data", "trainer") if key in about.config}
+    config = {key: about.config[key] for key in ("data", "trainer", "val") if key in about.config}
     content = {
         "format": METADATA_FORMAT,
         "segkit": segkit.__version__,
@@ -49,6 +49,7 @@ def metadata(
         "ignore_index": about.ignore_index,
         "mean": about.mean,
         "std": about.std,
+        "window": about.window,
         "preprocessing": preprocessing,
         "precision": precision,
         "opset": opset,
@@ -80,7 +81,7 @@ class OnnxModel(nn.Module):
 
     Attributes:
         facts: The metadata as builtins: ``classes``, ``palette``, ``mean``, ``std``,
-            ``ignore_index``, ``preprocessing``, ``precision``, ``opset``, ...
+            ``ignore_index``, ``window``, ``preprocessing``, ``precision``, ``opset``, ...
 
     Raises:
         CheckpointError: Not there, no ONNX file, or none of ours.

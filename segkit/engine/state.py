@@ -9,6 +9,7 @@ from torch import nn
 
 from segkit.engine.early_stopping import Patience
 from segkit.engine.ema import Average
+from segkit.engine.fall import FallWatch
 from segkit.errors import CheckpointError
 
 COUNTERS = ("epoch", "images", "step", "skipped_steps", "seconds", "sums", "last_values")
@@ -64,6 +65,7 @@ class TrainState:
     Attributes:
         model: The network itself, not what wraps it.
         average: Of its weights, if the run keeps one.
+        fall: What notices a validation score that falls.
         patience: What ends the run early, if anything does.
         epoch: Finished epochs, with their validation.
         images: Images already used of the epoch in progress, over all processes.
@@ -80,6 +82,7 @@ class TrainState:
     best: Best
     average: Average | None = None
     patience: Patience | None = None
+    fall: FallWatch = field(default_factory=FallWatch)
     epoch: int = 0
     images: int = 0
     step: int = 0
@@ -110,6 +113,7 @@ class TrainState:
             "best": asdict(self.best),
             "average": self.average.state_dict() if self.average else None,
             "patience": self.patience.state_dict() if self.patience else None,
+            "fall": self.fall.state_dict(),
         } | {name: getattr(self, name) for name in COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -143,6 +147,7 @@ class TrainState:
                 self.average = Average(self.model, self.average.decay)
             if self.patience and state["patience"]:
                 self.patience.load_state_dict(state["patience"])
+            self.fall.load_state_dict(state.get("fall", {}))  # absent in files of segkit 0.1
             for name in COUNTERS:
                 setattr(self, name, state[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -7,12 +7,15 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.models.aspp import ASPP
+from segkit.models.atrous import (
+    ATROUS_RATES,
+    feature_size,
+    fitting_rates,
+    start_unreached_taps_at_zero,
+)
 from segkit.models.backbones import BACKBONES
 from segkit.models.decoder import Decoder
 from segkit.models.layers import init_convolutions
-
-# The field of view in pixels stays the same: half the stride, twice the rates.
-ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 class DeepLabV3Plus(nn.Module):
@@ -27,7 +30,11 @@ class DeepLabV3Plus(nn.Module):
         num_classes: Channels of the logits.
         output_stride: Image pixels per pixel of the last features: 16, or 8 for finer and slower.
         in_channels: Channels of the image.
-        atrous_rates: Dilations of ASPP; None is (6, 12, 18), doubled at output stride 8.
+        atrous_rates: Dilations of ASPP; None is (6, 12, 18), doubled at output stride 8, or
+            smaller ones where ``train_crop`` has no room for these (see
+            :func:`segkit.models.atrous.fitting_rates`).
+        train_crop: Height and width in pixels of what training sees; None where it is not known.
+            Taps of ASPP that it never shows the image to start at 0.
         aspp_channels: Channels of each ASPP branch and of its result.
         decoder_channels: Channels of the decoder's 3x3 convolutions.
         low_level_channels: Channels left of the stride-4 features.
@@ -52,6 +59,7 @@ class DeepLabV3Plus(nn.Module):
         output_stride: int = 16,
         in_channels: int = 3,
         atrous_rates: Sequence[int] | None = None,
+        train_crop: Sequence[int] | None = None,
         aspp_channels: int = 256,
         decoder_channels: int = 256,
         low_level_channels: int = 48,
@@ -64,20 +72,28 @@ class DeepLabV3Plus(nn.Module):
         super().__init__()
         if output_stride not in ATROUS_RATES:
             raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
-        rates = ATROUS_RATES[output_stride] if atrous_rates is None else tuple(atrous_rates)
+        if train_crop is not None and len(train_crop) != 2:
+            raise ValueError(f"train_crop must be a height and a width, got {train_crop!r}")
         for name, value in (
             ("num_classes", num_classes),
             ("in_channels", in_channels),
             ("aspp_channels", aspp_channels),
             ("decoder_channels", decoder_channels),
             ("low_level_channels", low_level_channels),
-            *(("atrous_rates", rate) for rate in rates),
+            *(("atrous_rates", rate) for rate in atrous_rates or ()),
+            *(("train_crop", side) for side in train_crop or ()),
         ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
         check_freeze_backbone(freeze_backbone)
+        if atrous_rates is not None:
+            rates = tuple(atrous_rates)
+        elif train_crop is not None:
+            rates = fitting_rates(train_crop, output_stride)
+        else:
+            rates = ATROUS_RATES[output_stride]
 
         self.backbone = _make_backbone(backbone, output_stride, in_channels)
         channels: tuple[int, ...] = self.backbone.channels  # type: ignore[assignment]
@@ -95,6 +111,8 @@ class DeepLabV3Plus(nn.Module):
         self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
         init_convolutions(self.aspp)
         init_convolutions(self.decoder)
+        if train_crop is not None:
+            start_unreached_taps_at_zero(self.aspp, feature_size(train_crop, output_stride))
         # Near-zero logits: the first loss is that of a fair guess, log(num_classes).
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ class LoadReport:
         taken: Names of the tensors that fit.
         skipped: One plain sentence for each that did not.
         total: Number of tensors that the model has.
+        source: Configuration of the model that they are of, where it is known.
     """
 
     taken: list[str]
     skipped: list[str]
     total: int
+    source: dict[str, Any] | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         text = f"took {len(self.taken)} of {self.total} tensors"

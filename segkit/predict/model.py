@@ -35,7 +35,7 @@ def load_model(
     weights: str = "auto",
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    window: tuple[int, int] | None = None,
+    window: tuple[int, int] | str | None = None,
     stride: tuple[int, int] | None = None,
     allow: Sequence[str] = (),
 ) -> "SegmentationModel":
@@ -49,8 +49,9 @@ def load_model(
         weights: ``raw``, ``ema`` (the average), or ``auto``: those that the run validated.
         scales: Sizes to look at, as factors; the mean of the probabilities counts.
         flip: Look at the mirror image too.
-        window: Height and width of windows that slide over the picture; None takes it whole.
-        stride: From one window to the next; None is two thirds of ``window``.
+        window: Height and width of windows that slide over the picture, or ``whole``; None takes
+            what the run validated in.
+        stride: From one window to the next; None is the run's, or two thirds of ``window``.
         allow: Your own modules that the checkpoint may name. Without them it can name segkit's
             alone, so that a file from a stranger runs no code of theirs.
 
@@ -70,7 +71,7 @@ def load_model(
         "weights": weights,
         "tta": {"scales": _listed("scales", scales), "flip": flip},
         "window": {
-            "size": None if window is None else _listed("window", window),
+            "size": window if window in (None, "whole") else _listed("window", window),
             "stride": None if stride is None else _listed("stride", stride),
         },
         "allow": _listed("allow", allow),

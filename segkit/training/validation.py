@@ -11,6 +11,7 @@ from segkit.data.loader import Batch
 from segkit.data.workers import batches
 from segkit.engine.evaluation import Prediction, evaluate
 from segkit.engine.forward import Forward
+from segkit.engine.inference import pair
 from segkit.engine.log import progress
 from segkit.engine.state import TrainState
 from segkit.metrics import PRCurves
@@ -46,6 +47,8 @@ class Validation:
             forward=forward,
             num_classes=len(data.classes),
             ignore_index=cfg.data.ignore_index,
+            window=pair(cfg.val.window.size),
+            stride=pair(cfg.val.window.stride),
         )
         self.pictures = ValidationPictures(
             data.classes,

@@ -16,6 +16,7 @@ from segkit.engine.loop import StepSettings
 from segkit.engine.precision import Precision
 from segkit.engine.state import Best, TrainState
 from segkit.report.tables import class_table, shown, write_json
+from segkit.training.field_of_view import atrous_rates, view_text
 from segkit.training.monitor import make_best
 
 
@@ -30,10 +31,11 @@ def headline(
     else:
         device += f" ({torch.get_num_threads()} threads)"
     processes = f"{world.size} processes x " if world.size > 1 else ""
+    view = f"; {view_text(cfg.model)}" if atrous_rates(cfg.model) else ""
     return (
         f"segkit {segkit.__version__}, torch {torch.__version__}, {processes}{device}, "
         f"{precision.name}, {num_workers} loader processes\n{cfg.data.num_classes} classes; "
-        f"{parameters / 1e6:.2f} M parameters; loss: {loss_text(cfg)}; "
+        f"{parameters / 1e6:.2f} M parameters{view}; loss: {loss_text(cfg)}; "
         f"batch size {processes}{cfg.loader.batch_size} x {cfg.trainer.accumulate}"
     )
 

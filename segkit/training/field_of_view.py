@@ -1,0 +1,115 @@
+"""What training sees of an image, and whether the model's atrous rates fit into it."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
+from statistics import median_low
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from segkit.data.loader import Samples
+from segkit.models.atrous import ATROUS_RATES, fitting_rates, misfit
+
+NUM_SAMPLES = 8  # crops are all of one size, whole images of a few
+
+
+def typical_size(samples: Samples) -> tuple[int, int]:
+    """Median height and width in pixels of what the transforms make of some images."""
+    step = max(1, len(samples) // NUM_SAMPLES)
+    indices = range(0, len(samples), step)[:NUM_SAMPLES]
+    shapes = [samples.read(1, index)[0].shape for index in indices]
+    return median_low(s[0] for s in shapes), median_low(s[1] for s in shapes)
+
+
+def complete_model(model: DictConfig, size: tuple[int, int]) -> None:
+    """Write the size of what training sees, and the rates that fit it, where they are null.
+
+    A model whose constructor does not take ``train_crop`` is left alone.
+
+    Args:
+        model: The node of a run that begins, changed in place.
+        size: Height and width in pixels.
+    """
+    if "train_crop" not in inspect.signature(resolve_name(model["_target_"])).parameters:
+        return
+    with open_dict(model):
+        if model.get("train_crop") is None:
+            model.train_crop = list(size)
+        if model.get("atrous_rates") is None:
+            stride = model.get("output_stride", 16)
+            model.atrous_rates = list(fitting_rates(model.train_crop, stride))
+
+
+def atrous_rates(model: Mapping[Any, Any]) -> list[int] | None:
+    """Those of a model's node; None of a model that has none."""
+    if "atrous_rates" not in model:
+        return None
+    rates = model["atrous_rates"] or ATROUS_RATES[model.get("output_stride", 16)]
+    return list(rates)
+
+
+def view_text(model: Mapping[Any, Any]) -> str:
+    """Rates and crop of a model's node, for people."""
+    rates = ", ".join(map(str, atrous_rates(model) or ()))
+    text = f"atrous rates {rates} at output stride {model.get('output_stride', 16)}"
+    if model.get("train_crop") is None:
+        return text
+    height, width = model["train_crop"]
+    return f"{text}, crops of {height} x {width}"
+
+
+def view_warnings(
+    model: Mapping[Any, Any], size: tuple[int, int], source: Mapping[Any, Any] | None
+) -> Iterator[str]:
+    """What does not fit together, one line each.
+
+    Args:
+        model: The node of the model that is trained.
+        size: Height and width in pixels of what training sees.
+        source: The node of the model whose weights it starts from (``init_from``).
+    """
+    rates = atrous_rates(model)
+    if rates is None:
+        return
+    if text := misfit(rates, size, model.get("output_stride", 16)):
+        yield text
+    before = None if source is None else atrous_rates(source)
+    if source is None or before is None:
+        return
+    keep = ",".join(map(str, before))
+    if before != rates:
+        yield (
+            f"init_from: its weights were trained with {view_text(source)}; this run has "
+            f"{view_text(model)}. Branches of another rate look at other places and have to learn "
+            f"anew; 'model.atrous_rates=[{keep}]' keeps the rates"
+        )
+    elif list(source.get("train_crop") or size) != list(size):
+        yield (
+            f"init_from: its weights were trained with {view_text(source)}; this run trains on "
+            f"{size[0]} x {size[1]}"
+        )
+
+
+def likely_causes(cfg: DictConfig, size: tuple[int, int], batch_size: int) -> str:
+    """Why a score may fall while the loss does, and what to try, as one line.
+
+    Args:
+        cfg: Of the run.
+        size: Height and width in pixels of what training sees.
+        batch_size: Images per step and process.
+    """
+    causes = []
+    if cfg.val.window.size is None:
+        rates = cfg.model.get("atrous_rates")
+        what = f"atrous rates {', '.join(map(str, rates))}" if rates else "a larger field of view"
+        causes.append(
+            f"whole images beside crops of {size[0]} x {size[1]} and {what} "
+            f"('val.window.size=[{size[0]},{size[1]}]' scores what training sees)"
+        )
+    causes.append(
+        f"BatchNorm's statistics of {batch_size} images (a larger loader.batch_size, or "
+        "model.freeze_bn=true)"
+    )
+    causes.append(f"the learning rate (optimizer.lr={cfg.optimizer.lr / 3:.1g})")
+    return "likely causes, the first that applies: " + "; ".join(causes)
