@@ -34,9 +34,7 @@ def whole(home: Path) -> tuple[Result, dict[str, Any]]:
     return train(home, "whole", *ONCE)
 
 
-def test_the_rates_follow_whole_images(
-    home: Path, whole: tuple[Result, dict[str, Any]]
-) -> None:
+def test_the_rates_follow_whole_images(home: Path, whole: tuple[Result, dict[str, Any]]) -> None:
     result, model = whole
     assert (model["train_crop"], model["atrous_rates"]) == ([96, 160], [2, 3, 5])
     assert "atrous rates 2, 3, 5 at output stride 16, crops of 96 x 160;" in result.out
