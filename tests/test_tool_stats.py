@@ -43,11 +43,11 @@ def test_the_numbers_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cat["objects_below_256_pixels"] == 3
     # 88, 56 and 32 pixels: the median over each.
     assert found["class_weights"]["median_frequency"] == [56 / 88, 1.0, 56 / 32]
-    assert found["crop_size"] == [96, 96]  # the least that is suggested
+    assert found["crop_size"] == [160, 160]  # the least that is suggested
     out = capsys.readouterr().out
     assert " 1 cat 56 31.82% 2 3 24 100% " in " ".join(out.split())
     assert "2 pictures; width x height of the commonest: 12 x 8 (2)" in out
-    assert "suggested: 'augment.crop_size=[96,96]'" in out
+    assert "suggested: 'augment.crop_size=[160,160]'" in out
 
 
 def found_with(side: int, *, size: tuple[int, int] = (600, 700)) -> Found:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segkit.data.threads import each
 from segkit.losses.class_weights import WEIGHTINGS
+from segkit.models.atrous import ATROUS_RATES, fitting_rates, needed_crop
 from segkit.report.tables import write_json
 from segkit.tools.arguments import key, output_file, run_tool
 from segkit.tools.objects import object_sizes
@@ -21,7 +22,8 @@ from segkit.tools.voc_keys import VOCKeys
 
 SMALL = 16 * 16  # pixels of one cell of the last features at output stride 16
 STEP = 32  # crop sizes are multiples of it
-LARGEST_CROP, SMALLEST_CROP = 768, 96
+LARGEST_CROP, SMALLEST_CROP = 768, 160
+OUTPUT_STRIDE = 16  # what model.output_stride is unless it is set
 BACKGROUND = "background"
 NO_OBJECTS = np.empty((0, 3), np.int64)
 
@@ -110,7 +112,7 @@ def summarize(found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:
 def suggest_crop(found: Sequence[Found], classes: Sequence[str]) -> list[int]:
     """Height and width of a crop that shows most objects with their surroundings.
 
-    One and a half times the side that 9 of 10 objects stay below, in multiples of 32 from 96 to
+    One and a half times the side that 9 of 10 objects stay below, in multiples of 32 from 160 to
     768, but not more than the median picture has. Areas of the background do not count, nor do
     those of less than 16 x 16 pixels, which are often specks.
     """
@@ -151,12 +153,25 @@ def report(content: dict[str, Any]) -> str:
         "objects are connected areas of one class; those below 256 px are smaller than one cell of "
         "the features at output stride 16 (model.output_stride=8 halves its sides)",
         "",
-        "suggested: 'augment.crop_size=[{},{}]'".format(*content["crop_size"]),
+        crop_text(content["crop_size"]),
         "class weights, as loss.terms.ce.loss.class_weights=NAME would set them:",
     ]
     for name, weights in content["class_weights"].items():
         lines.append(f"  {name:17}[{', '.join(f'{weight:.3g}' for weight in weights)}]")
     return "\n".join(lines)
+
+
+def crop_text(crop: Sequence[int]) -> str:
+    """The suggested crop, and what the atrous rates become with it."""
+    rates, usual = fitting_rates(crop, OUTPUT_STRIDE), ATROUS_RATES[OUTPUT_STRIDE]
+    text = f"suggested: 'augment.crop_size=[{crop[0]},{crop[1]}]'"
+    if rates == usual:
+        return text
+    side = needed_crop(usual[-1], OUTPUT_STRIDE)
+    return (
+        f"{text}; the model's atrous rates follow it: {', '.join(map(str, rates))} "
+        f"({', '.join(map(str, usual))}, with a wider view, from {side} x {side} on)"
+    )
 
 
 def _range(quantiles: Sequence[float | None]) -> str:
