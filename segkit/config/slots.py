@@ -129,7 +129,11 @@ def refuse_foreign(plain: Any, slot: str, allow: Sequence[str], source: object, 
         source: The file that it comes from.
         key: Of the tree in that file's configuration; empty for the whole.
     """
-    _Check(tuple(allow), str(source)).component(plain, slot, key)
+    check = _Check(tuple(allow), str(source))
+    if slot == "run":
+        check.plain(plain, SLOTS[slot].inner, key)
+    else:
+        check.component(plain, slot, key)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class _Check:
     def component(self, node: Any, slot: str, path: str) -> None:
         """What stands at a place of a component: one of these, or a plain value."""
         if not isinstance(node, dict) or "_target_" not in node:
-            self.plain(node, SLOTS[slot].inner if slot == "run" else {}, path)
+            self.plain(node, {}, path)
             return
         target = node["_target_"]
         if not isinstance(target, str):
@@ -164,8 +168,8 @@ class _Check:
         """Values, with components at the places ``inner`` and nowhere else."""
         if isinstance(node, dict) and (found := [key for key in HYDRA_KEYS if key in node]):
             raise ConfigError(
-                f"{self.source}: names {node.get('_target_', found[0])} as {path}, where no "
-                "component is expected: refused"
+                f"{self.source}: names {node.get('_target_', found[0])} as "
+                f"{path or 'the whole configuration'}, where no component is expected: refused"
             )
         for key, child, below in _children(node, path):
             places = {

@@ -1,5 +1,6 @@
 """Everything that goes on changing during a run, in one place: what a checkpoint keeps."""
 
+import inspect
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -170,7 +171,9 @@ def _check_buffers(optimizer: torch.optim.Optimizer) -> None:
         return  # of the user's own, which may keep anything
     trial = nn.Parameter(torch.zeros(2, 2))
     trial.grad = torch.zeros_like(trial)
-    fresh = type(optimizer)([trial], **optimizer.defaults)
+    known = inspect.signature(type(optimizer)).parameters  # AdamW has one default more
+    settings = {name: value for name, value in optimizer.defaults.items() if name in known}
+    fresh = type(optimizer)([trial], **settings)
     fresh.step()
     expected = fresh.state[trial]
     for parameter, buffers in optimizer.state.items():

@@ -75,7 +75,7 @@ def _check_storages(path: Path, archive: zipfile.ZipFile, entries: list[zipfile.
     folder = next(iter(sizes), "").partition("/")[0]
     if f"{folder}/data.pkl" not in sizes:
         return  # nothing that PyTorch would read
-    scan = Scan(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+    scan = Scan(path, io.BytesIO(archive.read(f"{folder}/data.pkl")))
     scan.load()
     for key, claimed in scan.storages.items():
         found = sizes.get(f"{folder}/data/{key}", -1)
@@ -90,14 +90,14 @@ def check_legacy(path: Path) -> None:
     """Likewise for a file of the time before zip files; anything else is left to PyTorch."""
     with path.open("rb") as file:
         try:
-            if Scan(file).load() != LEGACY_MAGIC:
+            if Scan(path, file).load() != LEGACY_MAGIC:
                 return
             for _ in range(2):  # version of the format, and of the machine
-                Scan(file).load()
-            scan = Scan(file)
+                Scan(path, file).load()
+            scan = Scan(path, file)
             scan.load()
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+        except CheckpointError:
+            raise
         except Exception:  # PyTorch cannot read it either, and has words for it
             return
     claimed, size = sum(scan.storages.values()), path.stat().st_size
@@ -125,21 +125,22 @@ class Inert:
 class Scan(pickle.Unpickler):
     """Reads a pickle without any of the objects in it; ``storages`` are bytes that it claims."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, path: Path, file: Any) -> None:
         super().__init__(file)
+        self.path = path
         self.storages: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if name == "bytearray":  # of any length, by a number
-            raise CheckpointError("holds a bytearray, expected tensors and plain values")
+            raise CheckpointError(f"{self.path}: holds a bytearray, expected tensors and values")
         return type(name, (Inert,), {})
 
     def persistent_load(self, pid: Any) -> Any:
         kind, storage, key, _, count, *_ = pid
         if kind not in ("storage", b"storage") or type(count) is not int or count < 0:
-            raise CheckpointError("names storages in a way that torch.save does not")
+            raise CheckpointError(f"{self.path}: names storages as torch.save does not: refused")
         size = count * ITEM_SIZES.get(storage.__name__, 1)
         self.storages[str(key)] = max(size, self.storages.get(str(key), 0))
         return Inert()
