@@ -11,19 +11,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from segkit.config import check_command_line, rebuild, run
+from segkit.config import check_command_line, run
 
 if __name__ == "__main__":
     check_command_line("export")  # before the imports that take seconds: a wrong key ends at once
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkit.config.load import load_model
-from segkit.engine.checkpoint import Checkpoint, Description, read_checkpoint
+from segkit.config.load import load_model, rebuild_dataset, setting
+from segkit.engine.checkpoint import Checkpoint, read_checkpoint
 from segkit.engine.export import SUFFIXES, WithPreprocessing, appearing, open_model, write_model
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.onnx_model import metadata, require
@@ -79,7 +79,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         exported = open_model(temporary, cfg.format)
         parity = check_parity(model, exported, samples, tolerance)
         # How fast, side by side
-        seconds = speeds(cfg, about, model, exported, samples[0]) if cfg.latency.runs else {}
+        seconds = speeds(cfg, checkpoint, model, exported, samples[0]) if cfg.latency.runs else {}
     log.info("%s (%.1f MB)", shown(path), path.stat().st_size / 1e6)
     log.info("%s", parity)
     log.info("(accepted: at most %.0e, at least %g %%)", tolerance.difference, 100 * tolerance.same)
@@ -114,7 +114,7 @@ def file_name(cfg: DictConfig, checkpoint: Path) -> Path:
 
 def speeds(
     cfg: DictConfig,
-    about: Description,
+    checkpoint: Checkpoint,
     model: nn.Module,
     exported: Callable[[Tensor], Tensor],
     sample: Tensor,
@@ -126,7 +126,7 @@ def speeds(
     """
     image = F.interpolate(sample.float(), list(cfg.latency.size)).to(sample.dtype)
     # PyTorch in the memory order in which predict.py lets it compute.
-    order = memory_order(OmegaConf.create(about.config).trainer.channels_last)
+    order = memory_order(setting(checkpoint, "trainer.channels_last", bool))
     model, image = model.to(memory_format=order), image.contiguous(memory_format=order)
     ours = latency(model, image, runs=cfg.latency.runs)
     try:
@@ -153,13 +153,9 @@ def read_pictures(cfg: DictConfig, checkpoint: Checkpoint) -> Iterator[Tensor]:
     Raises:
         DataError: The data is not there, or cannot be read.
     """
-    config = checkpoint.about.config
-    node = dict(config["data"]["dataset"])
-    if cfg.calibration.root is not None:
-        node["root"] = cfg.calibration.root
-    split = cfg.calibration.split or OmegaConf.create(config).data.train_split
+    split = cfg.calibration.split or setting(checkpoint, "data.train_split", str)
     try:
-        dataset = rebuild(node, list(cfg.allow))(split=split)
+        dataset = rebuild_dataset(checkpoint, split, cfg.calibration.root, list(cfg.allow))
     except DataError as error:
         raise DataError(
             f"{error}. {cfg.precision} needs pictures of the run's data: give calibration.root=PATH"

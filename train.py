@@ -19,7 +19,7 @@ from segkit.config import (
     resumed,
     run,
     typed_overrides,
-    without_weights,
+    without_effects,
 )
 
 if __name__ == "__main__":
@@ -31,7 +31,8 @@ from omegaconf import DictConfig, OmegaConf
 from segkit.data.loader import Collate, Samples, eval_loader, train_loader
 from segkit.data.order import EpochBatches
 from segkit.data.workers import batches, close, resolve_num_workers, shm_warning
-from segkit.engine.checkpoint import Checkpoint, Description, init_from
+from segkit.engine.checkpoint import Checkpoint, init_from
+from segkit.engine.description import Description
 from segkit.engine.determinism import explain_nondeterminism, make_deterministic
 from segkit.engine.distributed import World, check_same_start, connect, sync_batch_norm, wrap
 from segkit.engine.ema import Average
@@ -91,7 +92,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         complete_model(cfg.model, size)
 
     # Model -> loss -> optimizer: the state that each step changes
-    model = build(cfg.model if saved is None else without_weights(cfg.model))
+    model = build(cfg.model if saved is None else without_effects(cfg.model))
     source: dict[str, Any] | None = None
     if cfg.init_from is not None and saved is None:
         taken = init_from(model, cfg.init_from, cfg.init_parts)

@@ -349,7 +349,7 @@ def test_mistakes_are_refused_as_in_a_new_run(run: Path, given: str, message: st
 )
 def test_code_that_a_checkpoint_names_is_refused(run: Path, key: str, value: Any) -> None:
     edit(run, key, value)
-    with pytest.raises(ConfigError, match=r"which is no part of segkit|hides a second"):
+    with pytest.raises(ConfigError, match=r"which is no part of segkit|: refused"):
         resume("resume=run")
 
 

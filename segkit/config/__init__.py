@@ -5,7 +5,7 @@ node, whose schema is its constructor's signature. Importing this package does n
 so that a mistake in a key ends a run at once.
 """
 
-from segkit.config.build import build, build_augment, rebuild, without_weights
+from segkit.config.build import build, build_augment, rebuild, without_effects
 from segkit.config.check import check_config
 from segkit.config.command import check_command_line, run, typed_overrides
 from segkit.config.explain import did_you_mean
@@ -33,5 +33,5 @@ __all__ = [
     "resumed",
     "run",
     "typed_overrides",
-    "without_weights",
+    "without_effects",
 ]

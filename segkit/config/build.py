@@ -1,14 +1,18 @@
 """Objects out of ``_target_`` nodes: of a configuration, or of a checkpoint, which is data."""
 
 import copy
+import pkgutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from segkit.errors import ConfigError, SegkitError
+from segkit.config.slots import OFF, SLOT_OF, SLOTS, refuse_foreign
+from segkit.errors import ConfigError, DataError, SegkitError
 
 
 def build(node: Any) -> Any:
@@ -46,72 +50,88 @@ def build_augment(cfg: DictConfig) -> Any:
     return Augment(transforms, ignore_index=cfg.data.ignore_index, fill=fill)
 
 
-def without_weights(model: DictConfig) -> DictConfig:
-    """The node of a model whose backbone starts at random: nothing is read or downloaded."""
-    plain = copy.deepcopy(model)
-    if OmegaConf.select(plain, "backbone.weights") is not None:
-        plain.backbone.weights = None
-    return plain
+def without_effects(node: DictConfig) -> DictConfig:
+    """A copy of a node out of a checkpoint whose components read, download and make nothing.
+
+    The backbone starts at random, since the checkpoint holds its weights; a data set is opened.
+    """
+    copied = copy.deepcopy(node)
+    OmegaConf.set_struct(copied, False)
+    if OmegaConf.select(copied, "backbone.weights") is not None:  # of the user's own too
+        copied.backbone.weights = None
+    _switch_off(copied)
+    return copied
 
 
-def rebuild(node: Any, allow: Sequence[str]) -> Any:
-    """:func:`build` for a node that came out of a file: a checkpoint is data, not code.
+def _switch_off(node: Any) -> None:
+    """Set what :data:`OFF` lists, in place and through all nodes."""
+    if OmegaConf.is_dict(node):
+        for name, value in OFF.get(str(node.get("_target_")), {}).items():
+            node[name] = value
+    if OmegaConf.is_config(node):
+        for child in node.values() if OmegaConf.is_dict(node) else node:
+            _switch_off(child)
+
+
+def rebuild(source: Path, slot: str, node: Any, allow: Sequence[str], **late: Any) -> Any:
+    """:func:`build` for a node that came out of a checkpoint, which is data, not code.
 
     Args:
-        node: Builtins, as read from the checkpoint.
-        allow: Modules of the user's own that may be named besides segkit's.
+        source: The checkpoint that it comes from.
+        slot: Which component it is, see :data:`~segkit.config.slots.SLOTS`.
+        node: Builtins, as read.
+        allow: Modules of the user's own that may be named besides what is listed.
+        late: Arguments that a component with ``_partial_`` is called with.
 
     Raises:
-        ConfigError: It names anything else.
+        ConfigError: It names anything else, or cannot be built.
+        DataError: Files of a data set are missing or wrong.
     """
-    # Resolved first: an interpolation can make a node (`${oc.create:...}`) that no look at the
-    # text would find.
-    plain = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
-    refuse_foreign(plain, allow)
-    return build(OmegaConf.create(plain))
+    key = {"dataset": "data.dataset"}.get(slot, slot)
+    plain = resolved(node, source, key)
+    if not isinstance(plain, dict) or "_target_" not in plain:
+        raise ConfigError(f"{source}: its {key} is {plain!r:.80}; expected a node with _target_")
+    refuse_foreign(plain, slot, allow, source, key)
+    try:
+        built = build(without_effects(OmegaConf.create(plain)))
+        if late:
+            built = built(**late)
+    except DataError:
+        raise
+    except Exception as error:
+        is_ours = all(target in SLOT_OF for target in targets(plain))
+        if not is_ours and not isinstance(error, SegkitError):
+            raise  # code of the user's own, whose defects are to be seen
+        text = " ".join(str(error).split())[:300]
+        name = "" if isinstance(error, SegkitError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{source}: its {key} cannot be built ({name}{text})") from error
+    kind = SLOTS[slot].kind
+    if not isinstance(built, pkgutil.resolve_name(kind)):
+        raise ConfigError(
+            f"{source}: its {key}, {plain['_target_']}, made a {type(built).__name__}; expected a "
+            f"{kind}"
+        )
+    return built
 
 
-def refuse_foreign(plain: Any, allow: Sequence[str], libraries: Sequence[str] = ()) -> None:
-    """Raise a ConfigError if a resolved tree from a checkpoint names code of somebody else.
+def resolved(node: Any, source: object, key: str) -> Any:
+    """A tree from a checkpoint as builtins, its interpolations replaced by what they mean.
 
-    Args:
-        plain: Builtins.
-        allow: Modules, or objects in them, that may be named besides segkit's.
-        libraries: Modules whose classes may be named; their functions may not.
+    Before anybody looks at it: an interpolation can make a node (``${oc.create:...}``) that no
+    look at the text would find.
+
+    Raises:
+        ConfigError: It cannot be resolved here, or hides one interpolation in another.
     """
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
+    except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{source}: its {key} cannot be read ({text})") from error
     for text in _strings(plain):
         if "${" in text:
-            raise ConfigError(f"the checkpoint hides a second interpolation in {text!r}: refused")
-    trusted = ("segkit", *allow)
-    for target in targets(plain):
-        if target in allow:
-            continue
-        # The name first, since looking further imports it. Then where it is defined:
-        # `segkit.models.weights.torch.load` begins with segkit, too.
-        if is_below(target, trusted) and is_below(home_of(target), trusted):
-            continue
-        of_library = is_below(target, libraries) and is_below(home_of(target), libraries)
-        if of_library and isinstance(get_object(target), type):
-            continue
-        module = target.rpartition(".")[0]
-        raise ConfigError(
-            f"the checkpoint names {target}, which is no part of segkit; if you know and trust "
-            f"that code, add 'allow=[{module}]'"
-        )
-
-
-def is_below(name: str, others: Sequence[str]) -> bool:
-    """Whether a dotted name is one of the others, or of something in it."""
-    return any(name == other or name.startswith(f"{other}.") for other in others)
-
-
-def home_of(target: str) -> str:
-    """The module in which the object with this dotted name is defined."""
-    try:
-        return str(getattr(get_object(target), "__module__", ""))
-    except (ImportError, AttributeError, ValueError, InstantiationException) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"_target_={target}: cannot be imported ({reason})") from error
+            raise ConfigError(f"{source}: hides a second interpolation in {text!r}: refused")
+    return plain
 
 
 def targets(node: Any) -> Iterator[str]:

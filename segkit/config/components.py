@@ -13,8 +13,9 @@ from typing import Any, Union, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.build import build, build_augment, is_below, targets
+from segkit.config.build import build, build_augment, targets
 from segkit.config.explain import did_you_mean
+from segkit.config.slots import is_below
 from segkit.config.weightings import named_weightings, unknown_weightings
 
 # In these an error means that a value is wrong; in code of the user's own it may be a defect.

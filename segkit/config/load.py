@@ -2,17 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from segkit.config.build import rebuild
-from segkit.engine.checkpoint import Checkpoint, Description, model_weights, read_checkpoint
+from segkit.config.slots import SLOTS
+from segkit.data.contract import SegmentationDataset
+from segkit.engine.checkpoint import Checkpoint, model_weights, read_checkpoint
+from segkit.engine.description import Description
 from segkit.engine.inference import Ensemble, Inference, Size, pair
 from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
 from segkit.engine.precision import Normalize, Precision, memory_order
 from segkit.errors import CheckpointError, ConfigError
+from segkit.models.weights import compare
 
 
 def read_checkpoints(source: str | Sequence[str]) -> list[Checkpoint]:
@@ -56,7 +62,7 @@ def load_inference(
             )
     models = [load_model(one, list(cfg.allow), cfg.weights) for one in checkpoints]
     model = models[0] if len(models) == 1 else Ensemble(models)
-    channels_last = bool(OmegaConf.create(first.config).trainer.channels_last)
+    channels_last = setting(checkpoints[0], "trainer.channels_last", bool)
     size, stride = usual_window(checkpoints, cfg.window)
     return Inference(
         model.to(device).to(memory_format=memory_order(channels_last)),
@@ -118,17 +124,86 @@ def load_model(
         CheckpointError: Its weights do not fit the model that it describes.
         ConfigError: It names code that is not allowed.
     """
+    about, source = checkpoint.about, checkpoint.path
     if isinstance(checkpoint, ExportedCheckpoint):
+        check_channels(checkpoint.network, len(about.classes), source)
         return checkpoint.network
-    node = dict(checkpoint.about.config["model"])
-    if isinstance(node.get("backbone"), dict) and "weights" in node["backbone"]:
-        node["backbone"] = node["backbone"] | {"weights": None}
-    model: nn.Module = rebuild(node, allow)
-    try:
-        model.load_state_dict(model_weights(checkpoint.state, weights))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: its weights do not fit the model that it describes "
-            f"({' '.join(str(error).split())[:200]}); was it edited?"
-        ) from error
+    node = about.config.get("model")
+    tensors = model_weights(checkpoint.state, weights)
+    if isinstance(node, dict) and node.get("_target_") in SLOTS["model"].names:
+        # Without memory first: a hostile description may ask for more than there is.
+        with torch.device("meta"):
+            check_fit(rebuild(source, "model", node, allow), tensors, source)
+    model: nn.Module = rebuild(source, "model", node, allow)
+    check_fit(model, tensors, source)
+    model.load_state_dict(tensors)
+    check_channels(model, len(about.classes), source)
     return model
+
+
+def check_fit(model: nn.Module, tensors: dict[str, Any], source: Path) -> None:
+    """Raise a CheckpointError unless the tensors are the model's, by name, shape and kind."""
+    report = compare(model, tensors)
+    if report.skipped:
+        raise CheckpointError(
+            f"{source}: its weights do not fit the model that it describes ({report.reasons()}); "
+            "was it edited?"
+        )
+
+
+@torch.no_grad()
+def check_channels(model: nn.Module, num_classes: int, source: Path) -> None:
+    """Raise a CheckpointError unless the logits have a channel for each of the classes.
+
+    A small black image is computed; a model that cannot take it says so when it is used.
+    """
+    modes = [(layer, layer.training) for layer in model.modules()]
+    try:
+        shape = tuple(model.eval()(torch.zeros(1, 3, 64, 64)).shape)
+    except CheckpointError:
+        raise
+    except Exception:
+        return
+    finally:
+        for layer, training in modes:
+            layer.training = training
+    if len(shape) != 4 or shape[1] != num_classes:
+        raise CheckpointError(
+            f"{source}: names {num_classes} classes, but its model makes {shape} of an image "
+            f"(1, 3, 64, 64); expected (1, {num_classes}, H, W). Was it edited?"
+        )
+
+
+def setting(checkpoint: Checkpoint, key: str, kind: type) -> Any:
+    """A value of the configuration in a checkpoint.
+
+    Raises:
+        CheckpointError: It is not there, or of another type.
+    """
+    try:
+        value = OmegaConf.select(OmegaConf.create(checkpoint.about.config), key)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        value = " ".join(str(error).split())[:200]
+        kind = type(None)  # whatever it says
+    if type(value) is not kind:
+        raise CheckpointError(
+            f"{checkpoint.path}: config.{key} in it is {value!r}; expected a {kind.__name__}"
+        )
+    return value
+
+
+def rebuild_dataset(
+    checkpoint: Checkpoint, split: str, root: str | None, allow: Sequence[str]
+) -> SegmentationDataset:
+    """A split of the data that a checkpoint describes, from another folder if ``root`` is given.
+
+    Raises:
+        CheckpointError: It describes none.
+        ConfigError: It names code that is not allowed.
+        DataError: The files are not there, or wrong.
+    """
+    node = checkpoint.about.config.get("data", {}).get("dataset")
+    if isinstance(node, dict) and root is not None:
+        node = node | {"root": root}
+    dataset: SegmentationDataset = rebuild(checkpoint.path, "dataset", node, allow, split=split)
+    return dataset

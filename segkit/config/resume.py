@@ -4,6 +4,7 @@ Every override is applied and shown, or refused with the way out; none is ignore
 """
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.build import is_below, refuse_foreign, targets
+from segkit.config.build import resolved, targets
 from segkit.config.check import check_config
 from segkit.config.explain import explain
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS
+from segkit.config.slots import HYDRA_KEYS, SLOT_OF, is_below, refuse_foreign
 from segkit.errors import CheckpointError, ConfigError, together
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ REFUSED = (
     "init_parts",
 )
 ALLOWED = ("model.dropout",)
-LIBRARIES = ("torch.optim", "albumentations")
+# What is written of these is what it says, whatever becomes of the data later.
+PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.\[\]-]+)\}")
 
 
 def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpoint | None"]:
@@ -95,7 +98,16 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
         raise CheckpointError(
             f"{saved.path}: holds weights and nothing to go on with; use init_from instead"
         )
-    before = DictConfig(OmegaConf.merge(OmegaConf.structured(SCHEMAS["train"]), recipe["config"]))
+    from segkit.engine.saved_state import check_resumable
+
+    check_resumable(saved.path, saved.state)
+    try:
+        schema = OmegaConf.structured(SCHEMAS["train"])
+        before = DictConfig(OmegaConf.merge(schema, recipe["config"]))
+        was = plain_config(before)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{saved.path}: its configuration does not fit ({text})") from error
     new = copy.deepcopy(before)
     try:
         overrides = OverridesParser.create().parse_overrides(list(typed))
@@ -107,8 +119,9 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
         new.out_dir = cfg.out_dir
     elif not any(o.key_or_group == "out_dir" for o in overrides):
         new.out_dir = str(_run_folder(saved.path))
-    own = set(targets(OmegaConf.to_container(cfg)))  # the user's own configuration names them
-    refuse_foreign(OmegaConf.to_container(new, resolve=True), [*cfg.allow, *own], LIBRARIES)
+    # What the user's own configuration names; of ours each has its place.
+    own = set(targets(OmegaConf.to_container(cfg))) - SLOT_OF.keys()
+    _refuse_code(new, [*cfg.allow, *own], saved.path)
     if problems:
         raise ConfigError(together(problems))
     trial = copy.deepcopy(new)
@@ -116,7 +129,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     check_config(trial, "train")
     absolute_paths(new, "train")
     lines = []
-    for key, old, value in differences(plain_config(before), plain_config(new)):
+    for key, old, value in differences(was, plain_config(new)):
         if key in ("resume", "allow", "out_dir"):
             continue
         if is_below(key, REFUSED) and key not in ALLOWED:
@@ -128,6 +141,35 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     for line in lines:
         log.info("resume: %s", line)
     return new
+
+
+def _refuse_code(cfg: DictConfig, allow: Sequence[str], source: Path) -> None:
+    """Raise a ConfigError if ``cfg`` names what a checkpoint may not, now or when it is read later.
+
+    What is computed by an interpolation other than a key or an environment variable is replaced by
+    its value, so that all that is built is what was looked at.
+    """
+    plain = resolved(OmegaConf.to_container(cfg, resolve=False), source, "configuration")
+    refuse_foreign(plain, "run", allow, source, "")
+    for path, key, text in _computed(OmegaConf.to_container(cfg, resolve=False)):
+        value = OmegaConf.select(cfg, path)
+        if key in HYDRA_KEYS or OmegaConf.is_config(value):
+            raise ConfigError(f"{source}: computes {path} by {text!r}: refused")
+        OmegaConf.update(cfg, path, value)
+
+
+def _computed(node: Any, path: str = "", key: object = "") -> Iterator[tuple[str, object, str]]:
+    """(path, key, text) of what is not plainly written."""
+    if isinstance(node, dict | list):
+        pairs = node.items() if isinstance(node, dict) else enumerate(node)
+        for name, child in pairs:
+            yield from _computed(child, f"{path}[{name}]" if path else str(name), name)
+    elif isinstance(node, str) and "${" in node:
+        rest, count = node, 1
+        while count and key not in HYDRA_KEYS:
+            rest, count = PLAIN.subn("", rest)
+        if "${" in rest:
+            yield path, key, node
 
 
 def _apply(

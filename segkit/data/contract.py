@@ -11,6 +11,7 @@ from segkit.data.labels import check_labels
 from segkit.errors import DataError
 
 
+@runtime_checkable
 class SegmentationDataset(Protocol):
     """A sequence of pictures with their masks; any class with these four members will do.
 

@@ -29,6 +29,7 @@ def shapes(
     height: int = 96,
     width: int = 128,
     seed: int = 0,
+    make: bool = True,
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     ignore_index: int = 255,
@@ -45,6 +46,7 @@ def shapes(
         height: Of every picture, in pixels.
         width: Of every picture, in pixels.
         seed: The same one draws the same bytes again.
+        make: Generate what is missing; otherwise it must be there.
         classes: This and all that follow are those of :class:`~segkit.data.voc.VOCSegmentation`.
         num_classes: See there.
         ignore_index: See there.
@@ -53,7 +55,7 @@ def shapes(
 
     Raises:
         DataError: ``root`` holds something else, or shapes that other settings made, or it is not
-            there and :func:`check_place` refuses to make it.
+            there and is not to be made, or :func:`check_place` refuses to make it.
     """
     root = Path(root).expanduser()
     settings = {
@@ -70,6 +72,11 @@ def shapes(
             "least 32, and a seed of at least 0"
         )
     if not _is_made(root, settings):
+        if not make:
+            raise DataError(
+                f"data.root={root}: no shapes there, and only a new training makes them; give "
+                "data.root=FOLDER, the one with the shapes of the run"
+            )
         check_place(root)
         try:
             _make(root, settings)

@@ -6,7 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 import segkit
+from segkit.engine.description import Description, described
 from segkit.engine.log import log
+from segkit.engine.plain import expect, expect_entries, in_short
+from segkit.engine.saved_state import check_scores, check_state, is_tensors
 from segkit.engine.state import TrainState
 from segkit.errors import CheckpointError
 from segkit.models.foreign import known_sources, numpy_scalars, plain_weights, translate
@@ -23,41 +26,6 @@ from segkit.models.weights import LoadReport, load_matching, read_tensors
 FORMAT = 1
 ENTRIES = {"format", "state", "about", "scores"}
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a checkpoint says of itself, so that nothing else is needed to use it.
-
-    Attributes:
-        config: The run's resolved configuration as builtins.
-        recipe: ``config`` as composed, with its interpolations, and ``choices``, the group files
-            that it was composed of: what a resume starts from.
-        classes: Names in index order.
-        palette: RGB of each mask value, 256 triples.
-        ignore_index: Mask value without a label.
-        mean: Of the normalisation, per channel, for values in [0, 1].
-        std: Likewise.
-        precision: fp32, bf16 or fp16: what the scores were computed with.
-    """
-
-    config: dict[str, Any]
-    classes: list[str]
-    palette: list[list[int]]
-    ignore_index: int
-    mean: list[float]
-    std: list[float]
-    precision: str
-    threads: int = field(default_factory=torch.get_num_threads)
-    device: str = "cpu"
-    world_size: int = 1
-    recipe: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def window(self) -> dict[str, list[int] | None]:
-        """``size`` and ``stride`` of the windows that the run validated in; None: whole images."""
-        found = (self.config.get("val") or {}).get("window") or {}
-        return {name: found.get(name) for name in ("size", "stride")}
 
 
 def save_checkpoint(
@@ -225,7 +193,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read a file (or a run folder's best checkpoint) that :func:`save_checkpoint` wrote.
 
     Raises:
-        CheckpointError: Not there, damaged, holds code, or no checkpoint of segkit.
+        CheckpointError: Not there, damaged, holds code, no checkpoint of segkit, or an entry is
+            not what it should be.
     """
     path = find_checkpoint(path)
     written_at = path.stat().st_mtime_ns if path.exists() else 0
@@ -236,18 +205,18 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
             "to start from foreign weights use train.py with model.backbone.weights=PATH"
         )
     _check_format(path, content)
-    try:
-        about = Description(**content["about"])
-    except TypeError as error:
-        raise CheckpointError(f"{path}: its description does not fit ({error})") from error
+    about = described(path, content["about"])
+    check_state(path, content["state"], len(about.classes))
+    check_scores(path, "scores", content["scores"], len(about.classes))
     return Checkpoint(path, content["state"], about, content["scores"], written_at)
 
 
 def _check_format(path: Path, content: dict[str, Any]) -> None:
-    if content["format"] != FORMAT:
+    found, written = content["format"], in_short(content.get("segkit")).strip("'")
+    if type(found) is not int or found != FORMAT:
         raise CheckpointError(
-            f"{path}: checkpoint format {content['format']}; segkit {segkit.__version__} reads "
-            f"format {FORMAT}. Use the segkit that wrote it, {content.get('segkit')}"
+            f"{path}: checkpoint format {in_short(found)}; segkit {segkit.__version__} reads "
+            f"format {FORMAT}. Use the segkit that wrote it, {written}"
         )
 
 
@@ -285,7 +254,9 @@ def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = 
     foreign = None
     if content.keys() >= ENTRIES:
         _check_format(path, content)
+        expect_entries(path, "state", content["state"], ("model",))
         weights = model_weights(content["state"])
+        expect(path, "state.model", weights, is_tensors, "named tensors")
     else:
         weights = plain_weights(content)
         if foreign := translate(weights):
@@ -301,10 +272,10 @@ def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = 
         ) from error
     if foreign:
         report = foreign.report(report)
-        source = {"atrous_rates": None}  # the layouts that are known come with the usual ones
-    elif "about" in content:
-        source = content["about"]["config"]["model"]
-    else:
-        source = None
-    from_aspp = any(name.startswith("aspp.") for name in report.taken)
-    return replace(report, source=source if from_aspp else None)
+    if not any(name.startswith("aspp.") for name in report.taken):
+        return report
+    if foreign:  # the layouts that are known come with the usual rates
+        return replace(report, source={"atrous_rates": None})
+    if content.keys() >= ENTRIES:
+        return replace(report, source=described(path, content["about"]).config.get("model"))
+    return report

@@ -1,21 +1,33 @@
 """A network out of an ONNX file of ours, to be used like the one that it was made of."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import segkit
-from segkit.engine.checkpoint import Checkpoint, Description
+from segkit.engine.checkpoint import Checkpoint
+from segkit.engine.description import described
+from segkit.engine.plain import Test, expect, expect_entries, is_count, is_text
 from segkit.errors import CheckpointError, ConfigError
 
 METADATA_FORMAT = "1"
 CPU = "CPUExecutionProvider"
+# What the metadata share with a checkpoint's description, and what they tell besides.
+DESCRIBED = ("config", "classes", "palette", "ignore_index", "mean", "std")
+PRECISIONS = ("fp32", "fp16", "int8_dynamic", "int8_static")
+FACTS: dict[str, tuple[Test, str]] = {
+    "format": (is_text, "a version"),
+    "preprocessing": (lambda value: type(value) is bool, "true or false"),
+    "precision": (lambda value: is_text(value) and value in PRECISIONS, ", ".join(PRECISIONS)),
+    "epoch": (lambda value: value is None or is_count(value), "a number of epochs"),
+}
 
 
 def require(*packages: str) -> None:
@@ -44,11 +56,7 @@ def metadata(
         "format": METADATA_FORMAT,
         "segkit": segkit.__version__,
         "torch": str(torch.__version__),
-        "classes": about.classes,
-        "palette": about.palette,
-        "ignore_index": about.ignore_index,
-        "mean": about.mean,
-        "std": about.std,
+        **{name: getattr(about, name) for name in DESCRIBED if name != "config"},
         "window": about.window,
         "preprocessing": preprocessing,
         "precision": precision,
@@ -103,17 +111,16 @@ class OnnxModel(nn.Module):
         except Exception as error:  # its own classes, which it does not document
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path}: onnxruntime cannot read it ({reason})") from error
-        properties = self.session.get_modelmeta().custom_metadata_map
-        try:
-            self.facts: dict[str, Any] = {k: json.loads(v) for k, v in properties.items()}
-        except ValueError:
-            self.facts = {}
-        if self.facts.get("format") != METADATA_FORMAT:
+        self.path = Path(path)
+        self.facts = read_facts(self.path, self.session.get_modelmeta().custom_metadata_map)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        kind = "tensor(uint8)" if self.facts["preprocessing"] else "tensor(float)"
+        if [one.type for one in inputs] != [kind] or len(outputs) != 1:
             raise CheckpointError(
-                f"{path}: no file of segkit's export.py: its metadata lack the classes and the "
-                "preprocessing. Export the checkpoint with python export.py"
+                f"{path}: takes {', '.join(one.type for one in inputs)} and makes {len(outputs)} "
+                f"outputs; expected {kind} and one output. Was it edited?"
             )
-        self.input = self.session.get_inputs()[0].name
+        self.input = inputs[0].name
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits float32 (N, C, H, W) of normalised images, float (N, 3, H, W)."""
@@ -123,8 +130,40 @@ class OnnxModel(nn.Module):
                 given.new_tensor(self.facts[name]).view(-1, 1, 1) for name in ("mean", "std")
             )
             given = given.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-        (logits,) = self.session.run(None, {self.input: given.contiguous().cpu().numpy()})
-        return torch.from_numpy(logits).to(image.device)
+        try:
+            (logits,) = self.session.run(None, {self.input: given.contiguous().cpu().numpy()})
+        except Exception as error:  # its own classes, which it does not document
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{self.path}: onnxruntime fails on an image of {tuple(image.shape)} ({reason})"
+            ) from error
+        return torch.from_numpy(np.asarray(logits)).to(image.device)
+
+
+def read_facts(path: Path, properties: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of an exported file as builtins, checked; those of others are left out.
+
+    Raises:
+        CheckpointError: None of ours, or an entry is not what it should be.
+    """
+    known = properties.keys() & {*DESCRIBED, *FACTS}
+    try:
+        facts = {name: json.loads(properties[name], parse_constant=_no_number) for name in known}
+    except (ValueError, RecursionError):
+        facts = {}
+    if facts.get("format") != METADATA_FORMAT:
+        raise CheckpointError(
+            f"{path}: no file of segkit's export.py: its metadata lack the classes and the "
+            "preprocessing. Export the checkpoint with python export.py"
+        )
+    expect_entries(path, "its metadata", facts, (*DESCRIBED, *FACTS))
+    for name, (test, expected) in FACTS.items():
+        expect(path, name, facts[name], test, expected)
+    return facts
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 @dataclass(frozen=True)
@@ -143,7 +182,7 @@ def read_onnx(path: Path | str) -> ExportedCheckpoint:
     """
     network = OnnxModel(path)
     facts = network.facts
-    names = ("config", "classes", "palette", "ignore_index", "mean", "std")
     # fp32 is what surrounds it; what it does inside is its own affair.
-    about = Description(**{name: facts[name] for name in names}, precision="fp32")
+    entries = {name: facts[name] for name in DESCRIBED} | {"precision": "fp32"}
+    about = described(Path(path), entries)
     return ExportedCheckpoint(Path(path), {"epoch": facts["epoch"]}, about, {}, network=network)

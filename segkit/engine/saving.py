@@ -9,10 +9,10 @@ from segkit.engine.checkpoint import (
     BEST,
     LAST,
     PREVIOUS,
-    Description,
     remove_temporaries,
     save_checkpoint,
 )
+from segkit.engine.description import Description
 from segkit.engine.log import log
 from segkit.engine.state import Best, TrainState
 from segkit.errors import CheckpointError

@@ -1,16 +1,18 @@
 """Everything that goes on changing during a run, in one place: what a checkpoint keeps."""
 
+import inspect
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.engine.early_stopping import Patience
 from segkit.engine.ema import Average
 from segkit.engine.fall import FallWatch
 from segkit.errors import CheckpointError
+from segkit.models.weights import compare
 
 COUNTERS = ("epoch", "images", "step", "skipped_steps", "seconds", "sums", "last_values")
 
@@ -127,6 +129,7 @@ class TrainState:
             CheckpointError: It does not fit model or optimizer, or lacks something.
         """
         try:
+            _fit(self.model, state["model"])
             self.model.load_state_dict(state["model"])
             settings = [
                 # Not lr: every step sets it, from base_lr.
@@ -136,12 +139,14 @@ class TrainState:
             self.optimizer.load_state_dict(state["optimizer"])
             for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
                 group.update(kept)
+            _check_buffers(self.optimizer)
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
             best = Best(**state["best"])
             if (best.monitor, best.mode) == (self.best.monitor, self.best.mode):
                 self.best = best
             if self.average and state["average"]:
+                _fit(self.average.model, state["average"]["model"])
                 self.average.load_state_dict(state["average"])
             elif self.average:  # asked for only now
                 self.average = Average(self.model, self.average.decay)
@@ -156,3 +161,40 @@ class TrainState:
                 f"the state in it does not fit this run ({type(error).__name__}: {text}); to start "
                 "from its weights alone use init_from instead of resume"
             ) from error
+
+
+def _fit(model: nn.Module, tensors: dict[str, Any]) -> None:
+    """Raise a ValueError unless the tensors are the model's, by name, shape and kind."""
+    report = compare(model, tensors)
+    if report.skipped:
+        raise ValueError(report.reasons())
+
+
+def _check_buffers(optimizer: torch.optim.Optimizer) -> None:
+    """Raise a ValueError if what it keeps of a parameter is not what its next step reads."""
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return  # of the user's own, which may keep anything
+    trial = nn.Parameter(torch.zeros(2, 2))
+    trial.grad = torch.zeros_like(trial)
+    known = inspect.signature(type(optimizer)).parameters  # AdamW has one default more
+    settings = {name: value for name, value in optimizer.defaults.items() if name in known}
+    fresh = type(optimizer)([trial], **settings)
+    fresh.step()
+    expected = fresh.state[trial]
+    for parameter, buffers in optimizer.state.items():
+        if not buffers:  # of a frozen one
+            continue
+        if buffers.keys() != expected.keys():
+            raise ValueError(f"the optimizer keeps {sorted(buffers)}, not {sorted(expected)}")
+        for name, value in buffers.items():
+            one_each = isinstance(value, Tensor) and (
+                value.numel() == 1 or _broadcasts(value.shape, parameter.shape)
+            )
+            if value is not None and isinstance(expected[name], Tensor) and not one_each:
+                raise ValueError(f"{name} of the optimizer does not fit its parameter")
+
+
+def _broadcasts(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether it is the other shape, or 1 in some of its places."""
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(side in (1, full) for side, full in pairs)

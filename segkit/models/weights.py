@@ -3,7 +3,6 @@
 import pickle
 import re
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
+from segkit.models.claims import check_archive, check_legacy, check_tensors
 
 SHOWN_REASONS = 8
 
@@ -48,14 +48,16 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: If there is no such file, it is a folder, not to be read, empty, a Git LFS
-            pointer, cut off or damaged, no file of PyTorch, holds objects other than tensors and
-            builtins, or no dict.
+            pointer, cut off or damaged, no file of PyTorch, compressed or larger than it seems,
+            holds objects other than tensors and builtins, or no dict.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a file of weights")
+    if not path.is_file():  # a pipe would block for ever
+        raise CheckpointError(f"{path}: no regular file, expected a file of weights")
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -66,7 +68,9 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run 'git lfs pull'")
     if head.startswith(b"PK\x03\x04"):
-        _check_archive(path)
+        check_archive(path)
+    elif path.suffix != ".safetensors":
+        check_legacy(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd files; the error says it better
@@ -75,18 +79,8 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {_plain_reason(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected named tensors")
+    check_tensors(path, content)
     return content
-
-
-def _check_archive(path: Path) -> None:
-    """Compare the check sums, which ``torch.load`` does not: it returns flipped bits as weights."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise CheckpointError(f"{path}: cut off or damaged ({error})") from error
-    if damaged is not None:
-        raise CheckpointError(f"{path}: damaged, the check sum of {damaged} is wrong")
 
 
 def _plain_reason(error: Exception) -> str:
@@ -121,6 +115,9 @@ def compare(
             skipped.append(f"{name} is not in the file")
         elif given.shape != tensor.shape:
             skipped.append(f"{name} is {_size(given)} in the file, {_size(tensor)} in {model_name}")
+        elif tensor.is_floating_point() and not given.is_floating_point():
+            kinds = f"{given.dtype} in the file, {tensor.dtype} in {model_name}"
+            skipped.append(f"{name} is {kinds}")
         else:
             taken.append(name)
     skipped += [f"{name} is not in {model_name}" for name in state_dict if name not in own]

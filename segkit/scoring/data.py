@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.config import rebuild
+from segkit.config.load import rebuild_dataset, setting
 from segkit.data.contract import SegmentationDataset
 from segkit.data.voc import VOCSegmentation
 from segkit.engine.checkpoint import Checkpoint
@@ -30,12 +30,8 @@ class Data:
 def saved_data(cfg: DictConfig, checkpoint: Checkpoint) -> Data:
     """The data that a checkpoint describes, or other data of the same kind."""
     about = checkpoint.about
-    saved = OmegaConf.create(about.config)  # may name environment variables
-    split = cfg.split or saved.data.val_split
-    node = dict(about.config["data"]["dataset"])
-    if cfg.data.root is not None:
-        node["root"] = cfg.data.root
-    dataset = rebuild(node, list(cfg.allow))(split=split)
+    split = cfg.split or setting(checkpoint, "data.val_split", str)
+    dataset = rebuild_dataset(checkpoint, split, cfg.data.root, list(cfg.allow))
     return Data(dataset, split, about.ignore_index, np.asarray(about.palette, np.uint8))
 
 

@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.config import build, check_class_values, fill_class_weights, needs_class_counts
+from segkit.config import (
+    build,
+    check_class_values,
+    fill_class_weights,
+    needs_class_counts,
+    without_effects,
+)
 from segkit.data.check import check_splits
 from segkit.data.contract import SegmentationDataset
 from segkit.data.masks import voc_palette
@@ -43,7 +49,8 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
         DataError: Something is wrong with the files.
         ConfigError: With the classes, or what is set for each of them.
     """
-    make_dataset = build(cfg.data.dataset)
+    node = cfg.data.dataset  # nothing is made because a checkpoint says so
+    make_dataset = build(node if saved is None else without_effects(node))
     splits = (cfg.data.train_split, cfg.data.val_split)
     if world.size > 1:  # the first process makes what is made on first use
         world.from_main(lambda: [len(make_dataset(split=split)) for split in splits])
@@ -53,6 +60,11 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
         raise ConfigError(
             f"{saved.path} knows the classes {', '.join(saved.about.classes)}; the data has "
             f"{', '.join(classes)}. To train on other classes use init_from instead of resume"
+        )
+    if saved is not None and saved.state["images"] > len(train):
+        raise ConfigError(
+            f"{saved.path} is from after {saved.state['images']} images of an epoch; the data has "
+            f"{len(train)}. To train on other data use init_from instead of resume"
         )
     cfg.data.classes, cfg.data.num_classes = classes, len(classes)
     check_agreement(cfg)

@@ -1,7 +1,7 @@
 """What training sees of an image, and whether the model's atrous rates fit into it."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pkgutil import resolve_name
 from statistics import median_low
 from typing import Any
@@ -42,11 +42,12 @@ def complete_model(model: DictConfig, size: tuple[int, int]) -> None:
 
 
 def atrous_rates(model: Mapping[Any, Any]) -> list[int] | None:
-    """Those of a model's node; None of a model that has none."""
+    """Those of a model's node; None of a model that has none, or other ones by that name."""
     if "atrous_rates" not in model:
         return None
-    rates = model["atrous_rates"] or ATROUS_RATES[model.get("output_stride", 16)]
-    return list(rates)
+    rates = model["atrous_rates"] or ATROUS_RATES.get(model.get("output_stride", 16), ())
+    rates = list(rates) if isinstance(rates, Sequence) else []
+    return rates if rates and all(type(rate) is int for rate in rates) else None
 
 
 def view_text(model: Mapping[Any, Any]) -> str:

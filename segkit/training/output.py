@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.engine.checkpoint import Checkpoint, Description, newest_checkpoint
+from segkit.engine.checkpoint import Checkpoint, newest_checkpoint
+from segkit.engine.description import Description
 from segkit.engine.distributed import World
 from segkit.engine.log import log, log_to_file
 from segkit.engine.run_folder import locked, make_run_folder, refuse_used, renew

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 import segkit
+from segkit.config.load import setting
 from segkit.engine.checkpoint import Checkpoint
 from segkit.engine.distributed import World
 from segkit.engine.log import log
@@ -70,7 +71,7 @@ def warnings_at_start(
 
 def log_schedule(saved: Checkpoint, state: TrainState, settings: StepSettings) -> None:
     """Say where the learning rate goes on if the length of the run has changed."""
-    before = replace(settings, max_epochs=saved.about.config["trainer"]["max_epochs"])
+    before = replace(settings, max_epochs=setting(saved, "trainer.max_epochs", int))
     if before != settings:
         was, now = (s.lr_factor(state.epoch, state.images) for s in (before, settings))
         log.info(
