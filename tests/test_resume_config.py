@@ -54,7 +54,8 @@ def save_run(folder: Path, *arguments: str) -> Path:
     take_steps(state, 3)
     state.epoch, state.images = 1, 8
     recipe = {"config": OmegaConf.to_container(cfg, resolve=False), "choices": chosen}
-    about = ABOUT.__dict__ | {"config": plain_config(cfg), "recipe": recipe}
+    data = {"classes": CLASSES, "mean": list(cfg.data.mean), "std": list(cfg.data.std)}
+    about = ABOUT.__dict__ | data | {"config": plain_config(cfg), "recipe": recipe}
     (folder / "checkpoints").mkdir(parents=True)
     save_checkpoint(folder / "checkpoints/last.pt", state, type(ABOUT)(**about), {})
     return folder
