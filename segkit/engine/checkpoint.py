@@ -16,8 +16,8 @@ from torch import nn
 import segkit
 from segkit.engine.description import Description, described
 from segkit.engine.log import log
-from segkit.engine.plain import expect, expect_entries, expect_tensors, in_short, is_text
-from segkit.engine.saved_state import check_scores, check_state
+from segkit.engine.plain import expect, in_short, is_text
+from segkit.engine.saved_state import check_scores, check_state, check_weights
 from segkit.engine.state import TrainState
 from segkit.errors import CheckpointError
 from segkit.models.foreign import known_sources, numpy_scalars, plain_weights, translate
@@ -256,9 +256,8 @@ def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = 
     foreign = None
     if content.keys() >= ENTRIES:
         _check_format(path, content)
-        expect_entries(path, "state", content["state"], ("model",))
+        check_weights(path, content["state"])
         weights = model_weights(content["state"])
-        expect_tensors(path, "state.model", weights)
     else:
         weights = plain_weights(content)
         if foreign := translate(weights):

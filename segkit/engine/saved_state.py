@@ -32,16 +32,12 @@ def check_state(path: Path, state: Any, num_classes: int) -> None:
         state: As read.
         num_classes: How many scores of classes belong together.
     """
-    expect_entries(path, "state", state, ("epoch", "model"))
-    expect_tensors(path, "state.model", state["model"])
+    check_weights(path, state)
+    expect_entries(path, "state", state, ("epoch",))
     for name, value in state.items():
         if name in SIMPLE:
             test, expected = SIMPLE[name]
             expect(path, f"state.{name}", value, test, expected)
-    if (average := state.get("average")) is not None:
-        expect_entries(path, "state.average", average, ("model", "updates"))
-        expect_tensors(path, "state.average.model", average["model"])
-        expect(path, "state.average.updates", average["updates"], is_count, "a number of steps")
     if "best" in state:
         _check_best(path, state["best"], num_classes)
     if state.get("patience") is not None:
@@ -50,6 +46,16 @@ def check_state(path: Path, state: Any, num_classes: int) -> None:
         _check_parts(path, "state.scaler", state["scaler"], SCALER)
     if "optimizer" in state:
         _check_optimizer(path, state["optimizer"])
+
+
+def check_weights(path: Path, state: Any) -> None:
+    """Raise a CheckpointError unless ``state`` holds weights, and their average is sound."""
+    expect_entries(path, "state", state, ("model",))
+    expect_tensors(path, "state.model", state["model"])
+    if (average := state.get("average")) is not None:
+        expect_entries(path, "state.average", average, ("model", "updates"))
+        expect_tensors(path, "state.average.model", average["model"])
+        expect(path, "state.average.updates", average["updates"], is_count, "a number of steps")
 
 
 def check_resumable(path: Path, state: Mapping[str, Any]) -> None:
