@@ -457,6 +457,39 @@ def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, run: Path, bytes_f
     assert (result.status, result.err.strip()) == (1, f"error: {expected}")
 
 
+@pytest.mark.parametrize("place", ["initializer", "Constant"])
+def test_numbers_in_other_files_are_refused(place: str, tmp_path: Path, bytes_file: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(12))
+    model = onnx.load(bytes_file)
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[3])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    if place == "initializer":
+        model.graph.initializer.append(tensor)
+    else:
+        model.graph.node.append(onnx.helper.make_node("Constant", [], ["w"], value=tensor))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"a\.onnx: some of its numbers are in other files"):
+        OnnxModel(tmp_path / "model/a.onnx")
+
+
+def test_a_graph_of_another_form_is_refused(tmp_path: Path, bytes_file: Path) -> None:
+    model = onnx.load(bytes_file)
+    facts = {one.key: one.value for one in model.metadata_props}
+    for changes, expected in (
+        ({"preprocessing": "false"}, r"takes tensor\(uint8\) and makes 1 outputs; expected tensor"),
+        ({"classes": '["a", "b"]'}, r"names 2 classes, but its model makes \(1, 3, 64, 64\)"),
+        ({"std": "[0.2, NaN, 0.2]"}, "no file of segkit's export.py"),
+        ({"std": "[0.2, 0, 0.2]"}, r"std in it is \[0.2, 0, 0.2\]; expected three numbers above 0"),
+    ):
+        onnx.helper.set_model_props(model, facts | changes)
+        onnx.save(model, tmp_path / "a.onnx")
+        with pytest.raises(CheckpointError, match=expected):
+            load_model(read_onnx(tmp_path / "a.onnx"))
+        del model.metadata_props[:]
+
+
 def test_files_that_are_not_ours(tmp_path: Path, bytes_file: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a\.onnx: no such file"):
         OnnxModel(tmp_path / "a.onnx")

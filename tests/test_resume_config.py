@@ -54,7 +54,8 @@ def save_run(folder: Path, *arguments: str) -> Path:
     take_steps(state, 3)
     state.epoch, state.images = 1, 8
     recipe = {"config": OmegaConf.to_container(cfg, resolve=False), "choices": chosen}
-    about = ABOUT.__dict__ | {"config": plain_config(cfg), "recipe": recipe}
+    data = {"classes": CLASSES, "mean": list(cfg.data.mean), "std": list(cfg.data.std)}
+    about = ABOUT.__dict__ | data | {"config": plain_config(cfg), "recipe": recipe}
     (folder / "checkpoints").mkdir(parents=True)
     save_checkpoint(folder / "checkpoints/last.pt", state, type(ABOUT)(**about), {})
     return folder
@@ -343,14 +344,52 @@ def test_mistakes_are_refused_as_in_a_new_run(run: Path, given: str, message: st
         ("model.backbone", "${oc.create:{_target_:torch.utils.collect_env.run}}"),
         ("augment.train", [{"_target_": "albumentations.load"}]),  # theirs, and no class
         ("optimizer._target_", "torch.optim.swa_utils.update_bn"),
+        ("model", {"_target_": "segkit.data.classes.write_lines", "path": "x", "lines": ["x"]}),
+        ("loss.terms.ce.weight", {"_target_": "segkit.config.build", "node": {}}),
+        ("trainer.log_every", {"_target_": "os.system"}),
+        # What is harmless now, and another thing when the classes of the data are known
+        ("data.dataset._target_", "${data.classes.0}"),
+        ("model.norm", "${oc.create:${data.classes.0}}"),
+        ("optimizer", {"_target_": "torch.optim.Optimizer", "_partial_": True}),
         ("scheduler._target_", "segkit.engine.schedule.math.sqrt"),
         ("model.backbone", r"\${oc.create:{_target_:os.system}}"),
     ],
 )
 def test_code_that_a_checkpoint_names_is_refused(run: Path, key: str, value: Any) -> None:
     edit(run, key, value)
-    with pytest.raises(ConfigError, match=r"which is no part of segkit|: refused"):
+    expected = r"which is no part of segkit|: refused|last.pt: its configuration (does not|cannot)"
+    with pytest.raises((ConfigError, CheckpointError), match=expected) as info:
         resume("resume=run")
+    assert "\n" not in str(info.value)
+    assert "last.pt" in str(info.value)
+
+
+def test_what_an_interpolation_computes_is_replaced_by_what_was_looked_at(run: Path) -> None:
+    edit(run, "optimizer.lr", '${oc.decode:"0.5"}')
+    edit(run, "optimizer.weight_decay", "${scheduler.power}")
+    edit(run, "scheduler.power", "${oc.env:SEGKIT_NOTHING,0.5}")
+    cfg, _ = resume("resume=run", "scheduler.power=0.9")
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    assert raw["optimizer"]["lr"] == 0.5
+    assert raw["optimizer"]["weight_decay"] == "${scheduler.power}"
+
+
+@pytest.mark.parametrize("key", ["optimizer", "best", "skipped_steps"])
+def test_a_state_that_lacks_something_is_refused(run: Path, key: str) -> None:
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    del content["state"][key]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"state lacks {key}; was it edited"):
+        resume("resume=run")
+
+
+def test_a_configuration_that_does_not_fit_is_refused(run: Path) -> None:
+    for key, value in (("trainer", {"max_epochs": []}), ("trainer.log_every", "${nothing}")):
+        edit(run, key, value)
+        with pytest.raises(CheckpointError, match=r"last\.pt: its configuration does not fit \("):
+            resume("resume=run")
 
 
 @pytest.fixture

@@ -51,8 +51,9 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     """
     copy = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
 
-    def unresolved(*names: str) -> str:
-        return "${oc.env:" + ",".join(names) + "}"
+    def unresolved(*names: object) -> str:  # a default may be a number, or null
+        words = ["null" if name is None else str(name) for name in names]
+        return "${oc.env:" + ",".join(words) + "}"
 
     OmegaConf.register_new_resolver("oc.env", unresolved, replace=True)
     try:

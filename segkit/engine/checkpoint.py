@@ -16,8 +16,8 @@ from torch import nn
 import segkit
 from segkit.engine.description import Description, described
 from segkit.engine.log import log
-from segkit.engine.plain import expect, expect_entries, in_short
-from segkit.engine.saved_state import check_scores, check_state, is_tensors
+from segkit.engine.plain import expect, in_short, is_text
+from segkit.engine.saved_state import check_scores, check_state, check_weights
 from segkit.engine.state import TrainState
 from segkit.errors import CheckpointError
 from segkit.models.foreign import known_sources, numpy_scalars, plain_weights, translate
@@ -205,6 +205,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
             "to start from foreign weights use train.py with model.backbone.weights=PATH"
         )
     _check_format(path, content)
+    for name in ("segkit", "torch"):
+        expect(path, name, content.get(name), is_text, "a version")
     about = described(path, content["about"])
     check_state(path, content["state"], len(about.classes))
     check_scores(path, "scores", content["scores"], len(about.classes))
@@ -254,9 +256,8 @@ def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = 
     foreign = None
     if content.keys() >= ENTRIES:
         _check_format(path, content)
-        expect_entries(path, "state", content["state"], ("model",))
+        check_weights(path, content["state"])
         weights = model_weights(content["state"])
-        expect(path, "state.model", weights, is_tensors, "named tensors")
     else:
         weights = plain_weights(content)
         if foreign := translate(weights):

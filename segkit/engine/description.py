@@ -12,6 +12,7 @@ from segkit.engine.plain import (
     check_plain,
     expect,
     expect_entries,
+    in_short,
     is_count,
     is_dict,
     is_listing,
@@ -82,7 +83,23 @@ def described(path: Path, entries: Any) -> Description:
         )
     for name, value in entries.items():
         CHECKS[name](path, name, value)
-    return Description(**entries)
+    about = Description(**entries)
+    _check_agreement(path, about)
+    return about
+
+
+def _check_agreement(path: Path, about: Description) -> None:
+    """Raise a CheckpointError if the configuration says something else of the data."""
+    data = about.config.get("data", {})
+    said = {name: getattr(about, name) for name in ("classes", "ignore_index", "mean", "std")}
+    said["num_classes"] = len(about.classes)
+    for name, value in said.items():
+        found = data.get(name)
+        if not (found is None or found == value or str(found).startswith("${")):
+            raise CheckpointError(
+                f"{path}: config.data.{name} in it is {in_short(found)}, and {name} is "
+                f"{in_short(value)}; expected the same. Was it edited?"
+            )
 
 
 def _config(path: Path, name: str, config: Any) -> None:
@@ -99,6 +116,8 @@ def _config(path: Path, name: str, config: Any) -> None:
 
 
 def _is_resolved(text: str) -> bool:
+    if "\\$" in text:  # which would hide one interpolation in another
+        return False
     count = 1
     while count:
         text, count = ENVIRONMENT.subn("", text)

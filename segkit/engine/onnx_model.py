@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import segkit
 from segkit.engine.checkpoint import Checkpoint
 from segkit.engine.description import described
+from segkit.engine.onnx_data import has_external_data
 from segkit.engine.plain import Test, expect, expect_entries, is_count, is_text
 from segkit.errors import CheckpointError, ConfigError
 
@@ -23,9 +24,10 @@ CPU = "CPUExecutionProvider"
 DESCRIBED = ("config", "classes", "palette", "ignore_index", "mean", "std")
 PRECISIONS = ("fp32", "fp16", "int8_dynamic", "int8_static")
 FACTS: dict[str, tuple[Test, str]] = {
-    "format": (is_text, "a version"),
+    **dict.fromkeys(("format", "segkit", "torch"), (is_text, "a version")),
     "preprocessing": (lambda value: type(value) is bool, "true or false"),
     "precision": (lambda value: is_text(value) and value in PRECISIONS, ", ".join(PRECISIONS)),
+    "opset": (is_count, "a version of ONNX's operators"),
     "epoch": (lambda value: value is None or is_count(value), "a number of epochs"),
 }
 
@@ -103,6 +105,11 @@ class OnnxModel(nn.Module):
 
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file")
+        if has_external_data(Path(path)):
+            raise CheckpointError(
+                f"{path}: some of its numbers are in other files, which export.py never does: "
+                "refused. Export the checkpoint with python export.py"
+            )
         known = onnxruntime.get_available_providers()
         try:
             self.session = open_session(

@@ -13,7 +13,7 @@ from segkit.errors import CheckpointError
 Test = Callable[[Any], bool]
 
 DEEPEST = 32  # levels of a configuration
-LARGEST = 1_000_000  # values in it, counted as often as they are named
+LARGEST = 100_000  # values in it, counted as often as they are named
 
 
 def expect(path: Path, entry: str, value: Any, test: Test, expected: str) -> Any:
@@ -58,6 +58,15 @@ def is_count(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Finite; True is none."""
     return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+
+
+def expect_tensors(path: Path, entry: str, value: Any) -> None:
+    """Raise a CheckpointError unless the value is a dict of tensors by name."""
+    expect(path, entry, value, is_dict, "named tensors")
+    for name, tensor in value.items():
+        expect(path, f"a name in {entry}", name, is_text, "a text")
+        if not isinstance(tensor, Tensor):
+            expect(path, f"{entry}.{name}", tensor, lambda _: False, "a tensor")
 
 
 def is_listing(test: Test, length: int | None = None) -> Test:

@@ -11,6 +11,7 @@ from segkit.engine.plain import (
     check_plain,
     expect,
     expect_entries,
+    expect_tensors,
     is_count,
     is_dict,
     is_listing,
@@ -31,15 +32,12 @@ def check_state(path: Path, state: Any, num_classes: int) -> None:
         state: As read.
         num_classes: How many scores of classes belong together.
     """
-    expect_entries(path, "state", state, ("epoch", "model"))
+    check_weights(path, state)
+    expect_entries(path, "state", state, ("epoch",))
     for name, value in state.items():
         if name in SIMPLE:
             test, expected = SIMPLE[name]
             expect(path, f"state.{name}", value, test, expected)
-    if (average := state.get("average")) is not None:
-        expect_entries(path, "state.average", average, ("model", "updates"))
-        expect(path, "state.average.model", average["model"], is_tensors, "named tensors")
-        expect(path, "state.average.updates", average["updates"], is_count, "a number of steps")
     if "best" in state:
         _check_best(path, state["best"], num_classes)
     if state.get("patience") is not None:
@@ -50,6 +48,16 @@ def check_state(path: Path, state: Any, num_classes: int) -> None:
         _check_parts(path, "state.scaler", state["scaler"], SCALER)
     if "optimizer" in state:
         _check_optimizer(path, state["optimizer"])
+
+
+def check_weights(path: Path, state: Any) -> None:
+    """Raise a CheckpointError unless ``state`` holds weights, and their average is sound."""
+    expect_entries(path, "state", state, ("model",))
+    expect_tensors(path, "state.model", state["model"])
+    if (average := state.get("average")) is not None:
+        expect_entries(path, "state.average", average, ("model", "updates"))
+        expect_tensors(path, "state.average.model", average["model"])
+        expect(path, "state.average.updates", average["updates"], is_count, "a number of steps")
 
 
 def check_resumable(path: Path, state: Mapping[str, Any]) -> None:
@@ -67,14 +75,6 @@ def check_scores(path: Path, entry: str, scores: Any, num_classes: int) -> None:
             expect(path, f"{entry}.{name}", value, test, f"{num_classes} numbers or null")
         elif name in SCORES:
             expect(path, f"{entry}.{name}", value, is_score, "a number or null")
-
-
-def is_tensors(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(map(is_text, value))
-        and all(isinstance(one, Tensor) for one in value.values())
-    )
 
 
 def is_score(value: Any) -> bool:
@@ -142,7 +142,6 @@ def _is_buffers(value: Any) -> bool:
 SCORES = ("miou", "mean_accuracy", "pixel_accuracy", "fw_iou", "num_classes_averaged")
 COUNT = (is_count, "a whole number of at least 0")
 SIMPLE: dict[str, tuple[Test, str]] = {
-    "model": (is_tensors, "named tensors"),
     **dict.fromkeys(("epoch", "images", "step", "skipped_steps"), COUNT),
     "seconds": (lambda value: is_number(value) and value >= 0, "a number of seconds"),
     "sums": (_are_sums, "pairs of a sum and a number of steps by name"),

@@ -100,7 +100,7 @@ def strip_prefixes(state_dict: dict[str, Any]) -> dict[str, Any]:
 
     Only at the beginning of a key: a layer called ``x.module.y`` keeps its name.
     """
-    return {re.sub(r"^((module|_orig_mod)\.)+", "", key): v for key, v in state_dict.items()}
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", str(k)): v for k, v in state_dict.items()}
 
 
 def compare(

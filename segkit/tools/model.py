@@ -92,7 +92,7 @@ def write_small(path: Path, checkpoint: Any, weights: str) -> None:
         config[name] = None
     data, backbone = config.get("data", {}), config["model"].get("backbone")
     for node in (data, data.get("dataset")):
-        if isinstance(node, dict) and node.get("root") is not None:
+        if isinstance(node, dict) and isinstance(node.get("root"), str):
             node["root"] = Path(node["root"]).name
     if isinstance(backbone, dict) and "weights" in backbone:
         backbone["weights"] = None

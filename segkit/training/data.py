@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from segkit.data.check import check_splits
 from segkit.data.contract import SegmentationDataset
 from segkit.data.masks import voc_palette
 from segkit.engine.checkpoint import Checkpoint
+from segkit.engine.description import CHECKS
 from segkit.engine.distributed import World
 from segkit.engine.log import log
 from segkit.errors import ConfigError, together
@@ -56,6 +58,9 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
         world.from_main(lambda: [len(make_dataset(split=split)) for split in splits])
     train, val = (make_dataset(split=split) for split in splits)
     classes = list(train.classes)
+    palette = np.asarray(getattr(train, "palette", voc_palette()))
+    for name, value in (("classes", classes), ("palette", palette.tolist())):
+        CHECKS[name](Path("data.dataset"), name, value)  # what no checkpoint may hold
     if saved is not None and classes != saved.about.classes:
         raise ConfigError(
             f"{saved.path} knows the classes {', '.join(saved.about.classes)}; the data has "
@@ -79,7 +84,7 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
             log.warning("warning: %s", warning)
     for line in fill_class_weights(cfg.loss, classes, pixels):
         log.info("%s", line)
-    return Data(train, val, classes, getattr(train, "palette", voc_palette()), table)
+    return Data(train, val, classes, palette, table)
 
 
 def check_agreement(cfg: DictConfig) -> None:
