@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -113,8 +114,7 @@ def train_one_epoch(
     first, started = state.images, time.perf_counter()
     remaining = iter(batches)
     while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
-        seed_step(settings.seed, state.step, forward.world.rank)
-        values = _backward(state, network, group, forward)
+        values = _backward(state, network, group, forward, settings.seed)
         factor = settings.lr_factor(state.epoch, state.images)
         for params in state.optimizer.param_groups:
             params["lr"] = params["base_lr"] * factor
@@ -146,24 +146,28 @@ def train_one_epoch(
 
 
 def _backward(
-    state: TrainState, network: nn.Module, group: list[Batch], forward: Forward
+    state: TrainState, network: nn.Module, group: list[Batch], forward: Forward, seed: int
 ) -> dict[str, float]:
-    """Add the gradients of the batches' mean loss; returns it and its terms by log name."""
+    """Add the gradients of the loss of all batches; returns it and its terms by log name."""
     total: dict[str, float] = {}
-    for i, batch in enumerate(group, 1):
+    reseed = partial(seed_step, seed, state.step, forward.world.rank)
+    reseed()
+    parts = forward.parts(state.model, group)
+    reseed()  # in case that drew the same numbers as the step will
+    for i, (batch, part) in enumerate(zip(group, parts, strict=True), 1):
         # Gradients are exchanged once per step, with those of the last batch.
         no_sync = getattr(network, "no_sync", nullcontext)
         with no_sync() if i < len(group) else nullcontext():
-            loss = forward.loss(network, batch)
+            loss = forward.loss(network, batch, part)
             terms = {"train/loss": loss.detach()}
             for name, value in getattr(forward.loss_fn, "last_terms", {}).items():
                 terms[f"train/loss/{name}"] = value
             # One transfer for all values: each would wait for the device.
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
             _check_loss(values, state.step + 1, group)
-            state.scaler.scale(loss / len(group)).backward()  # type: ignore[no-untyped-call]
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
-            total[name] = total.get(name, 0.0) + value / len(group)
+            total[name] = total.get(name, 0.0) + value
     return total
 
 
