@@ -143,7 +143,7 @@ def scored_statistics(world: World) -> list[Tensor]:
     validation = MagicMock(world=world)
     validation.cfg.data.ignore_index = 255
     validation.data.classes = ["a", "b"]
-    validation.evaluate.return_value = ConfusionMatrix(2), 0.5
+    validation.evaluate.return_value = ConfusionMatrix(2), 0.5, []
     Validation.run(validation, SimpleNamespace(model=model, average=Average(model, 0.9), step=1))
     return [call.args[0].running_mean for call in validation.evaluate.call_args_list]
 

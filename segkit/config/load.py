@@ -9,6 +9,7 @@ from torch import nn
 
 from segkit.config.build import rebuild
 from segkit.engine.checkpoint import Checkpoint, Description, model_weights, read_checkpoint
+from segkit.engine.finite import refuse_weights
 from segkit.engine.inference import Ensemble, Inference
 from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
 from segkit.engine.precision import Normalize, Precision, memory_order
@@ -68,6 +69,7 @@ def load_inference(
         flip=cfg.tta.flip,
         window=size,
         stride=stride,
+        source=", ".join(str(one.path) for one in checkpoints),
     )
 
 
@@ -89,7 +91,7 @@ def load_model(
         weights: ``raw``, ``ema``, or ``auto``: those that the run validated.
 
     Raises:
-        CheckpointError: Its weights do not fit the model that it describes.
+        CheckpointError: Its weights do not fit the model that it describes, or are not finite.
         ConfigError: It names code that is not allowed.
     """
     if isinstance(checkpoint, ExportedCheckpoint):
@@ -105,4 +107,5 @@ def load_model(
             f"{checkpoint.path}: its weights do not fit the model that it describes "
             f"({' '.join(str(error).split())[:200]}); was it edited?"
         ) from error
+    refuse_weights(model, checkpoint.path)
     return model

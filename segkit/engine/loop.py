@@ -13,6 +13,7 @@ from torch import nn
 
 from segkit.data.loader import Batch
 from segkit.engine.determinism import seed_step
+from segkit.engine.finite import all_finite
 from segkit.engine.forward import Forward
 from segkit.engine.schedule import Schedule
 from segkit.engine.state import TrainState
@@ -164,21 +165,25 @@ def _backward(
                 terms[f"train/loss/{name}"] = value
             # One transfer for all values: each would wait for the device.
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            _check_loss(values, state.step + 1, group)
+            _check_loss(values, state, group)
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value
     return total
 
 
-def _check_loss(values: dict[str, float], step: int, group: list[Batch]) -> None:
+def _check_loss(values: dict[str, float], state: TrainState, group: list[Batch]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         term = bad[-1]  # a term rather than the sum, which comes first
-        raise TrainingError(
-            f"step {step}: {term} is {values[term]}. Batch: {_names(group)}. {ADVICE}; look at "
-            "these files if it always happens with them"
-        )
+        start = f"step {state.step + 1}: {term} is {values[term]}. Batch: {_names(group)}. "
+        if not all(bool(all_finite(p)) for p in state.model.parameters()):
+            raise TrainingError(
+                f"{start}The weights held NaN or infinity before this step: the training had "
+                "diverged. Start again, or resume best.pt if there is one, with a lower "
+                "optimizer.lr, trainer.clip_grad_norm=1, or trainer.precision=fp32"
+            )
+        raise TrainingError(f"{start}{ADVICE}; look at these files if it always happens with them")
 
 
 def _names(group: list[Batch]) -> str:

@@ -102,7 +102,8 @@ def amount(loss: nn.Module, target: Tensor) -> Tensor:
     ignore_index = getattr(loss, "ignore_index", None)
     if ignore_index is None:
         return target.new_full((), target.numel(), dtype=dtype)
-    return (target != ignore_index).sum(dtype=dtype)
+    valid: Tensor = target != ignore_index
+    return valid.sum(dtype=dtype)
 
 
 @contextmanager
