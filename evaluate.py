@@ -116,7 +116,7 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
         return result
     draws = {name: cfg.bootstrap[name] for name in ("resamples", "level", "seed")}
     if cfg.bootstrap.resamples:
-        result["bootstrap"] = measured[0].intervals(**draws)
+        result["bootstrap"] = measured[0].intervals(cfg.bootstrap.level)
     output.scores(result, measured[0])
     comparison: dict[str, Any] | None = None
     if len(measured) == 2:

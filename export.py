@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from segkit.config.load import load_model, rebuild_dataset, setting
 from segkit.engine.checkpoint import Checkpoint, read_checkpoint
 from segkit.engine.export import SUFFIXES, WithPreprocessing, appearing, open_model, write_model
+from segkit.engine.finite import all_finite, refuse_logits
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.onnx_model import metadata, require
 from segkit.engine.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
@@ -49,12 +50,13 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     model: nn.Module = load_model(checkpoint, list(cfg.allow), cfg.weights)
     # What few bits do to made-up pictures says little about those that the network is for.
     in_int8 = cfg.precision.startswith("int8")
-    images = read_pictures(cfg, checkpoint) if in_int8 else made_up_pictures()
+    pictures = read_pictures(cfg, checkpoint) if in_int8 else made_up_pictures()
     if cfg.include_preprocessing:
         model = WithPreprocessing(model, about.mean, about.std)
     else:
-        images = map(Normalize(tuple(about.mean), tuple(about.std), channels_last=False), images)
-    model.eval()
+        normalize = Normalize(tuple(about.mean), tuple(about.std), channels_last=False)
+        pictures = ((name, normalize(picture)) for name, picture in pictures)
+    images = finite_pictures(model.eval(), pictures, str(checkpoint.path))
     samples = list(islice(images, max(CHECKED_BATCHES)))
 
     # Network -> file, which is compared with it
@@ -139,16 +141,30 @@ def speeds(
     return {"torch_seconds": ours, "exported_seconds": theirs}
 
 
-def made_up_pictures() -> Iterator[Tensor]:
-    """A few pictures, uint8 (1, 3, H, W), that are smooth as photographs are."""
+@torch.no_grad()
+def finite_pictures(
+    model: nn.Module, pictures: Iterator[tuple[str, Tensor]], source: str
+) -> Iterator[Tensor]:
+    """The pictures without their names, each with finite logits.
+
+    Raises:
+        CheckpointError: Those of a picture hold NaN or infinity, of which no range can be taken.
+    """
+    for name, picture in pictures:
+        refuse_logits([all_finite(model(picture))], name, source, "fp32")
+        yield picture
+
+
+def made_up_pictures() -> Iterator[tuple[str, Tensor]]:
+    """A few pictures with names, uint8 (1, 3, H, W), that are smooth as photographs are."""
     rough = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
     smooth = F.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 1)
     for picture in (255 * smooth).to(torch.uint8):
-        yield picture[None]
+        yield "a made-up picture", picture[None]
 
 
-def read_pictures(cfg: DictConfig, checkpoint: Checkpoint) -> Iterator[Tensor]:
-    """Pictures from all over the data of the run, uint8 (1, 3, H, W), read one by one.
+def read_pictures(cfg: DictConfig, checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Pictures from all over the data of the run with their ids, uint8 (1, 3, H, W), one by one.
 
     Raises:
         DataError: The data is not there, or cannot be read.
@@ -164,7 +180,8 @@ def read_pictures(cfg: DictConfig, checkpoint: Checkpoint) -> Iterator[Tensor]:
     # Far apart and in no order, so that the first few are a sample too.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:count].tolist()
     for i in progress(chosen, "calibration", count, "images"):
-        yield torch.from_numpy(np.ascontiguousarray(dataset.read(i)[0].transpose(2, 0, 1)))[None]
+        pixels = np.ascontiguousarray(dataset.read(i)[0].transpose(2, 0, 1))
+        yield str(dataset.ids[i]), torch.from_numpy(pixels)[None]
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class Work:
         assert isinstance(source.path, Path)
         with self.watch("read"):
             pixels = read_image(source.path)
-        mask, probs = self.look(pixels, self.repeats)
+        mask, probs = self.look(pixels, self.repeats, str(source.path))
         with self.watch("write"):
             self.outputs.write(source.name, pixels, mask, probs)
             self.areas.add(str(source.path), mask)
@@ -132,7 +132,7 @@ class Work:
                 if pixels is None:
                     break
                 number += 1
-                mask, probs = self.look(pixels, 1)
+                mask, probs = self.look(pixels, 1, f"{source.path}, frame {number}")
                 # A camera's frames come as fast as they are computed; its video keeps its pace.
                 now = round((time.perf_counter() - started) * video.fps) + 1
                 times = now - shown if live else 1
@@ -150,17 +150,17 @@ class Work:
                 "was written ends there"
             )
 
-    def look(self, pixels: Pixels, repeats: int) -> tuple[Mask, Probabilities | None]:
+    def look(self, pixels: Pixels, repeats: int, name: str) -> tuple[Mask, Probabilities | None]:
         """Mask and, if they are to be written, probabilities."""
         self.images += 1
         with_probs = self.outputs.with_probs
         if self.benchmark and pixels.shape not in self.warm:
             self.warm.add(pixels.shape)
             for _ in range(WARM_UP):
-                self.model.compute(pixels, with_probs=with_probs)
+                self.model.compute(pixels, with_probs=with_probs, name=name)
         for _ in range(repeats):
             with self.watch("predict"):
-                result = self.model.compute(pixels, with_probs=with_probs)
+                result = self.model.compute(pixels, with_probs=with_probs, name=name)
         return result
 
     def summary(self, folder: Path) -> str:

@@ -36,6 +36,7 @@ from segkit.engine.description import Description
 from segkit.engine.determinism import explain_nondeterminism, make_deterministic
 from segkit.engine.distributed import World, check_same_start, connect, sync_batch_norm, wrap
 from segkit.engine.ema import Average
+from segkit.engine.finite import refuse_weights
 from segkit.engine.forward import Forward
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.loop import StepSettings, param_groups, train_one_epoch
@@ -98,6 +99,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         taken = init_from(model, cfg.init_from, cfg.init_parts)
         log.info("init_from=%s: %s", cfg.init_from, taken)
         source = taken.source
+        refuse_weights(model, f"init_from={cfg.init_from}")
     model = model.to(device=device, memory_format=memory_order(cfg.trainer.channels_last))
     loss_fn = build(cfg.loss).to(device)
     state = make_state(cfg, model, precision)
@@ -207,9 +209,12 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
             line += f"  val mIoU {score_text(scores['miou'])}"
             fell = state.fall.update(scores["miou"], values["train/loss"], epoch)
             line += f" {fell}" if fell else ""
-            state.best.update(values[state.best.monitor], epoch, scores, cfg.trainer.keep_best)
+            broken = "val/not_finite" in values  # whatever is monitored, train/loss too
+            line += "  (NaN or infinity)" * broken
+            score = None if broken else values[state.best.monitor]
+            state.best.update(score, epoch, scores, cfg.trainer.keep_best)
             if state.patience is not None:
-                state.patience.update(values[state.patience.monitor])
+                state.patience.update(None if broken else values[state.patience.monitor])
         state.finish_epoch()
         values["memory_mib"] = peak_memory_mib(device)
         output.on_epoch(line, values, scores)

@@ -73,7 +73,13 @@ def report_data(count: int = 6, max_images: int = 24, size: tuple[int, int] = (9
         "classes": NAMES,
         **matrix.compute(),
         "calibration": calibration.compute(),
-        "bootstrap": {"level": 0.95, "miou": (0.5, 0.6), "iou": [(0.4, 0.6)] * 4 + [None]},
+        "bootstrap": {
+            "level": 0.95,
+            "images": 4,
+            "trust": "a rough idea",
+            "miou": (0.5, 0.6),
+            "iou": [(0.4, 0.6)] * 4 + [None],
+        },
     }
     history = [
         {"epoch": e, "train/loss": 2 / e, "train/loss/_<b>$": 1 / e, "lr": 0.1 / e, "val/miou": 0.2}

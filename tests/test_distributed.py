@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from accumulated import CASES, images, joined, one_epoch
 from loss_cases import LOSSES, NUM_CLASSES, UNEVEN, sum_of
 from torch import Tensor, nn
 
@@ -100,6 +101,15 @@ def freeze_and_unfreeze(world: World) -> list[dict[str, Any]]:
     return steps
 
 
+def accumulated(world: World) -> dict[str, Any]:
+    """Three batches of two images each make one step, of which each process has one image."""
+    six = images(6, 0.5)
+    mine = six[world.rank :: world.size]
+    if world.size == 1:
+        mine = [joined(six)]
+    return {name: one_epoch(make(), mine, len(mine), world=world) for name, make in CASES.items()}
+
+
 def exchange(world: World) -> dict[str, Any]:
     """One call of everything that a world can do, with values that tell the ranks apart."""
     rank = world.rank
@@ -133,7 +143,7 @@ def scored_statistics(world: World) -> list[Tensor]:
     validation = MagicMock(world=world)
     validation.cfg.data.ignore_index = 255
     validation.data.classes = ["a", "b"]
-    validation.evaluate.return_value = ConfusionMatrix(2), 0.5
+    validation.evaluate.return_value = ConfusionMatrix(2), 0.5, []
     Validation.run(validation, SimpleNamespace(model=model, average=Average(model, 0.9), step=1))
     return [call.args[0].running_mean for call in validation.evaluate.call_args_list]
 
@@ -177,6 +187,7 @@ def process(rank: int, port: int, folder: str) -> None:
         seen["losses"] = all_losses(world, ignored_from=8)
         seen["second process ignored"] = all_losses(world, ignored_from=4)
         seen["frozen"] = freeze_and_unfreeze(world)
+        seen["accumulated"] = accumulated(world)
     # What torchrun --max-restarts does: the same store again, for another attempt.
     os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
     try:
@@ -312,6 +323,12 @@ def test_two_halves_have_the_loss_and_the_gradients_of_the_whole(
         torch.testing.assert_close(seen[part][name], expected)
     for first, second in zip(*(seen[part][name]["gradients"] for seen in ranks), strict=True):
         assert torch.equal(first, second)
+
+
+def test_batches_of_two_processes_make_the_step_of_one_batch(ranks: list[dict[str, Any]]) -> None:
+    expected = accumulated(World())
+    for seen in ranks:
+        torch.testing.assert_close(seen["accumulated"], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_halves_differ_from_the_whole_when_averaged() -> None:

@@ -356,7 +356,7 @@ def share(rank: int, size: int, port: int) -> tuple[dict[str, Any], list[list[ob
             measures.update(random_mask(number))
         measures.gather(world)
     rows = [image.row() for image in measures.images]
-    return measures.scores() | measures.intervals(100, 0.9, 0), rows
+    return measures.scores() | measures.intervals(0.9), rows
 
 
 def free_port() -> int:

@@ -44,7 +44,7 @@ HOMES = {
         "segkit/engine/onnx_model.py",
         "segkit/engine/quantize.py",
     ),
-    "scipy": ("segkit/report/", "segkit/tools/"),
+    "scipy": ("segkit/report/", "segkit/tools/", "segkit/metrics/uncertainty.py"),
     "hydra": ("segkit/config/", "segkit/tools/arguments.py"),
     "omegaconf": (
         "segkit/config/",

@@ -370,7 +370,7 @@ def test_scores_and_loss_do_not_depend_on_the_batch_size() -> None:
             logits.append(image.logits)
             assert image.pred.shape == image.batch.target.shape == (1, *image.logits.shape[2:])
 
-        matrix, loss = evaluate(
+        matrix, loss, _ = evaluate(
             model,
             joined(size),
             FORWARD,
@@ -393,7 +393,7 @@ def test_evaluation_changes_nothing() -> None:
     model = DeepLabV3Plus("tiny", 3, aspp_channels=16, decoder_channels=16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rng = torch.get_rng_state()
-    matrix, _ = evaluate(model, IMAGES[:1], FORWARD, num_classes=3, ignore_index=255)
+    matrix, _, _ = evaluate(model, IMAGES[:1], FORWARD, num_classes=3, ignore_index=255)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
     matrix.merge(matrix)  # a tensor of inference mode could not be changed any more

@@ -18,5 +18,5 @@ def test_a_row_shows_type_default_and_limits() -> None:
     lines = list(rows(EvaluateConfig))
     assert "| `checkpoint` |" in "\n".join(lines)
     level = next(line for line in lines if line.startswith("| `bootstrap.level`"))
-    text = "share of the draws in an interval; above 0; below 1"
+    text = "how often an interval holds the true value; above 0; below 1"
     assert level == f"| `bootstrap.level` | float | `0.95` | {text} |"

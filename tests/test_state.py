@@ -18,7 +18,7 @@ from segkit.errors import CheckpointError
     [
         ("max", [0.2, 0.1, 0.2, 0.3], [True, False, False, True]),
         ("min", [0.2, 0.3, 0.1], [True, False, True]),
-        ("max", [None, None, 0.0, None], [True, False, True, False]),
+        ("max", [None, None, 0.0, None], [False, False, True, False]),
     ],
 )
 def test_best(mode: str, scores: list[float | None], improved: list[bool]) -> None:
@@ -53,7 +53,7 @@ def test_what_is_not_finite_is_never_the_best(bad: float) -> None:
     for epoch, score in enumerate((bad, 0.5, bad, 0.4, 0.6), 1):
         best.update(score, epoch, {}, keep=2)
         found.append((best.score, best.epoch))
-    assert found == [(None, 1), (0.5, 2), (0.5, 2), (0.4, 4), (0.4, 4)]
+    assert found == [(None, 0), (0.5, 2), (0.5, 2), (0.4, 4), (0.4, 4)]
     assert best.kept == [(0.4, 4), (0.5, 2)]
 
 

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import did_you_mean, explain
-from segkit.config.schema import COMPONENTS, SCHEMAS
+from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS
 from segkit.errors import ConfigError, DataError, together
 
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
@@ -177,6 +177,8 @@ def number_problems(start: str, number: Any, limits: Mapping[str, Any]) -> Itera
         yield f"{start}: expected a number above {limits['above']}"
     elif limits["high"] is not None and number > limits["high"]:
         yield f"{start}: expected at most {limits['high']}"
+    elif limits["high"] is None and isinstance(number, int) and number > LARGEST:
+        yield f"{start}: expected at most {LARGEST}"
     elif limits["below"] is not None and number >= limits["below"]:
         yield f"{start}: expected a number below {limits['below']}"
 

@@ -14,6 +14,7 @@ from segkit.config.slots import SLOTS
 from segkit.data.contract import SegmentationDataset
 from segkit.engine.checkpoint import Checkpoint, model_weights, read_checkpoint
 from segkit.engine.description import Description
+from segkit.engine.finite import refuse_weights
 from segkit.engine.inference import Ensemble, Inference, Size, pair
 from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
 from segkit.engine.precision import Normalize, Precision, memory_order
@@ -72,6 +73,7 @@ def load_inference(
         flip=cfg.tta.flip,
         window=size,
         stride=stride,
+        source=", ".join(str(one.path) for one in checkpoints),
     )
 
 
@@ -121,7 +123,7 @@ def load_model(
         weights: ``raw``, ``ema``, or ``auto``: those that the run validated.
 
     Raises:
-        CheckpointError: Its weights do not fit the model that it describes.
+        CheckpointError: Its weights do not fit the model that it describes, or are not finite.
         ConfigError: It names code that is not allowed.
     """
     about, source = checkpoint.about, checkpoint.path
@@ -137,6 +139,7 @@ def load_model(
     model: nn.Module = rebuild(source, "model", node, allow)
     check_fit(model, tensors, source)
     model.load_state_dict(tensors)
+    refuse_weights(model, source)
     check_channels(model, len(about.classes), source)
     return model
 

@@ -9,6 +9,8 @@ from omegaconf import MISSING
 
 PARTS = ("backbone", "aspp", "decoder", "classifier")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LARGEST = 2**31 - 1  # integer of a key that says no other: what counts files, pixels and steps
+LARGEST_SIDE = 2**13  # of an image that is computed whole, in pixels
 OUTPUTS = ("index", "overlay", "color", "cutout", "probs")
 
 
@@ -34,7 +36,8 @@ def option(
         text: What it is for.
         low: Least number that makes sense, here or for each in a list.
         above: Number that it must exceed.
-        high: Largest number that makes sense, here or for each in a list.
+        high: Largest number that makes sense, here or for each in a list; of integers LARGEST if
+            nothing else is said.
         below: Number that it must not reach.
         choices: All texts that make sense.
         length: Of a list.
@@ -117,7 +120,7 @@ class DataConfig:
 @dataclass
 class AugmentConfig:
     crop_size: Optional[list[int]] = option(
-        None, "height and width, for the lists that crop", low=1, length=2
+        None, "height and width, for the lists that crop", low=1, high=LARGEST_SIDE, length=2
     )
     train: list[Any] = option([], "transforms; validation sees whole images as they are")
 
@@ -131,6 +134,7 @@ class LoaderConfig:
         "auto",
         "a number of processes that load, or auto: one per core but the first, at most 4",
         low=0,
+        high=1024,
         choices=("auto",),
         kind=int | str,
     )
@@ -158,7 +162,7 @@ class TrainerConfig:
     check_precision: bool = option(True, "try a reduced precision on one batch before step 1")
     channels_last: bool = option(True, "memory order of images and convolutions")
     compile: bool = option(False, "torch.compile the model")
-    accumulate: int = option(1, "batches whose gradients make one step", low=1)
+    accumulate: int = option(1, "batches that make one step, as one large batch would", low=1)
     clip_grad_norm: Optional[float] = option(None, "largest norm of all gradients", above=0)
     freeze_epochs: int = option(0, "first epochs that leave the backbone as it is", low=0)
     backbone_lr_factor: float = option(1.0, "learning rate of the backbone over the rest's", low=0)
@@ -258,7 +262,9 @@ class EvaluateDataConfig:
 
 @dataclass
 class TTAConfig:
-    scales: list[float] = option([1.0], "sizes to look at, as [0.5,1,1.5]; their mean", above=0)
+    scales: list[float] = option(
+        [1.0], "sizes to look at, as [0.5,1,1.5]; their mean", above=0, high=16
+    )
     flip: bool = option(False, "look at the mirror image too")
 
 
@@ -285,16 +291,20 @@ class RunWindowConfig:
 @dataclass
 class BoundaryConfig:
     dilation_ratio: float = option(
-        0.02, "border of the boundary IoU over the image's diagonal", above=0
+        0.02, "border of the boundary IoU over the image's diagonal", above=0, high=1
     )
-    trimap_widths: list[int] = option([5], "bands around borders to score alone, in pixels", low=1)
+    trimap_widths: list[int] = option(
+        [5], "bands around borders to score alone, in pixels", low=1, high=1000
+    )
 
 
 @dataclass
 class BootstrapConfig:
-    resamples: int = option(1000, "draws of the images for the intervals; 0: no intervals", low=0)
-    level: float = option(0.95, "share of the draws in an interval", above=0, below=1)
-    seed: int = option(0, "of the draws", low=0)
+    resamples: int = option(
+        1000, "swaps of two models for their p values; 0: no intervals either", low=0, high=10**6
+    )
+    level: float = option(0.95, "how often an interval holds the true value", above=0, below=1)
+    seed: int = option(0, "of the swaps", low=0, high=2**63 - 1)
 
 
 @dataclass
@@ -346,7 +356,7 @@ class CalibrationConfig:
 @dataclass
 class LatencyConfig:
     runs: int = option(20, "how often to compute one image; 0: not at all", low=0)
-    size: list[int] = option([256, 256], "its height and width", low=1, length=2)
+    size: list[int] = option([256, 256], "its height and width", low=1, high=LARGEST_SIDE, length=2)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 class Patience:
     """Counts the validations since a value was last better than ever before.
 
-    None (the class is absent from the split) and NaN are no improvement.
+    None (the class is absent from the split), NaN and infinity are no improvement.
 
     Args:
         monitor: Log name of the value.
@@ -31,14 +31,14 @@ class Patience:
 
     def update(self, value: float | None) -> None:
         """Take note of one validation."""
-        if value is not None and self._improves(value):
+        if value is not None and math.isfinite(value) and self._improves(value):
             self.best, self.waited = value, 0
         else:
             self.waited += 1
 
     def _improves(self, value: float) -> bool:
         if self.best is None:
-            return not math.isnan(value)
+            return True
         gain = value - self.best if self.mode == "max" else self.best - value
         return gain > self.min_delta
 

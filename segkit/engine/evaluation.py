@@ -61,13 +61,16 @@ def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[Pr
     """What a model makes of every image at its own size.
 
     The scores of all classes are in memory only for the rows that ``inference`` computes together.
+
+    Raises:
+        CheckpointError: Logits of an image are not finite; nothing is yielded for it.
     """
     for one in images(batches, inference.precision.device):
         shape = one.target.shape
         pred = torch.empty(shape, dtype=torch.int16, device=one.image.device)
         confidence = torch.empty(shape, dtype=torch.float32, device=one.image.device)
         label_confidence = torch.empty_like(confidence)
-        for band, scores in inference.bands(one.image):
+        for band, scores in inference.bands(one.image, one.ids[0]):
             for rows in strips(band, shape[2]):
                 part = scores[:, :, rows.start - band.start : rows.stop - band.start]
                 best = part.max(1)
@@ -99,8 +102,11 @@ def evaluate(
     window: Size | None = None,
     stride: Size | None = None,
     on_image: Callable[[Prediction], None] | None = None,
-) -> tuple[ConfusionMatrix, float | None]:
+) -> tuple[ConfusionMatrix, float | None, list[str]]:
     """One confusion matrix over all pixels of all images, and the mean of the images' losses.
+
+    And the names of the images whose logits hold NaN or infinity: if there are any, the matrix is
+    empty, and the loss None.
 
     Each image counts once in the loss, so that it does not depend on the batch size. With several
     processes each brings its share of the images (see ``eval_loader``), and all get the numbers
@@ -109,14 +115,24 @@ def evaluate(
     """
     inference = Inference(model, forward.normalize, forward.precision, window=window, stride=stride)
     matrix = ConfusionMatrix(num_classes, ignore_index)
-    losses: list[Tensor] = []
+    values: list[Tensor] = []  # of each image: its loss, and whether its logits are finite
+    names: list[str] = []
     for one in images(batches, forward.precision.device):
-        logits, target = inference(one.image), one.target.long()
+        finite: list[Tensor] = []
+        logits, target = inference(one.image, finite=finite), one.target.long()
         # max, not argmax: the same ids, seven times faster on the CPU
         image = Prediction(one, logits, logits.max(1).indices)
         matrix.update(image.pred, target)
-        losses.append(forward.loss_fn(logits, target))
+        loss = forward.loss_fn(logits, target)
+        values.append(torch.stack([loss, torch.stack(finite).all().to(loss)]))
+        names += one.ids
         if on_image is not None:
             on_image(image)
-    every = forward.world.in_turn(torch.stack(losses).tolist() if losses else [])
-    return forward.world.sum_matrix(matrix), math.fsum(every) / len(every) if every else None
+    numbers = torch.stack(values).tolist() if values else []
+    every = forward.world.in_turn(list(zip(names, numbers, strict=True)))
+    matrix = forward.world.sum_matrix(matrix)
+    if bad := [name for name, (_, finite) in every if not finite]:
+        return ConfusionMatrix(num_classes, ignore_index), None, bad
+    losses = [loss for _, (loss, _) in every]
+    defined = losses and all(map(math.isfinite, losses))
+    return matrix, math.fsum(losses) / len(losses) if defined else None, []

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.engine.batch_size import is_out_of_memory
+from segkit.engine.finite import all_finite, refuse_logits
 from segkit.engine.log import log
 from segkit.engine.precision import Normalize, Precision
 from segkit.errors import ConfigError, TrainingError
@@ -40,6 +41,7 @@ class Inference:
         flip: Look at the mirror image too.
         window: Height and width of the windows; None takes images whole.
         stride: From one window to the next; None is two thirds of the window.
+        source: What the model is called in messages.
 
     Raises:
         ConfigError: For a value out of range.
@@ -55,6 +57,7 @@ class Inference:
         flip: bool = False,
         window: Size | None = None,
         stride: Size | None = None,
+        source: str = "the network",
     ) -> None:
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise ConfigError(f"tta.scales={list(scales)}: expected numbers above 0")
@@ -70,28 +73,45 @@ class Inference:
             )
         self.model, self.normalize, self.precision = model.eval(), normalize, precision
         self.scales, self.flip, self.window, self.stride = tuple(scales), flip, window, stride
+        self.source = source
         self.fallback: Size | None = None
         self._too_large = math.inf  # pixels of the smallest image that did not fit whole
 
     @torch.no_grad()
-    def __call__(self, image: Tensor) -> Tensor:
-        """Scores float32 (1, C, H, W) of an image, uint8 (1, 3, H, W), all at once."""
-        bands = [scores for _, scores in self.bands(image)]
+    def __call__(
+        self, image: Tensor, name: str = "the image", finite: list[Tensor] | None = None
+    ) -> Tensor:
+        """Scores float32 (1, C, H, W) of an image, all at once; see :meth:`bands`."""
+        bands = [scores for _, scores in self.bands(image, name, finite)]
         return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
 
     @torch.no_grad()
-    def bands(self, image: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def bands(
+        self, image: Tensor, name: str = "the image", finite: list[Tensor] | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
         """The rows of the image from top to bottom, and their scores (1, C, rows, W).
 
         With windows no more is in memory than the rows that one of them covers.
 
+        Args:
+            image: uint8 (1, 3, H, W).
+            name: Of the image, for messages.
+            finite: Gets a bool scalar on the device for each time that the model computes: whether
+                its logits are finite. Without it they are looked at after the last rows, which
+                waits for the device.
+
         Raises:
             TrainingError: Memory ran out and smaller windows are no way out.
+            CheckpointError: The logits are not finite, and there is no ``finite``.
         """
+        flags: list[Tensor] = [] if finite is None else finite
         height, width = image.shape[2:]
         window = self.window or (self.fallback if height * width >= self._too_large else None)
         while True:
-            bands = self._whole(image) if window is None else self._in_windows(image, window)
+            if window is None:
+                bands = self._whole(image, flags)
+            else:
+                bands = self._in_windows(image, window, flags)
             try:
                 first = next(bands)  # all windows are of one size: the others will fit too
                 break
@@ -103,6 +123,8 @@ class Inference:
                 torch.cuda.empty_cache()
         yield first
         yield from bands
+        if finite is None:
+            refuse_logits(flags, name, self.source, self.precision.name)
 
     def _smaller(self, window: Size | None, size: Size, error: RuntimeError) -> Size:
         """The windows to try where memory ran out with ``window``, or with the whole image."""
@@ -125,10 +147,12 @@ class Inference:
         )
         return half
 
-    def _whole(self, image: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        yield slice(0, image.shape[2]), self._look(image)
+    def _whole(self, image: Tensor, flags: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(0, image.shape[2]), self._look(image, flags)
 
-    def _in_windows(self, image: Tensor, window: Size) -> Iterator[tuple[slice, Tensor]]:
+    def _in_windows(
+        self, image: Tensor, window: Size, flags: list[Tensor]
+    ) -> Iterator[tuple[slice, Tensor]]:
         stride = self.stride or (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3))
         height, width = (min(w, s) for w, s in zip(window, image.shape[2:], strict=True))
         tops = starts(image.shape[2], height, stride[0])
@@ -139,7 +163,8 @@ class Inference:
         for top, following in pairwise([*tops, image.shape[2]]):
             for left in lefts:
                 columns = slice(left, left + width)
-                looked = self._look(image[:, :, top : top + height, columns]).softmax(1)
+                part = image[:, :, top : top + height, columns]
+                looked = self._look(part, flags).softmax(1)
                 if sums is None:
                     sums = looked.new_zeros(1, looked.shape[1], height, image.shape[3])
                 sums[..., columns] += looked.mul_(weight)
@@ -152,11 +177,11 @@ class Inference:
                 rows[:, : height - done] = rows[:, done:].clone()
                 rows[:, height - done :] = 0
 
-    def _look(self, image: Tensor) -> Tensor:
+    def _look(self, image: Tensor, flags: list[Tensor]) -> Tensor:
         """Scores of an image, or of a window of one, at all scales."""
         normalized = self.normalize(image)
         if self.scales == (1.0,) and not self.flip:
-            return self._logits(normalized)
+            return self._logits(normalized, flags)
         size = image.shape[2:]
         total: Tensor | None = None
         for scale in self.scales:
@@ -167,7 +192,7 @@ class Inference:
                     normalized, shape, mode="bilinear", align_corners=False, antialias=scale < 1
                 )
             for mirrored in (False, True)[: 1 + self.flip]:
-                logits = self._logits(scaled.flip(3) if mirrored else scaled)
+                logits = self._logits(scaled.flip(3) if mirrored else scaled, flags)
                 logits = logits.flip(3) if mirrored else logits
                 if logits.shape[2:] != size:
                     logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
@@ -175,14 +200,18 @@ class Inference:
         assert total is not None
         return log_probs_(total.div_(len(self.scales) * (1 + self.flip)))
 
-    def _logits(self, image: Tensor) -> Tensor:
+    def _logits(self, image: Tensor, flags: list[Tensor]) -> Tensor:
         with self.precision.autocast():
             logits: Tensor = self.model(image)
+        flags.append(all_finite(logits))
         return logits.float()
 
 
 class Ensemble(nn.Module):
-    """Several models of the same classes as one: the mean of their probabilities, as logarithms."""
+    """Several models of the same classes as one: the mean of their probabilities, as logarithms.
+
+    They are NaN at a pixel where the logits of any model are not finite.
+    """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -191,15 +220,21 @@ class Ensemble(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Scores float32 (N, C, H, W) of an image, float (N, 3, H, W)."""
         first, *others = self.models
-        total: Tensor = first(image).float().softmax(1)
+        total = probabilities(first(image))
         for model in others:
-            total = total + model(image).float().softmax(1)
+            total = total + probabilities(model(image))
         return log_probs_(total / len(self.models))
 
 
 def pair(sides: Sequence[int] | None) -> Size | None:
     """A height and a width of a configuration."""
     return None if sides is None else (sides[0], sides[1])
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax in float32, and NaN for a logit that is not finite: softmax makes 0 of -inf."""
+    probs = logits.float().softmax(1)
+    return probs.masked_fill_(~logits.isfinite(), math.nan)
 
 
 def log_probs_(probs: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from segkit.data.loader import Batch
 from segkit.engine.determinism import seed_step
+from segkit.engine.finite import all_finite
 from segkit.engine.forward import Forward
 from segkit.engine.schedule import Schedule
 from segkit.engine.state import TrainState
@@ -113,8 +115,7 @@ def train_one_epoch(
     first, started = state.images, time.perf_counter()
     remaining = iter(batches)
     while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
-        seed_step(settings.seed, state.step, forward.world.rank)
-        values = _backward(state, network, group, forward)
+        values = _backward(state, network, group, forward, settings.seed)
         factor = settings.lr_factor(state.epoch, state.images)
         for params in state.optimizer.param_groups:
             params["lr"] = params["base_lr"] * factor
@@ -146,35 +147,43 @@ def train_one_epoch(
 
 
 def _backward(
-    state: TrainState, network: nn.Module, group: list[Batch], forward: Forward
+    state: TrainState, network: nn.Module, group: list[Batch], forward: Forward, seed: int
 ) -> dict[str, float]:
-    """Add the gradients of the batches' mean loss; returns it and its terms by log name."""
+    """Add the gradients of the loss of all batches; returns it and its terms by log name."""
     total: dict[str, float] = {}
-    for i, batch in enumerate(group, 1):
+    reseed = partial(seed_step, seed, state.step, forward.world.rank)
+    reseed()
+    parts = forward.parts(state.model, group)
+    reseed()  # in case that drew the same numbers as the step will
+    for i, (batch, part) in enumerate(zip(group, parts, strict=True), 1):
         # Gradients are exchanged once per step, with those of the last batch.
         no_sync = getattr(network, "no_sync", nullcontext)
         with no_sync() if i < len(group) else nullcontext():
-            loss = forward.loss(network, batch)
+            loss = forward.loss(network, batch, part)
             terms = {"train/loss": loss.detach()}
             for name, value in getattr(forward.loss_fn, "last_terms", {}).items():
                 terms[f"train/loss/{name}"] = value
             # One transfer for all values: each would wait for the device.
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            _check_loss(values, state.step + 1, group)
-            state.scaler.scale(loss / len(group)).backward()  # type: ignore[no-untyped-call]
+            _check_loss(values, state, group)
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
-            total[name] = total.get(name, 0.0) + value / len(group)
+            total[name] = total.get(name, 0.0) + value
     return total
 
 
-def _check_loss(values: dict[str, float], step: int, group: list[Batch]) -> None:
+def _check_loss(values: dict[str, float], state: TrainState, group: list[Batch]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         term = bad[-1]  # a term rather than the sum, which comes first
-        raise TrainingError(
-            f"step {step}: {term} is {values[term]}. Batch: {_names(group)}. {ADVICE}; look at "
-            "these files if it always happens with them"
-        )
+        start = f"step {state.step + 1}: {term} is {values[term]}. Batch: {_names(group)}. "
+        if not all(bool(all_finite(p)) for p in state.model.parameters()):
+            raise TrainingError(
+                f"{start}The weights held NaN or infinity before this step: the training had "
+                "diverged. Start again, or resume best.pt if there is one, with a lower "
+                "optimizer.lr, trainer.clip_grad_norm=1, or trainer.precision=fp32"
+            )
+        raise TrainingError(f"{start}{ADVICE}; look at these files if it always happens with them")
 
 
 def _names(group: list[Batch]) -> str:

@@ -19,7 +19,7 @@ COUNTERS = ("epoch", "images", "step", "skipped_steps", "seconds", "sums", "last
 
 @dataclass
 class Best:
-    """The best values so far of what the run monitors; ``epoch`` is 0 before the first.
+    """The best values so far of what the run monitors; ``epoch`` is 0 while there is none.
 
     Attributes:
         scores: All scores of that epoch.
@@ -34,9 +34,7 @@ class Best:
     kept: list[tuple[float, int]] = field(default_factory=list)
 
     def improves(self, score: float | None) -> bool:
-        """Whether ``score`` is better. The first always is; later None (class absent) never."""
-        if self.epoch == 0:
-            return True
+        """Whether ``score`` is better; None (class absent, not finite) never is."""
         if score is None or self.score is None:
             return score is not None
         return score > self.score if self.mode == "max" else score < self.score

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.losses.pixels import PixelLoss, PixelScores
+from segkit.losses.pixels import PixelLoss, PixelScores, sum_of_weights
 from segkit.losses.settings import checked_number, class_values
 
 
@@ -67,6 +67,9 @@ class BCELoss(PixelLoss):
         super().__init__(ignore_index)
         self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1.0)
         self.register_buffer("class_weights", class_values("class_weights", class_weights))
+
+    def amount(self, target: Tensor) -> Tensor:
+        return sum_of_weights(target, self.ignore_index, self.class_weights)
 
     def on(self, pixels: PixelScores) -> Tensor:
         x, num_classes = pixels.logits, pixels.num_classes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from segkit.losses.pixels import PixelLoss, PixelScores, ratio_of_sums
+from segkit.losses.pixels import PixelLoss, PixelScores, ratio_of_sums, sum_of_weights
 from segkit.losses.settings import checked_number, class_values
 
 
@@ -68,6 +68,9 @@ class CrossEntropyLoss(PixelLoss):
         super().__init__(ignore_index)
         self.register_buffer("class_weights", class_values("class_weights", class_weights))
         self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1.0)
+
+    def amount(self, target: Tensor) -> Tensor:
+        return sum_of_weights(target, self.ignore_index, self.class_weights)
 
     def on(self, pixels: PixelScores) -> Tensor:
         weights = pixels.weights(self.class_weights)

@@ -53,10 +53,10 @@ class DiceLoss(PixelLoss):
     """Mean over classes of ``1 - ((1 + beta^2) tp + s) / ((1 + beta^2) tp + beta^2 fn + fp + s)``.
 
     ``tp``, ``fn`` and ``fp`` are sums of softmax probabilities over the valid pixels of the whole
-    batch, of all processes together. A class absent from the batch's target has no say by default:
-    it can neither dilute the mean with easy zeros nor reward predicting nothing. A batch without
-    any class to average (all pixels ignored, or all of classes that are left out or have weight 0)
-    gives 0 with a zero gradient.
+    step, of all processes and accumulated batches together. A class absent from its target has no
+    say by default: it can neither dilute the mean with easy zeros nor reward predicting nothing.
+    Without any class to average (all pixels ignored, or all of classes that are left out or have
+    weight 0) the loss is 0 with a zero gradient.
 
     Args:
         beta: Above 0; larger values punish missed pixels (``fn``) more than false ones (``fp``).

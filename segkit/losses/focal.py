@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segkit.losses.pixels import PixelLoss, PixelScores
+from segkit.losses.pixels import PixelLoss, PixelScores, sum_of_weights
 from segkit.losses.settings import checked_number, class_values
 
 
@@ -75,6 +75,9 @@ class FocalLoss(PixelLoss):
         else:
             self.register_buffer("alpha", class_values("alpha", alpha))
         self.register_buffer("class_weights", class_values("class_weights", class_weights))
+
+    def amount(self, target: Tensor) -> Tensor:
+        return sum_of_weights(target, self.ignore_index, self.class_weights)
 
     def on(self, pixels: PixelScores) -> Tensor:
         # For 0 < gamma < 1 the slope of x**gamma is infinite at x = 0 (p_t = 1), so clamp.

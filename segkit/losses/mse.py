@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from segkit.losses.pixels import PixelLoss, PixelScores
+from segkit.losses.pixels import PixelLoss, PixelScores, sum_of_weights
 
 
 def mse_loss(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
@@ -34,6 +34,9 @@ class MSELoss(PixelLoss):
     Args:
         ignore_index: Target value of the pixels that have no part in the loss.
     """
+
+    def amount(self, target: Tensor) -> Tensor:
+        return sum_of_weights(target, self.ignore_index)
 
     def on(self, pixels: PixelScores) -> Tensor:
         # sum_c (p_c - y_c)^2 multiplied out, so that the one-hot y is never made.

@@ -115,6 +115,18 @@ class PixelLoss(nn.Module, ABC):
     def on(self, pixels: PixelScores) -> Tensor:
         """The loss as a scalar, read off checked and cleaned scores."""
 
+    def amount(self, target: Tensor) -> Tensor | None:
+        """For a mean over pixels: what it divides by, a scalar; see :func:`sum_of_weights`.
+
+        Args:
+            target: Class ids or ``ignore_index``, integer (N, H, W).
+
+        Returns:
+            None if it is another function of sums over pixels. Where batches are accumulated, a
+            first pass over all of them computes these then.
+        """
+        return None
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of logits (N, C, H, W) and integer target (N, H, W) as a float32 scalar.
 
@@ -169,6 +181,25 @@ def ratio_of_sums(values: Tensor, amounts: Tensor) -> Tensor:
     return ratio(value, amount)
 
 
+def sum_of_weights(
+    target: Tensor, ignore_index: int, class_weights: Tensor | None = None
+) -> Tensor:
+    """That of the pixels of a target (N, H, W) that are not ignored; their number without weights.
+
+    Ids that are no class are the loss's to refuse.
+    """
+    valid = target != ignore_index
+    if class_weights is None:
+        return valid.sum(dtype=count_dtype(target))
+    known = target.long().clamp(0, len(class_weights) - 1)
+    return (class_weights.to(target.device)[known] * valid).sum(dtype=count_dtype(target))
+
+
 def sum_dtype(values: Tensor) -> torch.dtype:
     """float64 for long sums, where the device has it."""
     return values.dtype if values.device.type == "mps" else torch.float64
+
+
+def count_dtype(target: Tensor) -> torch.dtype:
+    """Likewise for sums of weights over the pixels of a target."""
+    return torch.float32 if target.device.type == "mps" else torch.float64

@@ -6,14 +6,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from segkit.losses.pixels import (
-    PixelLoss,
-    PixelScores,
-    as_float,
-    check_shapes_and_dtypes,
-    full_precision,
-)
-from segkit.losses.processes import average
+from segkit.losses.parts import contribution
+from segkit.losses.pixels import PixelScores, as_float, check_shapes_and_dtypes, full_precision
 from segkit.losses.settings import checked_number
 
 
@@ -76,15 +70,22 @@ class WeightedSum(nn.Module):
             pixels = PixelScores(logits, target, self.ignore_index)
         values = []
         for name, loss in zip(self.names, self.losses, strict=True):
-            if pixels is not None and isinstance(loss, PixelLoss):
-                value = loss.on(pixels)
-            else:
+            if isinstance(loss, WeightedSum):
                 value = loss(logits, target)
+            else:
+                value = contribution(loss, logits, target, pixels)
             if not isinstance(value, Tensor) or value.ndim != 0:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"loss term {name!r} must return a scalar tensor, got {shape}")
-            values.append(value if isinstance(loss, PixelLoss) else average(value))
+            values.append(value)
         return values
+
+
+def summands(loss: nn.Module) -> list[nn.Module]:
+    """What a loss is a weighted sum of; of any other itself."""
+    if not isinstance(loss, WeightedSum):
+        return [loss]
+    return [summand for term in loss.losses for summand in summands(term)]
 
 
 def check_term(name: str, term: Term) -> None:

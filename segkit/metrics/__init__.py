@@ -1,10 +1,17 @@
 """Metrics: logits or predictions and target to scores."""
 
-from segkit.metrics.bootstrap import bootstrap_iou, class_counts, interval, p_value
 from segkit.metrics.boundary import BoundaryIoU, BoundaryScores, trimap
 from segkit.metrics.calibration import Calibration, CalibrationScores
 from segkit.metrics.confusion import ConfusionMatrix, Scores
 from segkit.metrics.pr_curve import PRCurves
+from segkit.metrics.uncertainty import (
+    Interval,
+    class_counts,
+    difference_intervals,
+    iou_intervals,
+    swap_p_values,
+    trust,
+)
 
 __all__ = [
     "BoundaryIoU",
@@ -12,11 +19,13 @@ __all__ = [
     "Calibration",
     "CalibrationScores",
     "ConfusionMatrix",
+    "Interval",
     "PRCurves",
     "Scores",
-    "bootstrap_iou",
     "class_counts",
-    "interval",
-    "p_value",
+    "difference_intervals",
+    "iou_intervals",
+    "swap_p_values",
     "trimap",
+    "trust",
 ]

@@ -40,6 +40,7 @@ class Calibration:
 
     Attributes:
         counts: int64 (3, num_bins): pixels, pixels that are right, sum of confidences in ``UNIT``.
+        outside: int64 (): labelled pixels whose confidence is no number in [0, 1], as NaN is.
     """
 
     def __init__(self, ignore_index: int = 255, num_bins: int = 15) -> None:
@@ -47,6 +48,7 @@ class Calibration:
             raise ValueError(f"num_bins must be at least 1, got {num_bins}")
         self.ignore_index, self.num_bins = ignore_index, num_bins
         self.counts = torch.zeros(3, num_bins, dtype=torch.int64)
+        self.outside = torch.zeros((), dtype=torch.int64)
 
     def update(self, pred: Tensor, confidence: Tensor, target: Tensor) -> None:
         """Count images.
@@ -64,8 +66,11 @@ class Calibration:
         self.counts = self.counts.to(target.device)
         highs = torch.arange(1, self.num_bins, device=target.device) / self.num_bins
         bins = torch.bucketize(confidence.float().contiguous(), highs)  # low < confidence <= high
-        bins = bins.masked_fill(target == self.ignore_index, self.num_bins).flatten()
-        units = (confidence.float() / UNIT).round().long().flatten()
+        is_share = (confidence >= 0) & (confidence <= 1 + 2**-16)  # a softmax may round up
+        ignored = target == self.ignore_index
+        self.outside = self.outside.to(target.device) + (~is_share & ~ignored).sum()
+        bins = bins.masked_fill(ignored | ~is_share, self.num_bins).flatten()
+        units = (confidence.float().masked_fill(~is_share, 0.0) / UNIT).round().long().flatten()
         right = (pred == target).long().flatten()
         new = torch.zeros(3, self.num_bins + 1, dtype=torch.int64, device=target.device)
         for row, values in zip(new, (torch.ones_like(units), right, units), strict=True):
@@ -73,7 +78,15 @@ class Calibration:
         self.counts += new[:, : self.num_bins]
 
     def compute(self) -> CalibrationScores:
-        """The error, and what each bin says: a reliability diagram."""
+        """The error, and what each bin says: a reliability diagram.
+
+        Raises:
+            ValueError: For confidences outside of [0, 1], NaN among them.
+        """
+        if outside := int(self.outside):
+            raise ValueError(
+                f"the confidence of {outside} pixels is no number in [0, 1]; expected probabilities"
+            )
         pixels, right, units = self.counts.tolist()
         bins = [
             Bin(

@@ -129,8 +129,9 @@ class SegmentationModel:
 
         Raises:
             DataError: A file that cannot be read, or an object of another kind.
+            CheckpointError: The network computes NaN or infinity for it.
         """
-        return _each(image, lambda one: self.compute(to_pixels(one))[0])
+        return _each(image, lambda one: self.compute(to_pixels(one), name=name_of(one))[0])
 
     @overload
     def probabilities(self, image: Picture) -> Probabilities: ...
@@ -143,10 +144,11 @@ class SegmentationModel:
 
         Raises:
             DataError: As :meth:`predict`.
+            CheckpointError: Likewise.
         """
 
         def one_picture(one: Picture) -> Probabilities:
-            probs = self.compute(to_pixels(one), with_probs=True)[1]
+            probs = self.compute(to_pixels(one), with_probs=True, name=name_of(one))[1]
             assert probs is not None
             return probs
 
@@ -154,11 +156,14 @@ class SegmentationModel:
 
     @torch.no_grad()
     def compute(
-        self, pixels: Pixels, *, with_probs: bool = False
+        self, pixels: Pixels, *, with_probs: bool = False, name: str = "the image"
     ) -> tuple[Mask, Probabilities | None]:
         """Mask (H, W) and on request probabilities (C, H, W) of uint8 (H, W, 3).
 
         On the device the scores of all classes exist only for the rows that are computed together.
+
+        Raises:
+            CheckpointError: The logits are not finite; says so of ``name``.
         """
         height, width = pixels.shape[:2]
         # Writable and in order, which torch.from_numpy asks for.
@@ -167,11 +172,16 @@ class SegmentationModel:
         num_classes = len(self.classes)
         mask = np.empty((height, width), np.uint8 if num_classes <= 256 else np.int64)
         probs = np.empty((num_classes, height, width), np.float32) if with_probs else None
-        for rows, scores in self.inference.bands(image):
+        for rows, scores in self.inference.bands(image, name):
             mask[rows] = scores.max(1).indices[0].cpu().numpy()
             if probs is not None:
                 probs[:, rows] = scores.softmax(1)[0].cpu().numpy()
         return mask, probs
+
+
+def name_of(picture: Picture) -> str:
+    """What messages call it."""
+    return str(picture) if isinstance(picture, str | os.PathLike) else "the image"
 
 
 def to_pixels(picture: Picture) -> Pixels:

@@ -142,7 +142,7 @@ class Areas(AbstractContextManager["Areas"]):
     """``areas.csv``: how many pixels, and what percentage, each class has in each picture.
 
     One row per picture, or per frame of a video. The file appears at the end, and if the end comes
-    early it holds what was counted until then.
+    early it holds what was counted until then; without any there is none.
 
     Raises:
         ConfigError: Nothing can be written there.
@@ -166,13 +166,18 @@ class Areas(AbstractContextManager["Areas"]):
         self._rows = csv.writer(self._file)
         columns = [f"{name} {unit}" for name in self.classes for unit in ("pixels", "percent")]
         self._rows.writerow(["source", "frame", "pixels", *columns])
+        self._counted = False
         return self
 
     def add(self, source: str, mask: NDArray[Any], frame: int | None = None) -> None:
         counts = np.bincount(mask.ravel(), minlength=len(self.classes)).tolist()
         cells = [cell for n in counts for cell in (n, f"{100 * n / mask.size:.4f}")]
         self._rows.writerow([source, "" if frame is None else frame, mask.size, *cells])
+        self._counted = True
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._file.close()
-        self._temporary.replace(self.path)
+        if self._counted or kind is None:
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink()

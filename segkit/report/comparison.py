@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from segkit.metrics import bootstrap_iou, interval, p_value
+from segkit.metrics import difference_intervals, swap_p_values, trust
+from segkit.metrics.uncertainty import METHOD
 from segkit.report.tables import percent
 
 Rows = Sequence[tuple[str, float | None]]
@@ -30,18 +31,15 @@ def compare(
         counts: Of both, :func:`segkit.metrics.class_counts` of the same images, (N, 3, C).
         images: Of both, name and mean IoU of these images.
         classes: Names in index order.
-        resamples: Draws of the images for the intervals and p values; 0: none of them.
-        level: Share of the draws that lies in an interval.
-        seed: Of the draws.
+        resamples: Swaps of the models' answers for the p values; 0: neither these nor intervals.
+        level: How often an interval is to hold the true difference.
+        seed: Of the swaps.
     """
     pairs = [first["miou"], *first["iou"]], [second["miou"], *second["iou"]]
     chances: list[dict[str, Any]] = [{} for _ in pairs[0]]
     if resamples:
-        drawn = [bootstrap_iou(one, resamples, seed) for one in counts]
-        chances = [
-            {"interval": interval(column, level), "p_value": p_value(column)}
-            for column in (drawn[1] - drawn[0]).unbind(1)
-        ]
+        found = difference_intervals(*counts, level), swap_p_values(*counts, resamples, seed)
+        chances = [{"interval": ends, "p_value": p} for ends, p in zip(*found, strict=True)]
     miou, *iou = (
         {"first": a, "second": b, "difference": difference(a, b), **chance}
         for a, b, chance in zip(*pairs, chances, strict=True)
@@ -55,6 +53,8 @@ def compare(
         "resamples": resamples,
         "level": level,
         "seed": seed,
+        "method": f"{METHOD}; p values: the models' answers to single images are swapped",
+        "trust": trust(len(counts[0])),
         "miou": miou,
         "iou": [{"class": name, **one} for name, one in zip(classes, iou, strict=True)],
         "images": sorted(rows, key=lambda row: -abs(row["difference"] or 0.0)),
@@ -77,6 +77,8 @@ def comparison_table(comparison: Mapping[str, Any], num_images: int = 5) -> str:
         chance += "" if p is None else f"  p = {p:.3f}"
         numbers = " ".join(percent(row[key]) for key in ("first", "second", "difference"))
         lines.append(f"{row['class']:<{width}} {numbers}{chance}")
+    if comparison["resamples"]:
+        lines.append(comparison["trust"])
     changed = [row for row in comparison["images"] if row["difference"]][:num_images]
     if changed:
         lines.append("images whose mIoU differs most:")

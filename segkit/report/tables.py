@@ -64,7 +64,8 @@ def more_scores(result: Mapping[str, Any]) -> str:
         draws = result["bootstrap"]
         low, high = (percent(end).strip() for end in draws["miou"])
         parts.append(
-            f"mIoU between {low} and {high} % ({100 * draws['level']:g} % interval over images)"
+            f"mIoU between {low} and {high} % ({100 * draws['level']:g} % interval over "
+            f"{draws['images']} images; {draws['trust']})"
         )
     return ", ".join(parts)
 

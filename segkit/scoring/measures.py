@@ -15,16 +15,17 @@ from segkit.metrics import (
     Calibration,
     ConfusionMatrix,
     Scores,
-    bootstrap_iou,
     class_counts,
-    interval,
+    iou_intervals,
     trimap,
+    trust,
 )
+from segkit.metrics.uncertainty import METHOD
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """One image: its own scores, and the counts that a bootstrap needs, (3, C)."""
+    """One image: its own scores, and the counts that intervals need, (3, C)."""
 
     name: str
     scores: Scores
@@ -122,8 +123,9 @@ class Measures:
             "calibration": None if calibration["ece"] is None else calibration,
         }
 
-    def intervals(self, resamples: int, level: float, seed: int) -> dict[str, Any]:
-        """Bootstrap intervals over the images of the mean IoU and of each class's."""
-        drawn = bootstrap_iou(self.counts, resamples, seed)
-        miou, *iou = (interval(values, level) for values in drawn.unbind(1))
-        return {"resamples": resamples, "level": level, "seed": seed, "miou": miou, "iou": iou}
+    def intervals(self, level: float) -> dict[str, Any]:
+        """Of the mean IoU and of each class's, and how far they can be trusted."""
+        miou, *iou = iou_intervals(self.counts, level)
+        images = len(self.images)
+        about = {"method": METHOD, "images": images, "trust": trust(images), "level": level}
+        return {**about, "miou": miou, "iou": iou}

@@ -12,7 +12,7 @@ from segkit.data.workers import batches
 from segkit.engine.evaluation import Prediction, evaluate
 from segkit.engine.forward import Forward
 from segkit.engine.inference import pair
-from segkit.engine.log import progress
+from segkit.engine.log import log, progress
 from segkit.engine.state import TrainState
 from segkit.metrics import PRCurves
 from segkit.report.tables import scalar_scores
@@ -62,7 +62,8 @@ class Validation:
         """Values by log name, and all scores, of the weights that the run goes by.
 
         Those are the average if the run keeps one. The raw weights are then scored as well, under
-        ``val_raw/``.
+        ``val_raw/``. Where logits hold NaN or infinity all are None, and ``val/not_finite`` says
+        for how many images.
 
         Raises:
             Stopped: A signal asked any of the processes to stop; the state is saved, and a resumed
@@ -77,9 +78,19 @@ class Validation:
         values: dict[str, float | None] = {}
         shown = progress(self._batches(), "validation", len(self.loader))
         model = state.model if state.average is None else state.average.model
-        matrix, loss = self.evaluate(model, shown, on_image=partial(self._on_image, state))
+        matrix, loss, bad = self.evaluate(model, shown, on_image=partial(self._on_image, state))
+        if bad:
+            values["val/not_finite"] = float(len(bad))
+            others = f" and {len(bad) - 1} more images" if len(bad) > 1 else ""
+            log.warning(
+                "warning: the network computes NaN or infinity for %s%s, so this validation has no "
+                "scores and is not the best; the training has diverged. Try a lower optimizer.lr, "
+                "trainer.clip_grad_norm=1 or trainer.precision=fp32",
+                bad[0],
+                others,
+            )
         if state.average is not None:
-            raw, raw_loss = self.evaluate(state.model, self._batches())
+            raw, raw_loss, _ = self.evaluate(state.model, self._batches())
             values |= {"val_raw/loss": raw_loss, "val_raw/miou": raw.compute()["miou"]}
         scores = dict(matrix.compute())
         self.pictures.confusion(matrix, partial(self._write, state.step))

@@ -126,7 +126,7 @@ def finish(cfg: DictConfig, state: dict[str, Any], world: World) -> float | None
     # A run that had finished before leaves nothing in a new folder that it was to go on in.
     if world.is_main and (folder / "checkpoints").is_dir():
         summary = {
-            "best_epoch": best["epoch"],
+            "best_epoch": best["epoch"] or None,
             "monitor": best["monitor"],
             "best_score": score,
             "scores": best["scores"],
@@ -139,8 +139,11 @@ def finish(cfg: DictConfig, state: dict[str, Any], world: World) -> float | None
         if best["scores"]:
             log.info("\n%s", class_table(best["scores"], list(cfg.data.classes)))
         place = shown(folder)
+        found = f"best epoch {best['epoch']} ({best['monitor']} {score_text(score)})"
+        if not best["epoch"]:
+            found = f"no epoch had a {best['monitor']}, so there is no best.pt, only last.pt"
         log.info(
-            f"best epoch {best['epoch']} ({best['monitor']} {score_text(score)}); "
+            f"{found}; "
             f"{minutes(state['seconds'])} minutes; written to {place}\n"
             f"next: python evaluate.py checkpoint={place} save_predictions=true\n"
             f"      tensorboard --logdir {place}\n"

@@ -164,8 +164,10 @@ def comparison(found: Mapping[str, Any]) -> dict[str, Any]:
         "models": [joined(name) for name in names],
         "resamples": found["resamples"],
         "level": found["level"],
-        "classes": [row | {"sure": leaves_out_0(row)} for row in found["iou"]],
-        "mean": found["miou"] | {"sure": leaves_out_0(found["miou"])},
+        "method": found["method"],
+        "trust": found["trust"],
+        "classes": [row | {"sure": is_sure(row, found["level"])} for row in found["iou"]],
+        "mean": found["miou"] | {"sure": is_sure(found["miou"], found["level"])},
         "images": [row for row in found["images"] if row["difference"]][:MOST_CHANGED],
     }
 
@@ -176,10 +178,10 @@ def joined(value: Any) -> str:
     return " + ".join("-" if one is None else str(one) for one in values)
 
 
-def leaves_out_0(row: Mapping[str, Any]) -> bool:
-    """Whether the interval of a difference lies on one side."""
-    low, high = row.get("interval") or (0.0, 0.0)
-    return bool(low > 0 or high < 0)
+def is_sure(row: Mapping[str, Any], level: float) -> bool:
+    """Whether chance alone makes such a difference more rarely than ``level`` allows."""
+    p = row.get("p_value")
+    return p is not None and p < 1 - level
 
 
 def figures(data: ReportData) -> dict[str, "Markup"]:

@@ -1,0 +1,143 @@
+"""What each batch is of the optimizer step that several batches, in several processes, make.
+
+Cut into parts, the pixels have the loss and the gradient of one batch with all of them:
+
+- A mean over pixels is ``sum / amount``, and the amount of the whole step (pixels, or their
+  weights) is known from the targets alone. So each part's mean counts by its share of the amount.
+- Any other function of sums over pixels, as Dice is, needs the sums of the whole step first. They
+  come from a pass of the network without gradients over all batches; the gradient of each batch is
+  then taken at these sums.
+- A loss that is not segkit's is taken for a mean over the pixels of its part.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segkit.losses.pixels import PixelLoss, PixelScores, count_dtype, ratio
+from segkit.losses.processes import across_processes, alone, is_collecting, total
+
+
+@dataclass(frozen=True)
+class Part:
+    """One batch of a step.
+
+    Attributes:
+        world_size: Number of processes.
+        batches: Of each process in this step.
+        shares: How much of the step's loss the value of each loss is, by the loss; 1 where absent.
+        sums: Over all pixels of the step, in the order in which the losses ask for them; None
+            where the shares say enough.
+    """
+
+    world_size: int = 1
+    batches: int = 1
+    shares: Mapping[nn.Module, Tensor] = field(default_factory=dict)
+    sums: Sequence[Tensor] | None = None
+
+
+_part: ContextVar[Part] = ContextVar("part", default=Part())  # noqa: B039 (frozen)
+
+
+def parts(
+    losses: Sequence[nn.Module],
+    targets: Sequence[Tensor],
+    world_size: int = 1,
+    sums: Sequence[Tensor] | None = None,
+) -> list[Part]:
+    """What the batches of this process are of the step that they make together.
+
+    Args:
+        losses: That are summed, each a mean or a function of sums of its own.
+        targets: Of the batches, integer (N, H, W).
+        world_size: Number of processes; all must call this.
+        sums: Those of the step, where one of the losses :func:`needs_sums`.
+    """
+    batches = len(targets)
+    own = [loss for loss in losses if not isinstance(loss, PixelLoss)]
+    if batches == 1 and (world_size == 1 or not own):
+        return [Part(world_size)]
+    # With the sums of the step at hand all of ours have the step's value, in each of its batches.
+    weighed = losses if sums is None and batches > 1 else own
+    shares: list[dict[nn.Module, Tensor]] = [{} for _ in targets]
+    if weighed:
+        rows = [torch.stack([amount(loss, target) for loss in weighed]) for target in targets]
+        here = torch.stack(rows)  # (batches, losses)
+        with across_processes(world_size):
+            everywhere = total(here)
+        step = everywhere.sum(0)
+        for i, loss in enumerate(weighed):
+            # Our values are those of all processes already.
+            part = everywhere if isinstance(loss, PixelLoss) else here
+            for batch, share in zip(shares, ratio(part[:, i], step[i]), strict=True):
+                batch[loss] = share
+    if sums is not None:
+        equal = targets[0].new_full((), 1 / batches, dtype=count_dtype(targets[0]))
+        for batch in shares:
+            batch.update({loss: equal for loss in losses if isinstance(loss, PixelLoss)})
+    return [Part(world_size, batches, batch, sums) for batch in shares]
+
+
+def needs_sums(losses: Sequence[nn.Module]) -> bool:
+    """Whether one of ours is no mean over pixels, so that no amount says what a batch weighs."""
+    return any(isinstance(x, PixelLoss) and type(x).amount is PixelLoss.amount for x in losses)
+
+
+def amount(loss: nn.Module, target: Tensor) -> Tensor:
+    """What the mean of a loss divides by for a target (N, H, W): a scalar of many digits.
+
+    A loss that does not say so by a method ``amount(target)`` is taken for a mean over the pixels
+    that are not its ``ignore_index``, or over all if it has none.
+    """
+    dtype = count_dtype(target)
+    own: Any = getattr(loss, "amount", None)
+    if callable(own):
+        named: Tensor = own(target)
+        return named.to(dtype)
+    ignore_index = getattr(loss, "ignore_index", None)
+    if ignore_index is None:
+        return target.new_full((), target.numel(), dtype=dtype)
+    valid: Tensor = target != ignore_index
+    return valid.sum(dtype=dtype)
+
+
+@contextmanager
+def of_step(part: Part) -> Iterator[None]:
+    """Inside, the losses of this batch are what it contributes to the loss of the step."""
+    token = _part.set(part)
+    try:
+        with across_processes(part.world_size, part.sums, part.batches):
+            yield
+    finally:
+        _part.reset(token)
+
+
+def contribution(
+    loss: nn.Module, logits: Tensor, target: Tensor, pixels: PixelScores | None = None
+) -> Tensor:
+    """What a batch contributes to the step; outside of :func:`of_step` its loss.
+
+    Args:
+        loss: Called with the next two, unless it can read ``pixels``.
+        logits: Float (N, C, H, W).
+        target: Integer (N, H, W).
+        pixels: Of both.
+    """
+    part = _part.get()
+    share = part.shares.get(loss)
+    if isinstance(loss, PixelLoss):
+        value = loss(logits, target) if pixels is None else loss.on(pixels)
+        return value if share is None else value * share.to(value)
+    if is_collecting():  # it has no sums
+        return logits.new_zeros(())
+    with alone():
+        own: Tensor = loss(logits, target)
+    if share is None:
+        return own
+    with across_processes(part.world_size):
+        return total(own * share.to(own))
