@@ -1,5 +1,6 @@
 """The split that is scored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.config import rebuild
+from segkit.data.check import open_splits
 from segkit.data.contract import SegmentationDataset
 from segkit.data.voc import VOCSegmentation
 from segkit.engine.checkpoint import Checkpoint
@@ -35,7 +37,8 @@ def saved_data(cfg: DictConfig, checkpoint: Checkpoint) -> Data:
     node = dict(about.config["data"]["dataset"])
     if cfg.data.root is not None:
         node["root"] = cfg.data.root
-    dataset = rebuild(node, list(cfg.allow))(split=split)
+    make = rebuild(node, list(cfg.allow))
+    dataset = _open(lambda split: make(split=split), split, cfg, about.ignore_index)
     return Data(dataset, split, about.ignore_index, np.asarray(about.palette, np.uint8))
 
 
@@ -45,5 +48,17 @@ def own_data(cfg: DictConfig) -> Data:
     given: Any = OmegaConf.to_container(cfg.data)
     keys = ("classes", "num_classes", "ignore_index", "label_map", "colormap")
     settings = {key: given[key] for key in keys if given[key] is not None}
-    dataset = VOCSegmentation(cfg.data.root, split, **settings)
+
+    def make(split: str) -> VOCSegmentation:
+        return VOCSegmentation(cfg.data.root, split, **settings)
+
+    dataset: Any = _open(make, split, cfg, settings.get("ignore_index", 255))
     return Data(dataset, split, dataset.ignore_index, dataset.palette)
+
+
+def _open(
+    make: Callable[[str], SegmentationDataset], split: str, cfg: DictConfig, ignore_index: int
+) -> SegmentationDataset:
+    """The split; what is wrong with it is told together with what is wrong in its files."""
+    found = open_splits(make, [split], ignore_index=ignore_index, look=cfg.data.check)
+    return found[split]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.classes import read_lines, write_lines
+from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.contract import first_ten
 from segkit.data.counts import Counts, class_table
 from segkit.data.masks import read_mask
@@ -162,7 +162,8 @@ def table(
     ignore_index: int,
 ) -> str:
     """The classes with their pixels in each part."""
-    known = read_lines(root / "labels.txt") if (root / "labels.txt").is_file() else []
+    labels = root / "labels.txt"
+    known = read_labels_file(labels).names if labels.exists() else []
     size = max(len(known), 1 + int(labelled.max(initial=0)))
     classes = [known[i] if i < len(known) else f"class_{i}" for i in range(size)]
     counts = {}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.config import build, check_class_values, fill_class_weights, needs_class_counts
-from segkit.data.check import check_splits
+from segkit.data.check import check_splits, open_splits
 from segkit.data.contract import SegmentationDataset
 from segkit.data.masks import voc_palette
 from segkit.engine.checkpoint import Checkpoint
@@ -45,9 +45,19 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
     """
     make_dataset = build(cfg.data.dataset)
     splits = (cfg.data.train_split, cfg.data.val_split)
+
+    def open_both() -> dict[str, SegmentationDataset]:
+        return open_splits(
+            lambda split: make_dataset(split=split),
+            splits,
+            ignore_index=cfg.data.ignore_index,
+            look=cfg.data.check,
+        )
+
     if world.size > 1:  # the first process makes what is made on first use
-        world.from_main(lambda: [len(make_dataset(split=split)) for split in splits])
-    train, val = (make_dataset(split=split) for split in splits)
+        world.from_main(lambda: [len(dataset) for dataset in open_both().values()])
+    opened = open_both()
+    train, val = (opened[split] for split in splits)
     classes = list(train.classes)
     if saved is not None and classes != saved.about.classes:
         raise ConfigError(

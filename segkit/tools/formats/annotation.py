@@ -1,6 +1,7 @@
 """What ``convert`` asks of a format: the pictures, and how the mask of each one is drawn."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from PIL import Image
 
 from segkit.data.colors import Palette
 from segkit.data.contract import first_ten
+from segkit.data.label_list import column_problem, line_problems
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.tools.arguments import key
@@ -19,6 +21,8 @@ from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size
 
 FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
 BACKGROUND = ("background", "_background_")  # the second is labelme's own name
+
+ENDS = re.compile(r"[\r\n\0]")  # what ends a line, or a text file
 
 
 @dataclass
@@ -116,9 +120,14 @@ def check_classes(classes: Sequence[str]) -> None:
             f"{len(classes)} classes ({', '.join(classes[:5])}); expected 2 to 255, the background "
             "included: masks have 8 bits and 255 is for pixels without a label"
         )
-    bad = [name for name in classes if name != name.strip() or not name or "\n" in name]
+    bad = [
+        name for name in classes if name != name.strip() or not name or re.search(r"[\r\n\0]", name)
+    ]
     if bad or len(set(classes)) != len(classes):
         raise DataError(f"classes: {list(classes)}; expected different names without outer blanks")
+    # What would be refused when it is read back.
+    if problems := [*line_problems(classes, "classes"), *filter(None, [column_problem(classes)])]:
+        raise DataError(f"{problems[0]}. Give other names with classes=[...], or rename the labels")
 
 
 def mask_size(height: Any, width: Any, name: str) -> Size:
