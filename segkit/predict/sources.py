@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from segkit.config.schema import OUTPUTS
 from segkit.data.voc import SUFFIXES
 from segkit.errors import ConfigError
+from segkit.files import user_path
 
 PICTURES = set(SUFFIXES)
 VIDEOS = {
@@ -49,7 +50,7 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
     Raises:
         ConfigError: There is nothing, or the results would come where the pictures are.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if not path.exists():
         if source.isdecimal():
             return [Source(int(source), f"camera-{int(source)}")]

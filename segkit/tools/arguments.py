@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from segkit.errors import ConfigError, SegkitError, together
+from segkit.files import path_problem, special_kind, user_path
 
 Settings = TypeVar("Settings")
 
@@ -23,6 +24,7 @@ def key(
     name: str | None = None,
     choices: Sequence[str] = (),
     low: float | None = None,
+    path: bool = False,
 ) -> Any:
     """A field of a tool's settings.
 
@@ -32,8 +34,9 @@ def key(
         name: What the user writes, where that is no Python name, such as ``data.root``.
         choices: All texts that make sense.
         low: Least number that makes sense.
+        path: It names a file or folder.
     """
-    metadata = {"text": text, "name": name, "choices": choices, "low": low}
+    metadata = {"text": text, "name": name, "choices": choices, "low": low, "path": path}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -105,7 +108,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
 
 def output_file(name: str, text: str, force: bool) -> Path:
     """The file that the key ``name`` names; a ConfigError if it is there and must stay."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.exists() and not (force and path.is_file()):
         raise ConfigError(
             f"{name}={text}: is there already; nothing was written. Add force=true to replace a "
@@ -135,6 +138,11 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
                 raise ValueError(f"expected {', '.join(choices)}")
         elif not text:
             raise ValueError("the value is empty")
+        elif this.metadata["path"]:
+            if problem := path_problem(text):
+                raise ValueError(problem)
+            if special := special_kind(user_path(text)):
+                raise ValueError(f"is {special}, neither a file nor a folder")
         return text
     try:
         value = OverridesParser.create().parse_override(f"value={text}").value()

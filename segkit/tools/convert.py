@@ -23,6 +23,7 @@ from segkit.data.masks import write_mask
 from segkit.data.threads import each
 from segkit.data.voc import IMAGES, MASKS, SUFFIXES, split_file
 from segkit.errors import DataError
+from segkit.files import user_path
 from segkit.tools.arguments import run_tool
 from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
@@ -36,7 +37,7 @@ def convert(request: Request) -> None:
     so that a mistake in one of them, or Ctrl-C, leaves ``out`` as it was.
     """
     found = READERS[request.format](request)
-    layout = VocFolder(Path(request.out).expanduser(), request.split)
+    layout = VocFolder(user_path(request.out), request.split)
     check_names(found.items)
     taken = layout.taken(found)
     if taken and not request.force:

@@ -21,6 +21,7 @@ from segkit.data.masks import read_mask
 from segkit.data.threads import each
 from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
 from segkit.errors import ConfigError, DataError
+from segkit.files import user_path
 from segkit.tools.arguments import key, run_tool
 from segkit.tools.division import divide
 from segkit.tools.formats.annotation import files_below
@@ -30,7 +31,7 @@ from segkit.tools.formats.annotation import files_below
 class Request:
     """The keys of ``split``."""
 
-    data_root: str = key("folder in VOC layout", name="data.root")
+    data_root: str = key("folder in VOC layout", name="data.root", path=True)
     val: float = key("part for validation; not with folds", 0.2, low=0)
     test: float = key("part for the test, taken first", 0.0, low=0)
     folds: int = key("number of folds instead of one train and val; 0: none", 0, low=0)
@@ -49,7 +50,7 @@ class Request:
 
 def split(request: Request) -> None:
     """Write ``train.txt``, ``val.txt`` and ``test.txt``, or ``fold_0_train.txt`` and so on."""
-    root = Path(request.data_root).expanduser()
+    root = user_path(request.data_root)
     ratios = part_sizes(request)
     masks = find_masks(root, request.of)
     ids = list(masks)

@@ -16,6 +16,7 @@ from segkit.data.contract import first_ten
 from segkit.data.label_list import column_problem, line_problems
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
+from segkit.files import refuse_special, user_path
 from segkit.tools.arguments import key
 from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size
 
@@ -30,9 +31,11 @@ class Request:
     """The keys of ``convert``."""
 
     format: str = key("what the labels are", choices=FORMATS)
-    source: str = key("file or folder of the labels")
-    out: str = key("folder in VOC layout, new or to be added to")
-    images: str | None = key("folder of the pictures; null: where or beside the labels", None)
+    source: str = key("file or folder of the labels", path=True)
+    out: str = key("folder in VOC layout, new or to be added to", path=True)
+    images: str | None = key(
+        "folder of the pictures; null: where or beside the labels", None, path=True
+    )
     classes: list[str] | None = key(
         "names in index order, the background first; null: all that occur", None
     )
@@ -53,7 +56,7 @@ class Request:
 
     def image_folders(self, *beside: Path) -> list[Path]:
         """Where to look for pictures."""
-        return [Path(self.images).expanduser()] if self.images else list(beside)
+        return [user_path(self.images)] if self.images else list(beside)
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def read_json(path: Path) -> Any:
     """Raises a DataError that names the file."""
+    refuse_special(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
