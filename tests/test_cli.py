@@ -91,17 +91,6 @@ def test_hydras_folders_are_refused(here: Path, override: str, message: str) -> 
     assert not list(here.iterdir())
 
 
-def test_hydras_folders_in_a_file_are_refused_too(here: Path) -> None:
-    (here / "my/experiment").mkdir(parents=True)
-    text = "# @package _global_\nhydra: {run: {dir: elsewhere}}\n"
-    (here / "my/experiment/x.yaml").write_text(text)
-    result = call("train.py", "--config-dir", "my", "experiment=x", cwd=here)
-    assert result.status == 1
-    assert (
-        "hydra.run.dir: elsewhere: Hydra writes nothing here; give out_dir=elsewhere" in result.err
-    )
-
-
 def test_what_is_advised_in_place_of_hydras_folder_works(here: Path) -> None:
     more = ("trainer.max_epochs=1", "out_dir=elsewhere", "hydra.run.dir=.", "hydra.job.chdir=false")
     result = quick_call(*SMALL, *more, cwd=here)

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices
-from segkit.config.hydra_keys import composed_problems, typed_problems
+from segkit.config.hydra_keys import typed_problems
 from segkit.config.quoting import quote_texts
 from segkit.config.resume import SWAPPED
 from segkit.config.saved import absolute_paths
@@ -118,9 +118,7 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def job(cfg: DictConfig) -> object:
-        os.chdir(HydraConfig.get().runtime.cwd)  # a sweep's job may run elsewhere
-        if problems := list(composed_problems(name)):
-            _fail(together(problems))
+        os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir=true would move all paths
         if str(Path.cwd()) not in sys.path:  # here: a job of a sweep may be far from its command
             sys.path.append(str(Path.cwd()))
         if is_sweep() and os.environ.get("WORLD_SIZE", "1") != "1":

@@ -5,9 +5,6 @@ Or worse: Hydra makes the folder, and the run goes elsewhere.
 
 from collections.abc import Iterator, Sequence
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
-
 # Key -> values that change nothing, and what to give instead. Of a sweep, hydra.sweep.dir holds
 # multirun.yaml and the logs of a cluster's jobs.
 OUTPUTS = {
@@ -46,16 +43,6 @@ def typed_problems(arguments: Sequence[str], name: str) -> Iterator[str]:
         usual, text = KEYS[key]
         if value.lower() not in (usual, "null"):
             yield f"{key}={value}: {_filled(text, name, value)}"
-
-
-def composed_problems(name: str) -> Iterator[str]:
-    """The same for what configuration files set."""
-    config = HydraConfig.instance().cfg
-    for key in ("hydra.run.dir", "hydra.output_subdir", "hydra.job.chdir"):
-        value = OmegaConf.select(config, key)
-        usual, text = KEYS[key]
-        if str(value).lower() not in (usual, "none"):
-            yield f"{key}: {value}: {_filled(text, name, str(value))}"
 
 
 def _filled(text: str, name: str, value: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import segkit
 from segkit.engine.checkpoint import Checkpoint, Description
 from segkit.errors import CheckpointError, ConfigError
+from segkit.files import refuse_special
 
 METADATA_FORMAT = "1"
 CPU = "CPUExecutionProvider"
@@ -92,6 +93,7 @@ class OnnxModel(nn.Module):
         require("onnxruntime")
         import onnxruntime
 
+        refuse_special(path, CheckpointError)
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file")
         known = onnxruntime.get_available_providers()

@@ -9,8 +9,13 @@ from functools import cache
 from pathlib import Path
 
 from segkit.errors import ConfigError
+from segkit.files import refuse_special
 
 LOCK = ".lock"
+
+
+# What a run writes into its folder, and reads there when it goes on.
+FILES = ("metrics.jsonl", "train.log", "config.yaml", LOCK)
 
 
 def refuse_used(out_dir: str | None) -> None:
@@ -64,6 +69,8 @@ def locked(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
+    for name in FILES:
+        refuse_special(folder / name, ConfigError)
     try:
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
+from segkit.files import refuse_special
 
 SHOWN_REASONS = 8
 
@@ -54,6 +55,7 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file")
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a file of weights")
+    refuse_special(path, CheckpointError)
     try:
         with path.open("rb") as file:
             head = file.read(64)
