@@ -1,9 +1,10 @@
 """The one folder that a training run writes, and that no second run writes at the same time."""
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,20 @@ def make_run_folder(out_dir: str | None, name: str) -> Path:
             "can"
         ) from error
     return folder
+
+
+def forget(folder: Path, was_there: bool) -> None:
+    """Delete what a run that made no step wrote into its folder, and the folder if it was new."""
+    for name in ("checkpoints", "tensorboard"):
+        if not any((folder / name).rglob("*.pt")):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):  # something else is in there, or it has gone
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        if not was_there:
+            folder.rmdir()
+            if folder.parent == Path("runs").absolute():
+                folder.parent.rmdir()
 
 
 @contextmanager

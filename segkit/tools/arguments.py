@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, SegkitError, together
 from segkit.files import path_problem, special_kind, user_path
 
@@ -56,6 +57,7 @@ def run_tool(
     if {"-h", "--help"} & {*arguments}:
         print(f"{about}\n\n{_help(settings)}")
         return 0
+    ending.begin()
     try:
         task(parse(settings, arguments))
     except SegkitError as error:
@@ -65,7 +67,9 @@ def run_tool(
         print(f"error: {error.filename or 'the file system'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return exit_code(INTERRUPT)
+    finally:
+        ending.finish()
     return 0
 
 

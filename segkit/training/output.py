@@ -1,17 +1,18 @@
 """The run folder and all that a run writes into it."""
 
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.engine.checkpoint import Checkpoint, Description, newest_checkpoint
 from segkit.engine.distributed import World
-from segkit.engine.log import log, log_to_file
-from segkit.engine.run_folder import locked, make_run_folder, refuse_used, renew
+from segkit.engine.log import log, log_to_console, log_to_file
+from segkit.engine.run_folder import forget, locked, make_run_folder, refuse_used, renew
 from segkit.engine.run_log import RunLog
 from segkit.engine.saving import Saver
 from segkit.engine.signals import Stopped, StopSignals
@@ -19,6 +20,8 @@ from segkit.engine.state import TrainState
 from segkit.errors import ConfigError
 from segkit.report.tables import shown
 from segkit.training.words import minutes, results_of, settings_of
+
+T = TypeVar("T")
 
 
 def claim(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> None:
@@ -34,15 +37,21 @@ def claim(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> None:
         refuse_used(cfg.out_dir)
 
 
-def open_folder(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> Path:
+def open_folder(
+    cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack, signals: StopSignals
+) -> Path:
     """The run folder, made if it is not there, and held until ``stack`` is closed.
+
+    A signal before the first step leaves none behind.
 
     Raises:
         ConfigError: It cannot be written, or another run has used it since :func:`claim`.
     """
     there = saved is not None and Path(cfg.out_dir).is_dir()
+    was_there = cfg.out_dir is not None and Path(cfg.out_dir).is_dir()
     folder = make_run_folder(cfg.out_dir, Path(cfg.data.root or "run").name)
     if not there:
+        stack.push(partial(_forget_if_unbegun, folder, was_there, signals))
         stack.enter_context(locked(folder))
         if any((folder / "checkpoints").glob("*.pt")):
             raise ConfigError(
@@ -50,6 +59,15 @@ def open_folder(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> 
                 "resume=auto to go on with it, or give another folder"
             )
     return folder
+
+
+def _forget_if_unbegun(
+    folder: Path, was_there: bool, signals: StopSignals, kind: type[BaseException] | None, *_: Any
+) -> None:
+    """At the end of a run: delete what it wrote if a signal ended it before there was a step."""
+    if kind in (KeyboardInterrupt, SystemExit) and not signals.begun:
+        log_to_console()  # which lets go of train.log
+        forget(folder, was_there)
 
 
 class Output:
@@ -103,6 +121,12 @@ class Output:
             self._step_scalars(state.last_values)  # purged above
         if cfg.trainer.histograms:
             state.optimizer.register_step_pre_hook(partial(_log_gradients, self))
+
+    def from_first(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches of an epoch. With the first one the run has something to finish and save."""
+        for batch in batches:
+            self.signals.begin()
+            yield batch
 
     def on_step(self, values: dict[str, float]) -> None:
         """After an optimizer step: curves, and a save if one is due.
