@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from segkit.errors import ConfigError
 from segkit.files import refuse_special
 
 LOCK = ".lock"
+HAS_LOCKS = find_spec("fcntl") is not None  # not on Windows
 
 
 # What a run writes into its folder, and reads there when it goes on.
@@ -79,11 +81,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: Another process holds it, or it cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if not HAS_LOCKS:
         yield
         return
+    import fcntl
+
     for name in FILES:
         refuse_special(folder / name, ConfigError)
     try:
@@ -125,10 +127,12 @@ def renew(folder: Path, stack: ExitStack) -> bool:
             f"out_dir={folder}: was deleted, and another run writes there now ({owner}); this one "
             "ends, since the two would be mixed"
         )
-    if (folder / "checkpoints").is_dir():
+    # All of these: what is deleted while a file is being written there is deleted in part.
+    marks = ("checkpoints", "config.yaml", *([LOCK] if HAS_LOCKS else []))
+    if all((folder / name).exists() for name in marks):
         return False
     try:
-        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
     if owner is None:

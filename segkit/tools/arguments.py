@@ -86,7 +86,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
     known = {f.metadata["name"] or f.name: f for f in _fields(settings)}
     kinds = get_type_hints(settings)
     values: dict[str, Any] = {}
-    problems = []
+    problems, given = [], set()
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if name.startswith("--"):
@@ -97,13 +97,14 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
             problems.append(f"unknown key {name}; {hint}")
             continue
         this = known[name]
+        given.add(name)
         try:
             if not equals and kinds[this.name] is not bool:
                 raise ValueError("expected key=value")
             values[this.name] = _value(text if equals else "true", kinds[this.name], this)
         except ValueError as error:
             problems.append(f"{argument}: {error}")
-    missing = [n for n, f in known.items() if _is_required(f) and f.name not in values]
+    missing = [n for n, f in known.items() if _is_required(f) and n not in given]
     problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
     if problems:
         raise ConfigError(together(problems))

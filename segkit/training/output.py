@@ -167,6 +167,8 @@ class Output:
         self._keep_folder()
         self.run_log.flush()
         self.saver.save(self.state, scores, stop=stop)
+        if self._keep_folder():  # deleted while that was written
+            self.saver.save(self.state, scores, stop=stop)
         if stop:
             number = max(self.world.gather(self.signals.received or 0))
             log.warning("stopped by signal %d; %s", number, self._way_on())
@@ -198,10 +200,10 @@ class Output:
             named = {f"step/{name}": value for name, value in values.items()}
             self.run_log.scalars(named, self.state.step)
 
-    def _keep_folder(self) -> None:
+    def _keep_folder(self) -> bool:
         """Go on in a new folder if somebody deleted the one that this run writes."""
         if not self.world.is_main or not renew(self.folder, self.stack):
-            return
+            return False
         log_to_file(self.folder / "train.log")
         log.warning(
             "warning: %s was deleted; made anew, it holds what comes from here on", self.folder
@@ -209,6 +211,7 @@ class Output:
         write_config(self.folder, self.about, None)
         deleted, self.run_log = self.run_log, RunLog(self.folder, self.state.epoch)
         deleted.close()
+        return True
 
 
 def write_config(folder: Path, about: Description, saved: Checkpoint | None) -> None:
