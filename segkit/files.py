@@ -47,7 +47,10 @@ def path_problem(text: str) -> str | None:
             f"files only. Copy or mount it, and give that folder; one that is called so is ./{text}"
         )
     name = text.partition("/")[0]
-    if not text.startswith("~") or Path(os.path.expanduser(name)).is_absolute():  # noqa: PTH111
+    found_home = Path(os.path.expanduser(name)).is_absolute()  # noqa: PTH111
+    if name == "~" and os.environ.get("HOME") == "":
+        found_home = False  # it would be the root of the disk
+    if not text.startswith("~") or found_home:
         return None
     if name == "~":
         why = "there is no home folder: HOME is not set, and the system does not know this user"
