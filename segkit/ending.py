@@ -50,20 +50,21 @@ class Ending:
         self.is_patient: Callable[[], bool] | None = None
         self._before: dict[int, Any] = {}
         self._sockets: tuple[socket.socket, socket.socket] | None = None
-        self._process = os.getpid()
+        self._wakeup_before = -1
 
     def begin(self) -> None:
         """From here on signals end the command; nothing changes in another thread than the main."""
         if self._before or threading.current_thread() is not threading.main_thread():
             return
-        self._process, self.received = os.getpid(), None
+        self.received = None
         for number in REQUESTS:
             self._before[number] = signal.signal(number, self._handle)
         # Python calls handlers between two steps of the main thread, which a library may hold up.
         # The number of a signal also goes into a socket, at once, and from there to a thread.
         self._sockets = socket.socketpair()
         self._sockets[1].setblocking(False)
-        signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
+        descriptor = self._sockets[1].fileno()
+        self._wakeup_before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
         watch = threading.Thread(target=self._watch, args=(self._sockets[0],), daemon=True)
         watch.start()
 
@@ -71,7 +72,7 @@ class Ending:
         """Give signals back to whoever had them."""
         if not self._before or threading.current_thread() is not threading.main_thread():
             return
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             # None: it was not installed from Python, and cannot be again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -80,13 +81,24 @@ class Ending:
             self._sockets[1].close()  # which ends the thread
         self._sockets = None
 
-    def is_mine(self) -> bool:
-        """Whether this is the process that began, not a copy of it that loads data, say."""
-        return os.getpid() == self._process
+    def in_child(self) -> None:
+        """A copy of the process ends by signals as any, and does not report them as the original's.
+
+        To ignore them would be worse: whoever started it may wait for the end that he asks for.
+        """
+        if self._sockets is None:
+            return
+        with suppress(ValueError):  # not in the main thread
+            signal.set_wakeup_fd(-1)
+            for number in self._before:
+                if signal.getsignal(number) == self._handle:
+                    signal.signal(number, signal.SIG_DFL)
+        self._before.clear()
+        self._sockets = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Once: torchrun repeats it, and an end in order must not be disturbed. See _watch.
-        if self.is_mine() and self.received is None:
+        if self.received is None:
             self.note(number, "stopped")
             raise SystemExit(exit_code(number))  # of which Python shows no traceback
 
@@ -129,10 +141,4 @@ ending = Ending()
 """Of this process."""
 
 if hasattr(os, "register_at_fork"):
-
-    def _in_child() -> None:
-        """A copy of the process must not report its signals as those of the original."""
-        if ending._sockets is not None:
-            signal.set_wakeup_fd(-1)
-
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(after_in_child=ending.in_child)

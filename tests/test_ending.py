@@ -249,3 +249,22 @@ def test_also_while_libraries_are_imported(
     finally:
         process.kill()
     assert (process.returncode, err) == (130, "SIGINT: stopped\n")
+
+
+def test_a_copy_of_the_process_can_be_ended() -> None:
+    """As a pool of processes in somebody's data set, which is ended by SIGTERM and waited for."""
+    code = """
+from segkit.ending import ending
+import multiprocessing, os, signal, time
+ending.begin()
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+child.start()
+time.sleep(0.3)
+child.terminate()
+child.join(10)
+print(child.exitcode, ending.received)
+ending.finish()
+print(signal.getsignal(signal.SIGINT) == signal.default_int_handler)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("-15 None\nTrue\n", "")

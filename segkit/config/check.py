@@ -208,6 +208,7 @@ def check_start(cfg: DictConfig) -> None:
     weights = OmegaConf.select(cfg, "model.backbone.weights")
     if str(target).startswith("segkit.") and weights not in (None, "imagenet"):
         found = path_problems(f"model.backbone.weights={weights}", str(weights), exists=True)
-        problems += [f"{problem}; did you mean imagenet?" for problem in found]
+        hint = "" if path_problem(str(weights)) else "; did you mean imagenet?"
+        problems += [f"{problem}{hint}" for problem in found]
     if problems:
         raise ConfigError(together(problems))

@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from segkit.data.contract import first_ten
 from segkit.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_FILE = rf"\.(?:{'|'.join(suffix[1:] for suffix in SUFFIXES)}|gif|npy)"
+_FILE = r"\.(?:jpe?g|png|bmp|tiff?|webp|gif|npy)"
 _PAIR = re.compile(rf"(.+?{_FILE})(?:\s*[,;|]\s*|\s+)(\S.*{_FILE})", re.IGNORECASE)
 # VOC's lists of a class: 1, 0 (difficult) or -1. Oxford Pet's: class, species and breed.
 _COLUMNS = (re.compile(r"(\S.*?)\s+-?[01]"), re.compile(r"(\S.*?)\s+\d+\s+\d+\s+\d+"))

@@ -24,13 +24,12 @@ from segkit.data.decode import read_image, read_palette
 from segkit.data.label_list import LabelList
 from segkit.data.labels import apply_label_map
 from segkit.data.masks import read_mask
-from segkit.data.split_list import SUFFIXES, hint, parse_split
+from segkit.data.split_list import hint, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
 
-__all__ = ["IMAGES", "LISTS", "MASKS", "SUFFIXES", "VOCSegmentation", "read_split", "split_file"]
-
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class VOCSegmentation:
