@@ -46,7 +46,7 @@ def no_wait() -> Iterator[None]:
         raise AssertionError("waits for a pipe")
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(20)
+    signal.alarm(120)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -184,9 +184,15 @@ def test_every_path_of_the_tools_is_looked_at(request_: type, key: str, tmp_path
 def test_a_comma_in_a_path(tmp_path: Path) -> None:
     here = tmp_path / "here"
     make_voc(here / "x,y")
+    done = call("train.py", "data=voc", "data.root=x,y", cwd=here)
+    assert "data.root=x,y: several values are for a sweep, -m; one that holds a comma" in done.err
+    assert "\"data.root='x,y'\" (a path also data.root=./x,y)" in done.err
     data = ("data=voc", "data.root=./x,y", "model/backbone=tiny")
     done = call("train.py", *data, "trainer.monitor=val/iou/no", cwd=here)
     assert "val/iou/no: no such logged value" in done.err  # for which the data were read
+    data = ("data=voc", "data.root='x,y'", "model/backbone=tiny")
+    done = call("train.py", *data, "trainer.monitor=val/iou/no", cwd=here)
+    assert "val/iou/no: no such logged value" in done.err
 
 
 # --- pipes ---------------------------------------------------------------------------------------
