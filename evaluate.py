@@ -7,6 +7,10 @@ that its mask has on disk, in one confusion matrix over the whole split.
 """
 
 import segkit  # isort: skip  (first: sets what other libraries read from the environment)
+from segkit.ending import ending  # isort: skip
+
+if __name__ == "__main__":
+    ending.begin()  # Ctrl-C while the libraries are imported ends in a line, too
 
 import time
 from contextlib import ExitStack

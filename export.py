@@ -5,6 +5,10 @@ appears only after its logits were compared with those of the checkpoint.
 """
 
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from environment)
+from segkit.ending import ending  # isort: skip
+
+if __name__ == "__main__":
+    ending.begin()  # Ctrl-C while the libraries are imported ends in a line, too
 
 from collections.abc import Callable, Iterator
 from itertools import chain, islice

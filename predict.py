@@ -5,6 +5,10 @@ be read is named and left out, and makes the exit status 1 at the end.
 """
 
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from environment)
+from segkit.ending import ending  # isort: skip
+
+if __name__ == "__main__":
+    ending.begin()  # Ctrl-C while the libraries are imported ends in a line, too
 
 import time
 from pathlib import Path

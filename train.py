@@ -4,6 +4,10 @@ Read from top to bottom: files -> data sets -> batches -> model -> loss -> score
 """
 
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from the environment)
+from segkit.ending import ending  # isort: skip
+
+if __name__ == "__main__":
+    ending.begin()  # Ctrl-C while the libraries are imported ends in a line, too
 
 import time
 from contextlib import ExitStack
@@ -60,7 +64,7 @@ from segkit.training.words import finish, headline, log_schedule, score_text, wa
 
 def train(cfg: DictConfig) -> float | None:
     """Run the training that ``cfg`` describes; returns the best value of what it monitors."""
-    with StopSignals() as signals, connect() as world, ExitStack() as stack:
+    with StopSignals(begun=False) as signals, connect() as world, ExitStack() as stack:
         log_to_console(world.rank)
         try:
             return train_in(world, cfg, signals, stack)
@@ -151,7 +155,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         log.info("%s", trial.check_precision(next(batches(train_batches))))
 
     # The run folder: from here on something is written, by the first process
-    cfg.out_dir = str(world.from_main(lambda: open_folder(cfg, saved, stack)))
+    cfg.out_dir = str(world.from_main(lambda: open_folder(cfg, saved, stack, signals)))
     about = describe(cfg, data, precision, device, world, saved)
     output = Output(
         cfg, about, state, saved, world=world, signals=signals, stack=stack, started=started
@@ -188,7 +192,11 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
             values: dict[str, float | None] = dict(
                 train_one_epoch(
                     state,
-                    progress(batches(train_batches), f"epoch {epoch}", len(train_batches)),
+                    progress(
+                        output.from_first(batches(train_batches)),
+                        f"epoch {epoch}",
+                        len(train_batches),
+                    ),
                     forward,
                     replace(
                         settings,

@@ -28,6 +28,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
+if sys.argv[:1] == ["-m"]:  # python -m segkit.tools.stats, say, whose imports take a moment
+    from segkit.ending import ending
+
+    ending.begin()
+
+
 def __getattr__(name: str) -> Any:
     """``segkit.load_model``, whose import takes seconds: only for those who ask for it."""
     if name == "load_model":

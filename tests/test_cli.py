@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from scripts import SMALL, call, quick_call, spawn
-from voc_folder import make_voc
 
 
 @pytest.fixture
@@ -74,12 +73,29 @@ def test_an_interrupt_ends_quietly(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (result.status, result.err) == (130, "")
 
 
-def test_relative_paths_start_where_the_user_does_though_hydra_goes_elsewhere(here: Path) -> None:
-    make_voc(here / "voc")
-    elsewhere = ["hydra.job.chdir=true", "hydra.run.dir=elsewhere"]
-    data = ["data=voc", "data.root=voc", "model/backbone=tiny", "trainer.monitor=val/iou/cta"]
-    result = call("train.py", *elsewhere, *data, cwd=here)
-    assert "val/iou/cta: no such logged value" in result.err
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra.run.dir=elsewhere", "Hydra writes nothing here; give out_dir=elsewhere, the run"),
+        ("++hydra.run.dir='runs/x'", "hydra.run.dir=runs/x: Hydra writes nothing here"),
+        ("hydra.job.chdir=true", "relative paths always start where you do; give out_dir=FOLDER"),
+        ("hydra.output_subdir=.hydra", "the configuration is in config.yaml of the run folder"),
+        ("hydra.sweep.dir=elsewhere", "it is for a sweep (-m)"),
+        ("hydra.sweep.subdir=${hydra.job.num}", "the jobs of a sweep make their own folders"),
+    ],
+)
+def test_hydras_folders_are_refused(here: Path, override: str, message: str) -> None:
+    result = call("train.py", override, cwd=here)
+    assert result.status == 1
+    assert message in result.err
+    assert not list(here.iterdir())
+
+
+def test_what_is_advised_in_place_of_hydras_folder_works(here: Path) -> None:
+    more = ("trainer.max_epochs=1", "out_dir=elsewhere", "hydra.run.dir=.", "hydra.job.chdir=false")
+    result = quick_call(*SMALL, *more, cwd=here)
+    assert (result.status, result.err) == (0, "")
+    assert (here / "elsewhere/checkpoints/last.pt").is_file()
 
 
 def test_a_defect_shows_where_it_is(here: Path) -> None:

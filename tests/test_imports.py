@@ -35,7 +35,7 @@ HOMES = {
     "tensorboard": ("segkit/engine/run_log.py",),
     "torch.utils.tensorboard": ("segkit/engine/run_log.py",),
     "torch.distributed": ("segkit/engine/distributed.py", "segkit/losses/processes.py"),
-    "signal": ("segkit/engine/signals.py", "segkit/data/workers.py"),
+    "signal": ("segkit/ending.py", "segkit/engine/signals.py", "segkit/data/workers.py"),
     "matplotlib": ("segkit/report/html/plots.py",),
     "jinja2": ("segkit/report/html/page.py",),
     "onnx": ("segkit/engine/export.py", "segkit/engine/quantize.py"),

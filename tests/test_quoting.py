@@ -27,6 +27,9 @@ from segkit.config.schema import SCHEMAS
         ("out_dir='2024_01'", "out_dir='2024_01'"),
         ("data.root=${oc.env:DATA}", "data.root=${oc.env:DATA}"),
         ("data.root=one,two", "data.root=one,two"),
+        ("data.root=/tmp/x,y", "data.root='/tmp/x,y'"),
+        ("data.root=./x,y", "data.root='./x,y'"),
+        ("data.train_split=a/1,a/2", "data.train_split=a/1,a/2"),
         ("seed=2024_01", "seed=2024_01"),
         ("trainer.max_epochs=1e3", "trainer.max_epochs=1e3"),
         ("--config-dir=1_0", "--config-dir=1_0"),
@@ -51,3 +54,8 @@ def test_a_run_folder_that_looks_like_a_number(tmp_path: Path) -> None:
     result = call("evaluate.py", "checkpoint=2024_01", "out_dir=7.50", cwd=here)
     assert result.status == 0, result.err
     assert json.loads((here / "7.50" / "metrics.json").read_text())["miou"] is not None
+
+
+def test_in_a_sweep_a_comma_means_several_values() -> None:
+    command = ["train.py", "-m", "out_dir=/tmp/x,/tmp/y"]
+    assert quote_texts(command, SCHEMAS["train"]) == command

@@ -368,3 +368,24 @@ def test_a_warning_if_the_shared_memory_is_small(
     assert shm_warning(20 * 2**20, num_workers=0) is None
     monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")
     assert shm_warning(20 * 2**20, num_workers=2) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another kind of shared memory")
+@pytest.mark.parametrize("kind", ["is missing", "cannot be written"])
+def test_without_shared_memory_no_process_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "shm"
+    monkeypatch.setattr(workers, "SHARED_MEMORY", place)
+    if kind == "cannot be written":
+        place.write_text("")
+    for number in (1, 2):
+        message = (
+            rf"loader\.num_workers={number}: .*shm {kind}, .*: use loader\.num_workers=0, which"
+        )
+        with pytest.raises(TrainingError, match=message):
+            resolve_num_workers(number)
+    assert resolve_num_workers(0) == 0  # as advised
+    assert resolve_num_workers("auto") == 0
+    failure = loader_failure(RuntimeError("unable to open shared memory object </torch_1_2>, shm"))
+    assert "use loader.num_workers=0" in str(failure)

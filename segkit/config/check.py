@@ -14,6 +14,7 @@ from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import did_you_mean, explain
 from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS
 from segkit.errors import ConfigError, DataError, together
+from segkit.files import path_problem, special_kind, user_path
 
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
@@ -157,13 +158,19 @@ def path_problems(start: str, path: str, exists: bool) -> Iterator[str]:
     if not path:
         yield f"{start}: the path is empty; is it a variable of the shell that is not set?"
         return
+    if problem := path_problem(path):
+        yield f"{start}: {problem}"
+        return
     try:
-        found = Path(path).expanduser().exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody, a zero byte
+        found = user_path(path).exists()
+    except (OSError, ValueError) as error:  # too long
         yield f"{start[:200]}: no path of a file or folder ({error.args[-1]})"
         return
-    if exists and not found:
-        yield f"{start}: no such file or folder; relative paths start at {Path.cwd()}"
+    if special := special_kind(user_path(path)):
+        yield f"{start}: is {special}, neither a file nor a folder"
+    elif exists and not found:
+        several = "; several are written [a,b]" if "," in path else ""
+        yield f"{start}: no such file or folder; relative paths start at {Path.cwd()}{several}"
 
 
 def number_problems(start: str, number: Any, limits: Mapping[str, Any]) -> Iterator[str]:
@@ -221,6 +228,7 @@ def check_start(cfg: DictConfig) -> None:
     weights = OmegaConf.select(cfg, "model.backbone.weights")
     if str(target).startswith("segkit.") and weights not in (None, "imagenet"):
         found = path_problems(f"model.backbone.weights={weights}", str(weights), exists=True)
-        problems += [f"{problem}; did you mean imagenet?" for problem in found]
+        hint = "" if path_problem(str(weights)) else "; did you mean imagenet?"
+        problems += [f"{problem}{hint}" for problem in found]
     if problems:
         raise ConfigError(together(problems))

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices
+from segkit.config.hydra_keys import typed_problems
 from segkit.config.quoting import quote_texts
 from segkit.config.resume import SWAPPED
 from segkit.config.saved import absolute_paths
@@ -36,6 +37,7 @@ from segkit.config.sweep import (
     missing_plugin,
     told_once,
 )
+from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, MainProcessError, SegkitError, together
 
 Task = Callable[[DictConfig], object]
@@ -127,13 +129,16 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
         return _only_job(task, cfg, name)
 
     failures.clear()
+    ending.begin()
+    goes_on = False
     try:
-        if problems := list(dashes(sys.argv[1:])):
+        if problems := [*dashes(sys.argv[1:]), *typed_problems(sys.argv[1:], name)]:
             raise ConfigError(together(problems))
         shown, _typed = _hide_overrides(quote_texts(given, SCHEMAS[name]))
         sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
         decorate(job)()
+        goes_on = only_check
     except SegkitError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -141,12 +146,14 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     except yaml.YAMLError as error:
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(exit_code(ending.received or INTERRUPT)) from None
     except ValueError:
         if not failures:  # else of a sweeper that has no best job, since all failed
             raise
     finally:
         sys.argv = given
+        if not goes_on:
+            ending.finish()
     if failures:
         lines = [together([failed, f"    {why}"]) for failed, why in failures.items()]
         _fail(together([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
@@ -156,10 +163,12 @@ def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
     # Caught inside, since Hydra prints a line of its own about what leaves its job.
     try:
         return task(cfg)
-    except MainProcessError:
-        time.sleep(PATIENCE)  # process 0 tells, and torchrun ends this one then
-        raise SystemExit(1) from None
     except Exception as error:
+        if ending.received is not None:  # what an end in a hurry left open, say in other processes
+            raise SystemExit(exit_code(ending.received)) from None
+        if isinstance(error, MainProcessError):
+            time.sleep(PATIENCE)  # process 0 tells, and torchrun ends this one then
+            raise SystemExit(1) from None
         if text := _plain_text(error, name):
             _fail(text)
         raise

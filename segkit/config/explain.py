@@ -38,6 +38,12 @@ def explain(error: Exception, name: str) -> str:
             f"{error.override}: expected key=value ({str(error).splitlines()[0]}); a value with "
             "special characters needs quotes, inner and outer: 'key=\"a=b\"'"
         )
+    if found := re.match(r"Ambiguous value for argument '(([^=]*)=(.*))'", str(error)):
+        return (
+            f"{found[1]}: several values are for a sweep, -m; one that holds a comma is written "
+            f"\"{found[2]}='{found[3]}'\" (a path also {found[2]}=./{found[3]}), and a list "
+            f"{found[2]}=[{found[3]}]"
+        )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error) if cause is error else f"{error}\n{cause}"
     place = re.match(r"In '.+?': ", text)

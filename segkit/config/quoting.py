@@ -8,6 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from segkit.config.saved import path_keys
+
 MARKED = ("${", "[", "{", "'", '"', "\\")  # whoever writes these means what they mean to Hydra
 
 
@@ -20,12 +22,17 @@ def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
         argv: As typed.
         schema: Of the script's configuration.
     """
-    keys = set(text_keys(schema))
+    keys, paths = set(text_keys(schema)), {*path_keys(schema), "source"}
+    is_sweep = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*argv}
     quoted = []
     for argument in argv:
         key, _, value = argument.partition("=")
         marked = any(mark in value for mark in MARKED)
-        if key in keys and "=" in argument and not marked and not stays_text(argument):
+        # A comma means several values, each a job of a sweep; where there is none, it may be part
+        # of a path. (Of other texts Hydra asks which of the two was meant.)
+        is_path = key in paths and "," in value and "/" in value and not is_sweep
+        is_text = key in keys and "=" in argument and not marked
+        if is_text and (is_path or not stays_text(argument)):
             argument = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
         quoted.append(argument)
     return quoted

@@ -23,6 +23,7 @@ from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS
 from segkit.config.slots import HYDRA_KEYS, SLOT_OF, is_below, refuse_foreign
 from segkit.errors import CheckpointError, ConfigError, together
+from segkit.files import path_problem, user_path
 
 if TYPE_CHECKING:
     from segkit.engine.checkpoint import Checkpoint
@@ -70,10 +71,12 @@ def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpo
     place = cfg.out_dir if auto else cfg.resume
     if place is None:
         raise ConfigError("resume=auto looks into the run folder: give out_dir=FOLDER too")
+    if problem := path_problem(place):
+        raise ConfigError(f"resume={place}: {problem}")
     try:
-        place = Path(place).expanduser().absolute()
+        place = user_path(place).absolute()
         is_folder = place.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody
+    except (OSError, ValueError) as error:  # too long
         raise ConfigError(f"resume={place}: no path ({error})") from None
     if is_folder and not auto and place.name == "checkpoints":
         place = place.parent  # the run that these are of

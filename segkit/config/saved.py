@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
 from segkit.config.schema import SCHEMAS
+from segkit.files import user_path
 
 
 def absolute_paths(cfg: DictConfig, name: str) -> None:
@@ -18,7 +18,7 @@ def absolute_paths(cfg: DictConfig, name: str) -> None:
     """
     keys = list(path_keys(SCHEMAS[name]))
     weights = OmegaConf.select(cfg, "model.backbone.weights") if name == "train" else None
-    if isinstance(weights, str) and Path(weights).expanduser().is_file():
+    if isinstance(weights, str) and user_path(weights).is_file():
         keys.append("model.backbone.weights")
     raw = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
     for key in keys:
@@ -26,7 +26,7 @@ def absolute_paths(cfg: DictConfig, name: str) -> None:
         node = OmegaConf.select(raw, parent) if parent else raw
         path = OmegaConf.select(cfg, key)
         if path is not None and not OmegaConf.is_interpolation(node, last):
-            found = [str(Path(one).expanduser().absolute()) for one in as_list(path)]
+            found = [str(user_path(one).absolute()) for one in as_list(path)]
             OmegaConf.update(cfg, key, found[0] if isinstance(path, str) else found)
 
 

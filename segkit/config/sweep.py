@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from segkit.config.schema import less_is_better
+from segkit.ending import ending
 
 LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -148,6 +149,7 @@ def told_once() -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        if getattr(error, "code", 1) and os.environ.get("LOCAL_RANK", "0") != "0":
+        is_mistake = getattr(error, "code", 1) and ending.received is None
+        if is_mistake and os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(PATIENCE)
         raise

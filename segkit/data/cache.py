@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from segkit.data.contract import FileDataset
+from segkit.errors import DataError
+from segkit.files import special_kind, user_path
 
 VERSION = 2  # raise it with any change of what is checked or stored
 
@@ -15,8 +17,8 @@ VERSION = 2  # raise it with any change of what is checked or stored
 class CheckCache:
     """Pixel counts of items whose files and settings have not changed since they were checked.
 
-    Kept in ``$XDG_CACHE_HOME/segkit``, or ``~/.cache/segkit``. A folder that cannot be written
-    and a damaged file only mean that everything is checked again.
+    Kept in ``$XDG_CACHE_HOME/segkit``, or ``~/.cache/segkit``. No home folder, one that cannot be
+    written and a damaged file only mean that everything is checked again.
     """
 
     def __init__(self, dataset: FileDataset) -> None:
@@ -24,8 +26,9 @@ class CheckCache:
         folder = dataset.files(0)[1].absolute().parent
         key = json.dumps([VERSION, dataset.fingerprint, str(folder)])
         name = f"check-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-        self.path = cache_folder() / name
-        self.entries = _read(self.path)
+        folder_of_caches = cache_folder()
+        self.path = None if folder_of_caches is None else folder_of_caches / name
+        self.entries = {} if self.path is None else _read(self.path)
 
     def get(self, index: int) -> list[int] | None:
         """The counts stored for an item, None if its files are new or changed."""
@@ -43,6 +46,8 @@ class CheckCache:
 
     def save(self) -> None:
         """Write the file whole or not at all."""
+        if self.path is None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".check-")
@@ -68,13 +73,17 @@ class CheckCache:
         return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
 
 
-def cache_folder() -> Path:
-    """Where segkit keeps what it can compute again."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return Path(given or "~/.cache").expanduser() / "segkit"
+def cache_folder() -> Path | None:
+    """Where segkit keeps what it can compute again; None without a home folder."""
+    try:
+        return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "segkit"
+    except DataError:
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if special_kind(path):
+        return {}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

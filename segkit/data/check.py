@@ -4,15 +4,22 @@ Alone: ``python -m segkit.data.check data.root=PATH``, see :mod:`segkit.tools.ch
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from segkit.data.cache import CheckCache
-from segkit.data.contract import FileDataset, SegmentationDataset, check_pair, first_ten
+from segkit.data.contract import (
+    FileDataset,
+    IncompleteSplit,
+    SegmentationDataset,
+    check_pair,
+    first_ten,
+)
 from segkit.data.counts import Counts, check_foreground, class_table, unseen_classes
 from segkit.data.decode import is_turned
+from segkit.data.leaks import check_disjoint, linked_twice
 from segkit.data.threads import attempt
 from segkit.errors import DataError
 
@@ -68,43 +75,85 @@ def check_splits(
     train = splits[train_name]
     counts: dict[str, Counts] = {}
     problems: list[str] = []
+    leaks: list[str] = []
     warnings: list[str] = []
     for name in other_names:
         if list(splits[name].classes) != list(train.classes):
             raise DataError(f"the splits {train_name} and {name} have different classes")
-        warnings += check_disjoint(train, splits[name])
+        try:
+            warnings += check_disjoint(train, splits[name])
+        except DataError as error:
+            leaks.append(str(error))
     for name, dataset in splits.items():
+        warnings += linked_twice(dataset, name)
         counts[name], wrong, turns = _count(dataset, name, ignore_index, num_workers, progress)
         warnings += turns
         # A split may be in use twice, its problems are told once.
         problems += [problem for problem in wrong if problem not in problems]
     if problems:
-        raise DataError(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
+        leaks.append(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
+    if leaks:
+        raise DataError("\n".join(leaks))
     if trained:
         check_foreground(train.classes, counts[train_name], ignore_index)
     warnings += unseen_classes(train.classes, counts)
     return Report(train.classes, counts, warnings)
 
 
-def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> list[str]:
-    """Raise a DataError if a picture of ``other`` is also trained on.
+def open_splits(
+    make: Callable[[str], SegmentationDataset],
+    names: Sequence[str],
+    *,
+    ignore_index: int = 255,
+    look: bool = True,
+    progress: bool = True,
+) -> dict[str, SegmentationDataset]:
+    """The splits, each opened by ``make(name)``.
 
-    Two cases are taken as meant, and only give a warning: the same split twice, as for a test
-    whether a model can overfit, and a train split called ``trainval``.
+    Args:
+        make: Raises :class:`~segkit.data.contract.IncompleteSplit` where something can be used.
+        names: Of the splits; one may stand there twice.
+        ignore_index: Mask value of pixels without a label.
+        look: If any split is incomplete, also look into the files of all that are there.
+        progress: Show a bar then, if the standard error stream is a terminal.
+
+    Raises:
+        DataError: All that is wrong with any of the splits, so that one round tells everything.
     """
-    known = set(train.ids)
-    shared = [name for name in other.ids if name in known]
-    if not shared:
-        return []
-    if list(train.ids) == list(other.ids) or getattr(train, "split", None) == "trainval":
-        return [
-            f"{len(shared)} of {len(other.ids)} validation pictures are also trained on: "
-            "the scores say how well they are remembered, not how well others are segmented"
-        ]
-    raise DataError(
-        f"{len(shared)} pictures are in the train split and in the validation split, so the scores "
-        f"would be too good. Take them out of one of them:\n{first_ten(shared)}"
-    )
+    found: dict[str, SegmentationDataset] = {}
+    problems: list[str] = []
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = make(name)
+        except IncompleteSplit as error:
+            problems += [text for text in error.problems if text not in problems]
+            if error.rest is not None:
+                found[name] = error.rest
+        except DataError as error:
+            problems += [str(error)] if str(error) not in problems else []
+    if not problems:
+        return found
+    if look:
+        problems += _more_problems(found, ignore_index, progress)
+    raise DataError("\n".join(problems))
+
+
+def _more_problems(
+    splits: Mapping[str, SegmentationDataset], ignore_index: int, progress: bool
+) -> Iterator[str]:
+    """What is wrong with pictures and masks that are there, in splits that lack some."""
+    opened = list(splits.values())
+    for other in opened[1:]:
+        try:
+            check_disjoint(opened[0], other)
+        except DataError as error:
+            yield str(error)
+    wrong: list[str] = []
+    for name, dataset in splits.items():
+        _, in_split, _ = _count(dataset, name, ignore_index, None, progress)
+        wrong += [text for text in in_split if text not in wrong]
+    if wrong:
+        yield f"{len(wrong)} items cannot be used:\n{first_ten(wrong)}"
 
 
 def _count(

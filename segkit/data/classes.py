@@ -1,10 +1,12 @@
 """Class names and the renumbering of labels, from ``labels.txt`` and the configuration."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from segkit.data.decode import PathLike
+from segkit.data.label_list import LabelList, parse_labels
 from segkit.errors import DataError
+from segkit.files import PathLike, refuse_special
 
 
 def find_classes(
@@ -13,11 +15,13 @@ def find_classes(
     num_classes: int | None = None,
     *,
     renumbered: bool = False,
-) -> list[str]:
-    """The class names in index order, from whichever of the three sources speaks.
+) -> LabelList:
+    """The class names in index order from whichever of the three sources speaks.
+
+    With them come the colours, where ``labels_file`` speaks and has some.
 
     Args:
-        labels_file: One name per line; need not exist.
+        labels_file: As :func:`read_labels_file` reads it; need not exist.
         classes: ``data.classes``.
         num_classes: ``data.num_classes``; without names the classes are ``class_0``, ``class_1``...
         renumbered: A label map is in use. ``labels_file`` may then describe the masks before it,
@@ -39,16 +43,17 @@ def find_classes(
                 "Leave num_classes out"
             )
     given = classes is not None or num_classes is not None
-    if not labels_file.is_file() or (given and renumbered):
+    if not labels_file.exists() or (given and renumbered):
         if classes is not None:
-            return list(classes)
+            return LabelList(list(classes))
         if num_classes is not None:
-            return [f"class_{index}" for index in range(num_classes)]
+            return LabelList([f"class_{index}" for index in range(num_classes)])
         raise DataError(
             f"{labels_file}: no such file, so the classes are unknown. Write it (one name per "
             "line, in index order), or set data.classes or data.num_classes"
         )
-    names = read_lines(labels_file)
+    found = read_labels_file(labels_file)
+    names = found.names
     _check_names(names, str(labels_file))
     if classes is not None and list(classes) != names:
         raise DataError(
@@ -60,7 +65,7 @@ def find_classes(
             f"{labels_file}: holds {len(names)} names, but data.num_classes is {num_classes}. "
             "Leave num_classes out, or correct the file"
         )
-    return names
+    return found
 
 
 def parse_label_map(
@@ -89,16 +94,37 @@ def parse_label_map(
     return plain
 
 
+def read_labels_file(path: PathLike) -> LabelList:
+    """What ``labels.txt`` says.
+
+    Raises:
+        DataError: It cannot be read, or is no list that is known; see
+            :func:`~segkit.data.label_list.parse_labels`.
+    """
+    return parse_labels(read_lines(path), str(path))
+
+
 def read_lines(path: PathLike) -> list[str]:
-    """The lines of a text file without surrounding blanks; empty lines at its end are left out."""
+    """The lines of a text file without surrounding blanks; empty lines at its end are left out.
+
+    Raises:
+        DataError: It cannot be read, or is no UTF-8 text.
+    """
     path = Path(path)
+    refuse_special(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark at the start
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return [line.strip() for line in text.rstrip().splitlines()]
+    # Not splitlines, which also splits names at rare characters that some fonts do not even show.
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text.rstrip())]
+    for number, line in enumerate(lines, 1):
+        for mark, what in (("\0", "zero bytes, as UTF-16 has"), ("\ufeff", "a byte order mark")):
+            if mark in line:
+                raise DataError(f"{path}, line {number}: holds {what}. Save it as plain UTF-8")
+    return lines if text.strip() else []
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -35,6 +35,19 @@ class SegmentationDataset(Protocol):
         """
 
 
+class IncompleteSplit(DataError):
+    """Some of a split cannot be used.
+
+    Args:
+        problems: A text of each kind.
+        rest: A data set of what is there, whose contents can be looked at nevertheless.
+    """
+
+    def __init__(self, problems: Sequence[str], rest: SegmentationDataset | None = None) -> None:
+        super().__init__("\n".join(problems))
+        self.problems, self.rest = list(problems), rest
+
+
 @runtime_checkable
 class FileDataset(Protocol):
     """A data set that also tells where an item comes from, so that a check of it can be cached."""

@@ -10,11 +10,11 @@ from PIL import Image
 
 from segkit.data.classes import write_lines
 from segkit.data.colors import ColorMap
-from segkit.data.decode import PathLike
 from segkit.data.masks import write_mask
 from segkit.data.scenes import CLASSES, draw_scene
 from segkit.data.voc import IMAGES, MASKS, VOCSegmentation, split_file
 from segkit.errors import DataError
+from segkit.files import PathLike, refuse_special, user_path
 
 VERSION = 1  # raise it with any change of the drawn pixels
 SETTINGS_FILE = "shapes.json"
@@ -57,7 +57,7 @@ def shapes(
         DataError: ``root`` holds something else, or shapes that other settings made, or it is not
             there and is not to be made, or :func:`check_place` refuses to make it.
     """
-    root = Path(root).expanduser()
+    root = user_path(root)
     settings = {
         "version": VERSION,
         "num_train": num_train,
@@ -98,7 +98,7 @@ def check_place(root: PathLike) -> None:
 
     One folder above it may be missing, as ``data/`` is in a fresh clone.
     """
-    if not Path(root).expanduser().absolute().parent.parent.is_dir():
+    if not user_path(root).absolute().parent.parent.is_dir():
         raise DataError(f"data.root={root}: no such folder; for your own data add data=voc")
 
 
@@ -106,6 +106,7 @@ def _is_made(root: Path, settings: Mapping[str, int]) -> bool:
     """Whether ``root`` holds just these shapes; an error if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
+    refuse_special(root / SETTINGS_FILE)
     try:
         found = json.loads((root / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,9 +1,10 @@
 """Work on many files at once, with a bar, and with every problem of every file."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
@@ -12,6 +13,12 @@ from segkit.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Failed(NamedTuple):
+    """A defect in a thread, on its way to the one that waits."""
+
+    error: BaseException
 
 
 def attempt(
@@ -42,10 +49,39 @@ def attempt(
 
     if num_threads is None:
         num_threads = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(max(num_threads, 1)) as pool:
-        done = pool.map(caught, items)
+    results: list[Any] = [None] * len(items)
+    todo, turn = iter(range(len(items))), threading.Lock()
+    done: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+    stopped = threading.Event()
+
+    def work_off() -> None:
+        while not stopped.is_set():
+            with turn:
+                index = next(todo, None)
+            if index is None:
+                return
+            try:
+                done.put((index, caught(items[index])))
+            except BaseException as error:
+                done.put((index, Failed(error)))
+
+    # Not a pool of the standard library: Ctrl-C would wait there until each file that was started
+    # is read, and the end of the program again.
+    threads = [threading.Thread(target=work_off, daemon=True) for _ in range(max(num_threads, 1))]
+    for thread in threads:
+        thread.start()
+    try:
         disable = None if progress else True  # None: shown on a terminal only
-        return list(tqdm(done, what, len(items), leave=False, disable=disable))
+        for _ in tqdm(items, what, leave=False, disable=disable):
+            index, result = done.get()
+            if isinstance(result, Failed):
+                raise result.error
+            results[index] = result
+    finally:
+        stopped.set()
+    for thread in threads:
+        thread.join()
+    return results
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:

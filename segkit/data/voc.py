@@ -9,22 +9,24 @@
 """
 
 import json
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.classes import find_classes, parse_label_map, read_lines
 from segkit.data.colors import ColorMap, fill_palette, parse_colormap
-from segkit.data.contract import check_pair, first_ten
-from segkit.data.decode import PathLike, read_image, read_palette
+from segkit.data.contract import IncompleteSplit, check_pair, first_ten
+from segkit.data.decode import read_image, read_palette
+from segkit.data.label_list import LabelList
 from segkit.data.labels import apply_label_map
 from segkit.data.masks import read_mask
+from segkit.data.split_list import hint, parse_split
 from segkit.errors import DataError
+from segkit.files import PathLike, user_path
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -65,17 +67,33 @@ class VOCSegmentation:
     ) -> None:
         if not 0 <= ignore_index <= 255:
             raise DataError(f"data.ignore_index is {ignore_index}; expected 0 to 255")
-        self.root, self.split = Path(root).expanduser(), split
+        self.root, self.split = user_path(root), split
         self.ignore_index = ignore_index
         _check_layout(self.root)
-        self.classes = find_classes(
-            self.root / "labels.txt", classes, num_classes, renumbered=bool(label_map)
-        )
+        problems: list[str] = []
+        labels = LabelList([f"class_{index}" for index in range(256)])  # if the file says nothing
+        try:
+            labels = find_classes(
+                self.root / "labels.txt", classes, num_classes, renumbered=bool(label_map)
+            )
+        except DataError as error:
+            problems.append(str(error))
+        self.classes = labels.names
         self.num_classes = len(self.classes)
         self.label_map = parse_label_map(label_map or {}, self.num_classes, ignore_index)
+        colormap = labels.colors if colormap is None else colormap  # those of CVAT's labelmap.txt
         self.colormap = None if colormap is None else parse_colormap(colormap)
-        self.ids = read_split(self.root, split)
-        self._files = _find_pairs(self.root, self.ids)
+        self.ids: list[str] = []
+        self._files: list[tuple[Path, Path]] = []
+        try:
+            lines = _numbered_ids(self.root, split)
+            pairs, missing = _find_pairs(self.root, split, lines)
+            problems += missing
+            self.ids, self._files = list(pairs), list(pairs.values())
+        except DataError as error:
+            problems.append(str(error))
+        if problems:
+            raise IncompleteSplit(problems, self if self.ids else None)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,33 +148,29 @@ def split_file(root: Path, split: str) -> Path:
 def read_split(root: Path, split: str) -> list[str]:
     """The ids of a split, in the order of its file.
 
-    Blank lines are skipped, and so is the second column (1, 0 or -1) of VOC's per-class lists,
-    which every line has there: ids such as ``img 1`` end like one.
+    See :func:`~segkit.data.split_list.parse_split` for the lists of other tools.
 
     Raises:
         DataError: No such split, no id in it, an id twice, or one that points out of the folder.
     """
+    return list(_numbered_ids(root, split))
+
+
+def _numbered_ids(root: Path, split: str) -> dict[str, tuple[int, str]]:
+    """The ids of a split with the numbers of their lines, and the lines."""
     path = split_file(root, split)
-    if not path.is_file():
+    if not path.exists():
         found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise DataError(f"{path}: no such file. Splits found in {path.parent}: {found}")
-    ids = [line for line in read_lines(path) if line]
-    names = [re.sub(r"\s+-?[01]$", "", line) for line in ids]
-    if len(set(names)) == len(set(ids)) and all(map(str.__ne__, names, ids)):
-        ids = names
-    if not ids:
-        raise DataError(f"{path}: holds no id; expected one per line")
-    for name in ids:
-        # Ids also name the files of predictions, which must not land anywhere else.
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise DataError(f"{path}: the id {name!r} points out of the folder of the images")
-    twice = [name for name, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"{path}: {len(twice)} ids stand there more than once; keep each once:\n"
-            + first_ten(twice)
-        )
-    return ids
+    lines = read_lines(path)
+    folders: dict[Path, dict[str, list[Path]]] = {}
+    images = root / IMAGES
+
+    def is_there(name: str) -> bool:
+        return bool(_files_of(images / name, folders))
+
+    numbers = parse_split(lines, path, (images, root / MASKS), is_there)
+    return {name: (number, lines[number - 1]) for name, number in numbers.items()}
 
 
 def _check_layout(root: Path) -> None:
@@ -175,31 +189,45 @@ def _check_layout(root: Path) -> None:
         raise DataError(f"data.root={root}: has no {', no '.join(missing)}; {expected}{hint}")
 
 
-def _find_pairs(root: Path, ids: Sequence[str]) -> list[tuple[Path, Path]]:
-    """The image and the mask of each id; all that are missing or ambiguous in one error."""
-    folders: dict[Path, dict[str, list[Path]]] = {}  # each is listed once, however many ids
+def _find_pairs(
+    root: Path, split: str, ids: Mapping[str, tuple[int, str]]
+) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+    """The image and the mask of each id that has both, and a text of all others, if there are."""
+    folders: dict[Path, dict[str, list[Path]]] = {}
     problems: list[str] = []
 
-    def find(path: Path, kind: str) -> Path:
-        if path.parent not in folders:
-            folders[path.parent] = _files_by_stem(path.parent)
-        files = folders[path.parent].get(path.name, [])
+    def find(path: Path, kind: str, number: int, line: str) -> Path | None:
+        files = _files_of(path, folders)
         if not files:
-            problems.append(f"{path}: no {kind}")
+            what = hint(line) if kind == "image" else None
+            problems.append(f"{path}: no {kind}" + (f" (line {number}: {what})" if what else ""))
         elif len(files) > 1:
             names = ", ".join(sorted(file.name for file in files))
             problems.append(f"{path}: {len(files)} files for one {kind} ({names})")
-        return files[0] if files else path
+        return files[0] if len(files) == 1 else None
 
-    pairs = [
-        (find(root / IMAGES / name, "image"), find(root / MASKS / name, "mask")) for name in ids
+    pairs = {}
+    for name, (number, line) in ids.items():
+        image = find(root / IMAGES / name, "image", number, line)
+        mask = find(root / MASKS / name, "mask", number, line)
+        if image and mask:
+            pairs[name] = image, mask
+    if not problems:
+        return pairs, []
+    return pairs, [
+        f"{root}: {len(problems)} files missing or ambiguous in {split}. Ids in a split have no "
+        f"suffix; files end in {' '.join(SUFFIXES)}, in any letter case:\n{first_ten(problems)}"
     ]
-    if problems:
-        raise DataError(
-            f"{root}: {len(problems)} files missing or ambiguous. Ids in a split have no suffix; "
-            f"files end in {' '.join(SUFFIXES)}, in any letter case:\n{first_ten(problems)}"
-        )
-    return pairs
+
+
+def _files_of(path: Path, folders: dict[Path, dict[str, list[Path]]]) -> list[Path]:
+    """The files called ``path`` but for their suffix.
+
+    ``folders`` keeps what was found: each folder is listed once, however many ids there are.
+    """
+    if path.parent not in folders:
+        folders[path.parent] = _files_by_stem(path.parent)
+    return folders[path.parent].get(path.name, [])
 
 
 def _files_by_stem(folder: Path) -> dict[str, list[Path]]:

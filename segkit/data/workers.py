@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -97,6 +98,8 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
             "too many open files: each batch on its way takes some. Raise the limit of the shell, "
             "ulimit -n 65536, or use fewer processes: loader.num_workers=1, or 0 for none"
         )
+    if "memory" in text and "shm" in text and (problem := no_shared_memory()):
+        return TrainingError(problem)
     if re.search(rf"signal: Bus error|exit code {errno.ENOSPC}\b|memory ?\(shm\)", text):
         return TrainingError(
             f"the shared memory ({SHARED_MEMORY}) is full: loader processes hand over their "
@@ -116,6 +119,18 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
     return None
 
 
+def no_shared_memory() -> str | None:
+    """Why loader processes cannot work on this Linux, and the way out; None if they can."""
+    if sys.platform != "linux" or os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        return None
+    found = "cannot be written" if SHARED_MEMORY.exists() else "is missing"
+    return (
+        f"{SHARED_MEMORY} {found}, where loader processes hand over their batches: use "
+        "loader.num_workers=0, which needs none, or let the system have one (as docker run "
+        "--shm-size=1g does, or mount -t tmpfs shm /dev/shm)"
+    )
+
+
 def shm_warning(batch_bytes: int, num_workers: int) -> str | None:
     """A sentence for the user if the shared memory cannot hold the batches on their way."""
     needed = batch_bytes * (2 * num_workers + 1)  # two per process, and the one in use
@@ -130,9 +145,18 @@ def shm_warning(batch_bytes: int, num_workers: int) -> str | None:
 
 
 def resolve_num_workers(num_workers: int | str) -> int:
-    """``auto`` is one process per core but the first, at most 4."""
+    """``auto`` is one process per core but the first, at most 4; none where none can work.
+
+    Raises:
+        TrainingError: Processes are asked for, and there is no shared memory.
+    """
+    problem = no_shared_memory()
     if num_workers != "auto":
+        if problem and int(num_workers):
+            raise TrainingError(f"loader.num_workers={num_workers}: {problem}")
         return int(num_workers)
+    if problem:
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(4, max(0, (cores or 1) - 1))
 
@@ -180,9 +204,11 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
             _kill(set(multiprocessing.active_children()) - others)
             _forget_iterator(error)
             if isinstance(error, OSError) and error.errno != errno.EMFILE:
+                fewer = "1, or 0" if loader.num_workers > 1 else "0"
                 raise TrainingError(
-                    f"a loader process could not be started ({error.strerror}); use fewer: "
-                    "loader.num_workers=1, or 0 for none"
+                    no_shared_memory()
+                    or f"a loader process could not be started ({error.strerror}); use fewer: "
+                    f"loader.num_workers={fewer} for none"
                 ) from error
             raise
         _ends[loader] = end = weakref.finalize(loader, _end, iterator, os.getpid())

@@ -17,6 +17,7 @@ from segkit.engine.description import described
 from segkit.engine.onnx_data import has_external_data
 from segkit.engine.plain import Test, expect, expect_entries, is_count, is_text
 from segkit.errors import CheckpointError, ConfigError
+from segkit.files import refuse_special
 
 METADATA_FORMAT = "1"
 CPU = "CPUExecutionProvider"
@@ -103,6 +104,7 @@ class OnnxModel(nn.Module):
         require("onnxruntime")
         import onnxruntime
 
+        refuse_special(path, CheckpointError)
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file")
         if has_external_data(Path(path)):

@@ -1,16 +1,24 @@
 """The one folder that a training run writes, and that no second run writes at the same time."""
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from segkit.errors import ConfigError
+from segkit.files import refuse_special
 
 LOCK = ".lock"
+HAS_LOCKS = find_spec("fcntl") is not None  # not on Windows
+
+
+# What a run writes into its folder, and reads there when it goes on.
+FILES = ("metrics.jsonl", "train.log", "config.yaml", LOCK)
 
 
 def refuse_used(out_dir: str | None) -> None:
@@ -52,6 +60,20 @@ def make_run_folder(out_dir: str | None, name: str) -> Path:
     return folder
 
 
+def forget(folder: Path, was_there: bool) -> None:
+    """Delete what a run that made no step wrote into its folder, and the folder if it was new."""
+    for name in ("checkpoints", "tensorboard"):
+        if not any((folder / name).rglob("*.pt")):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):  # something else is in there, or it has gone
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        if not was_there:
+            folder.rmdir()
+            if folder.parent == Path("runs").absolute():
+                folder.parent.rmdir()
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder; the system lets go of it when the process ends, however it ends.
@@ -59,11 +81,13 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: Another process holds it, or it cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if not HAS_LOCKS:
         yield
         return
+    import fcntl
+
+    for name in FILES:
+        refuse_special(folder / name, ConfigError)
     try:
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
@@ -103,10 +127,12 @@ def renew(folder: Path, stack: ExitStack) -> bool:
             f"out_dir={folder}: was deleted, and another run writes there now ({owner}); this one "
             "ends, since the two would be mixed"
         )
-    if (folder / "checkpoints").is_dir():
+    # All of these: what is deleted while a file is being written there is deleted in part.
+    marks = ("checkpoints", "config.yaml", *([LOCK] if HAS_LOCKS else []))
+    if all((folder / name).exists() for name in marks):
         return False
     try:
-        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
     if owner is None:

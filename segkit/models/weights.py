@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
+from segkit.files import refuse_special
 from segkit.models.claims import check_archive, check_legacy, check_tensors
 
 SHOWN_REASONS = 8
@@ -56,8 +57,7 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file")
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a file of weights")
-    if not path.is_file():  # a pipe would block for ever
-        raise CheckpointError(f"{path}: no regular file, expected a file of weights")
+    refuse_special(path, CheckpointError)
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -16,10 +15,11 @@ from segkit.config.check import check_values
 from segkit.config.explain import explain
 from segkit.config.load import load_inference, read_checkpoints
 from segkit.config.schema import PredictConfig
-from segkit.data.decode import PathLike, Pixels, pixels_of, read_image
+from segkit.data.decode import Pixels, pixels_of, read_image
 from segkit.engine.inference import Inference
 from segkit.engine.precision import pick_device
 from segkit.errors import ConfigError, DataError
+from segkit.files import PathLike, user_path
 
 Picture = PathLike | NDArray[np.uint8] | Image.Image
 Mask = NDArray[np.uint8] | NDArray[np.int64]
@@ -64,7 +64,7 @@ def load_model(
     if wrong := [path for path in paths if not isinstance(path, str | os.PathLike)]:
         raise ConfigError(f"checkpoint={wrong[0]!r}: expected a path")
     settings = {
-        "checkpoint": [str(Path(path).expanduser()) for path in paths],
+        "checkpoint": [str(path) for path in paths],
         "source": "",
         "device": str(device),  # torch's own object too
         "precision": precision,
@@ -82,6 +82,7 @@ def load_model(
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, "predict")) from error
     check_values(cfg, "predict")
+    cfg.checkpoint = [str(user_path(path)) for path in cfg.checkpoint]
     return open_model(cfg)
 
 
@@ -193,7 +194,7 @@ def to_pixels(picture: Picture) -> Pixels:
     if isinstance(picture, Image.Image):
         return pixels_of(picture, "the image")
     if isinstance(picture, str | os.PathLike):
-        return read_image(Path(picture).expanduser())
+        return read_image(user_path(picture))
     if not isinstance(picture, np.ndarray):
         raise DataError(
             f"the image is a {type(picture).__name__}; expected a path, an array uint8 (H, W, 3), "

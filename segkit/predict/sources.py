@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from segkit.config.schema import OUTPUTS
 from segkit.data.voc import SUFFIXES
 from segkit.errors import ConfigError
+from segkit.files import special_kind, user_path
 
 PICTURES = set(SUFFIXES)
 VIDEOS = {
@@ -49,7 +50,12 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
     Raises:
         ConfigError: There is nothing, or the results would come where the pictures are.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
+    if kind := special_kind(path):
+        raise ConfigError(
+            f"source={source}: is {kind}, neither a file nor a folder; a camera is its number, as "
+            "source=0"
+        )
     if not path.exists():
         if source.isdecimal():
             return [Source(int(source), f"camera-{int(source)}")]

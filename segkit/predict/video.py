@@ -15,6 +15,7 @@ from cv2.utils import logging as cv2_logging
 
 from segkit.data.decode import Pixels
 from segkit.errors import DataError
+from segkit.files import refuse_special
 
 USUAL_FPS = 25.0  # for a camera or file that does not say its own
 
@@ -33,6 +34,8 @@ class Video:
 
     def __init__(self, path: Path | int) -> None:
         self.path = path
+        if isinstance(path, Path):
+            refuse_special(path)
         if isinstance(path, Path) and not path.is_file():
             raise DataError(f"{path}: no such file")
         with _quiet():

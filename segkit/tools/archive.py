@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from segkit.errors import DataError
+from segkit.files import refuse_special
 
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 
@@ -22,6 +23,7 @@ def members(archive: Path, wanted: Callable[[str], object]) -> Iterator[tuple[st
     Raises:
         DataError: The archive is damaged, or a name points out of the folder.
     """
+    refuse_special(archive)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as bundle:

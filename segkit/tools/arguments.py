@@ -11,7 +11,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, SegkitError, together
+from segkit.files import path_problem, special_kind, user_path
 
 Settings = TypeVar("Settings")
 
@@ -23,6 +25,7 @@ def key(
     name: str | None = None,
     choices: Sequence[str] = (),
     low: float | None = None,
+    path: bool = False,
 ) -> Any:
     """A field of a tool's settings.
 
@@ -32,8 +35,9 @@ def key(
         name: What the user writes, where that is no Python name, such as ``data.root``.
         choices: All texts that make sense.
         low: Least number that makes sense.
+        path: It names a file or folder.
     """
-    metadata = {"text": text, "name": name, "choices": choices, "low": low}
+    metadata = {"text": text, "name": name, "choices": choices, "low": low, "path": path}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -53,6 +57,7 @@ def run_tool(
     if {"-h", "--help"} & {*arguments}:
         print(f"{about}\n\n{_help(settings)}")
         return 0
+    ending.begin()
     try:
         task(parse(settings, arguments))
     except SegkitError as error:
@@ -62,7 +67,9 @@ def run_tool(
         print(f"error: {error.filename or 'the file system'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return exit_code(INTERRUPT)
+    finally:
+        ending.finish()
     return 0
 
 
@@ -79,7 +86,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
     known = {f.metadata["name"] or f.name: f for f in _fields(settings)}
     kinds = get_type_hints(settings)
     values: dict[str, Any] = {}
-    problems = []
+    problems, given = [], set()
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if name.startswith("--"):
@@ -90,13 +97,14 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
             problems.append(f"unknown key {name}; {hint}")
             continue
         this = known[name]
+        given.add(name)
         try:
             if not equals and kinds[this.name] is not bool:
                 raise ValueError("expected key=value")
             values[this.name] = _value(text if equals else "true", kinds[this.name], this)
         except ValueError as error:
             problems.append(f"{argument}: {error}")
-    missing = [n for n, f in known.items() if _is_required(f) and f.name not in values]
+    missing = [n for n, f in known.items() if _is_required(f) and n not in given]
     problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
     if problems:
         raise ConfigError(together(problems))
@@ -105,7 +113,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
 
 def output_file(name: str, text: str, force: bool) -> Path:
     """The file that the key ``name`` names; a ConfigError if it is there and must stay."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.exists() and not (force and path.is_file()):
         raise ConfigError(
             f"{name}={text}: is there already; nothing was written. Add force=true to replace a "
@@ -135,6 +143,11 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
                 raise ValueError(f"expected {', '.join(choices)}")
         elif not text:
             raise ValueError("the value is empty")
+        elif this.metadata["path"]:
+            if problem := path_problem(text):
+                raise ValueError(problem)
+            if special := special_kind(user_path(text)):
+                raise ValueError(f"is {special}, neither a file nor a folder")
         return text
     try:
         value = OverridesParser.create().parse_override(f"value={text}").value()

@@ -30,7 +30,7 @@ class Request:
 
     pictures: int = key("rows of the sheet: pictures from all over the split", 6, low=1)
     epochs: int = key("what is fed in so many first epochs", 3, low=1)
-    out: str = key("the sheet, a PNG file", "browse.png")
+    out: str = key("the sheet, a PNG file", "browse.png", path=True)
     force: bool = key("replace a file that is there", False)
     dry_run: bool = key("do everything but write", False)
 

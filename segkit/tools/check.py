@@ -6,7 +6,7 @@ python -m segkit.data.check data.root=PATH [data.train_split=train] [key=value .
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segkit.data.check import check_splits
+from segkit.data.check import check_splits, open_splits
 from segkit.tools.arguments import key, run_tool
 from segkit.tools.voc_keys import VOCKeys
 
@@ -22,7 +22,8 @@ class Request(VOCKeys):
 
 def check(request: Request) -> None:
     """Print the pixels of each class, and warnings."""
-    splits = {name: request.open(name) for name in (request.train_split, request.val_split)}
+    names = (request.train_split, request.val_split)
+    splits = open_splits(request.open, names, ignore_index=request.ignore_index)
     report = check_splits(splits, ignore_index=request.ignore_index)
     print(report.table())
     for warning in report.warnings:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.classes import read_lines, write_lines
+from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.contract import check_pair, first_ten
 from segkit.data.counts import Counts, class_table
 from segkit.data.decode import read_image
@@ -23,6 +23,7 @@ from segkit.data.masks import write_mask
 from segkit.data.threads import each
 from segkit.data.voc import IMAGES, MASKS, SUFFIXES, split_file
 from segkit.errors import DataError
+from segkit.files import user_path
 from segkit.tools.arguments import run_tool
 from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
@@ -36,7 +37,7 @@ def convert(request: Request) -> None:
     so that a mistake in one of them, or Ctrl-C, leaves ``out`` as it was.
     """
     found = READERS[request.format](request)
-    layout = VocFolder(Path(request.out).expanduser(), request.split)
+    layout = VocFolder(user_path(request.out), request.split)
     check_names(found.items)
     taken = layout.taken(found)
     if taken and not request.force:
@@ -88,9 +89,15 @@ class VocFolder:
     def taken(self, found: Annotations) -> list[str]:
         """What would be replaced; ``labels.txt`` only counts if it says something else."""
         taken = [str(self.split_file)] if self.split_file.exists() else []
-        if self.labels_file.exists() and read_lines(self.labels_file) != list(found.classes):
+        if self.labels_file.exists() and not self._same_classes(found.classes):
             taken.append(f"{self.labels_file} (with other classes)")
         return taken + [str(file) for file in self.old_files(found)]
+
+    def _same_classes(self, classes: Sequence[str]) -> bool:
+        try:
+            return read_labels_file(self.labels_file).names == list(classes)
+        except DataError:
+            return False
 
     def old_files(self, found: Annotations) -> Iterator[Path]:
         """Pictures and masks of these ids, under any suffix."""

@@ -5,10 +5,10 @@ python -m segkit.tools.download dataset=voc2012 out=PATH [mirror=URL] [key=value
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from segkit.data.classes import write_lines
 from segkit.errors import DataError
+from segkit.files import user_path
 from segkit.tools.arguments import key, run_tool
 from segkit.tools.datasets import PUBLIC, check_room, room_needed
 from segkit.tools.fetch import fetch
@@ -19,8 +19,8 @@ class Request:
     """The keys of ``download``."""
 
     dataset: str = key("which one", choices=tuple(PUBLIC))
-    out: str = key("folder for the data")
-    archives: str | None = key("folder for the archives; null: archives in out", None)
+    out: str = key("folder for the data", path=True)
+    archives: str | None = key("folder for the archives; null: archives in out", None, path=True)
     mirror: str | None = key("URL of a folder that has the same archives", None)
     force: bool = key("unpack over what is there", False)
     dry_run: bool = key("only say what would be done", False)
@@ -28,8 +28,8 @@ class Request:
 
 def download(request: Request) -> None:
     """Stopped anywhere, the same command goes on where it was."""
-    data, out = PUBLIC[request.dataset], Path(request.out).expanduser()
-    folder = Path(request.archives).expanduser() if request.archives else out / "archives"
+    data, out = PUBLIC[request.dataset], user_path(request.out)
+    folder = user_path(request.archives) if request.archives else out / "archives"
     if (out / "labels.txt").exists() and not request.force:
         raise DataError(
             f"{out}: holds a data set already. Add force=true to unpack over it, or give out= "

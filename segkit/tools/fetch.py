@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segkit.errors import DataError
+from segkit.files import refuse_special
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
@@ -115,6 +116,7 @@ def check_sum(path: Path, md5: str | None) -> None:
     """
     if md5 is None:
         return
+    refuse_special(path)
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

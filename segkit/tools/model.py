@@ -20,13 +20,15 @@ PARTS = ("backbone", "aspp", "decoder", "classifier")
 class Request:
     """The keys of ``model``."""
 
-    checkpoint: str = key("a .pt file or a run folder")
+    checkpoint: str = key("a .pt file or a run folder", path=True)
     size: str = key("height and width of the image whose operations are counted", "[512,512]")
     weights: str = key(
         "those of out; auto: what the run validated", "auto", choices=("auto", "raw", "ema")
     )
     allow: list[str] = key("your own modules that the checkpoint may name", [])
-    out: str | None = key("write the weights and what predicting needs, nothing else", None)
+    out: str | None = key(
+        "write the weights and what predicting needs, nothing else", None, path=True
+    )
     force: bool = key("replace a file that is there", False)
     dry_run: bool = key("do everything but write", False)
 

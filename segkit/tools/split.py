@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.classes import read_lines, write_lines
+from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.contract import first_ten
 from segkit.data.counts import Counts, class_table
 from segkit.data.masks import read_mask
 from segkit.data.threads import each
 from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
 from segkit.errors import ConfigError, DataError
+from segkit.files import user_path
 from segkit.tools.arguments import key, run_tool
 from segkit.tools.division import divide
 from segkit.tools.formats.annotation import files_below
@@ -30,7 +31,7 @@ from segkit.tools.formats.annotation import files_below
 class Request:
     """The keys of ``split``."""
 
-    data_root: str = key("folder in VOC layout", name="data.root")
+    data_root: str = key("folder in VOC layout", name="data.root", path=True)
     val: float = key("part for validation; not with folds", 0.2, low=0)
     test: float = key("part for the test, taken first", 0.0, low=0)
     folds: int = key("number of folds instead of one train and val; 0: none", 0, low=0)
@@ -49,7 +50,7 @@ class Request:
 
 def split(request: Request) -> None:
     """Write ``train.txt``, ``val.txt`` and ``test.txt``, or ``fold_0_train.txt`` and so on."""
-    root = Path(request.data_root).expanduser()
+    root = user_path(request.data_root)
     ratios = part_sizes(request)
     masks = find_masks(root, request.of)
     ids = list(masks)
@@ -162,7 +163,8 @@ def table(
     ignore_index: int,
 ) -> str:
     """The classes with their pixels in each part."""
-    known = read_lines(root / "labels.txt") if (root / "labels.txt").is_file() else []
+    labels = root / "labels.txt"
+    known = read_labels_file(labels).names if labels.exists() else []
     size = max(len(known), 1 + int(labelled.max(initial=0)))
     classes = [known[i] if i < len(known) else f"class_{i}" for i in range(size)]
     counts = {}

@@ -33,7 +33,7 @@ class Request(VOCKeys):
     """The keys of ``stats``."""
 
     split: str = key("list in ImageSets/Segmentation", "train")
-    json: str | None = key("file for the numbers", None)
+    json: str | None = key("file for the numbers", None, path=True)
     force: bool = key("replace that file", False)
     dry_run: bool = key("do everything but write", False)
 

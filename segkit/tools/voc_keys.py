@@ -11,7 +11,7 @@ from segkit.tools.arguments import key
 class VOCKeys:
     """Those of ``train.py`` that say what the data are."""
 
-    data_root: str = key("folder in VOC layout", name="data.root")
+    data_root: str = key("folder in VOC layout", name="data.root", path=True)
     classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
     num_classes: int | None = key("enough without names", None, name="data.num_classes")
     ignore_index: int = key("value without a label", 255, name="data.ignore_index")

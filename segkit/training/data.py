@@ -15,7 +15,7 @@ from segkit.config import (
     needs_class_counts,
     without_effects,
 )
-from segkit.data.check import check_splits
+from segkit.data.check import check_splits, open_splits
 from segkit.data.contract import SegmentationDataset
 from segkit.data.masks import voc_palette
 from segkit.engine.checkpoint import Checkpoint
@@ -54,9 +54,19 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
     node = cfg.data.dataset  # nothing is made because a checkpoint says so
     make_dataset = build(node if saved is None else without_effects(node))
     splits = (cfg.data.train_split, cfg.data.val_split)
+
+    def open_both() -> dict[str, SegmentationDataset]:
+        return open_splits(
+            lambda split: make_dataset(split=split),
+            splits,
+            ignore_index=cfg.data.ignore_index,
+            look=cfg.data.check,
+        )
+
     if world.size > 1:  # the first process makes what is made on first use
-        world.from_main(lambda: [len(make_dataset(split=split)) for split in splits])
-    train, val = (make_dataset(split=split) for split in splits)
+        world.from_main(lambda: [len(dataset) for dataset in open_both().values()])
+    opened = open_both()
+    train, val = (opened[split] for split in splits)
     classes = list(train.classes)
     palette = np.asarray(getattr(train, "palette", voc_palette()))
     for name, value in (("classes", classes), ("palette", palette.tolist())):

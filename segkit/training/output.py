@@ -1,18 +1,19 @@
 """The run folder and all that a run writes into it."""
 
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.engine.checkpoint import Checkpoint, newest_checkpoint
 from segkit.engine.description import Description
 from segkit.engine.distributed import World
-from segkit.engine.log import log, log_to_file
-from segkit.engine.run_folder import locked, make_run_folder, refuse_used, renew
+from segkit.engine.log import log, log_to_console, log_to_file
+from segkit.engine.run_folder import forget, locked, make_run_folder, refuse_used, renew
 from segkit.engine.run_log import RunLog
 from segkit.engine.saving import Saver
 from segkit.engine.signals import Stopped, StopSignals
@@ -20,6 +21,8 @@ from segkit.engine.state import TrainState
 from segkit.errors import ConfigError
 from segkit.report.tables import shown
 from segkit.training.words import minutes, results_of, settings_of
+
+T = TypeVar("T")
 
 
 def claim(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> None:
@@ -35,15 +38,21 @@ def claim(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> None:
         refuse_used(cfg.out_dir)
 
 
-def open_folder(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> Path:
+def open_folder(
+    cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack, signals: StopSignals
+) -> Path:
     """The run folder, made if it is not there, and held until ``stack`` is closed.
+
+    A signal before the first step leaves none behind.
 
     Raises:
         ConfigError: It cannot be written, or another run has used it since :func:`claim`.
     """
     there = saved is not None and Path(cfg.out_dir).is_dir()
+    was_there = cfg.out_dir is not None and Path(cfg.out_dir).is_dir()
     folder = make_run_folder(cfg.out_dir, Path(cfg.data.root or "run").name)
     if not there:
+        stack.push(partial(_forget_if_unbegun, folder, was_there, signals))
         stack.enter_context(locked(folder))
         if any((folder / "checkpoints").glob("*.pt")):
             raise ConfigError(
@@ -51,6 +60,15 @@ def open_folder(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> 
                 "resume=auto to go on with it, or give another folder"
             )
     return folder
+
+
+def _forget_if_unbegun(
+    folder: Path, was_there: bool, signals: StopSignals, kind: type[BaseException] | None, *_: Any
+) -> None:
+    """At the end of a run: delete what it wrote if a signal ended it before there was a step."""
+    if kind in (KeyboardInterrupt, SystemExit) and not signals.begun:
+        log_to_console()  # which lets go of train.log
+        forget(folder, was_there)
 
 
 class Output:
@@ -105,6 +123,12 @@ class Output:
         if cfg.trainer.histograms:
             state.optimizer.register_step_pre_hook(partial(_log_gradients, self))
 
+    def from_first(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches of an epoch. With the first one the run has something to finish and save."""
+        for batch in batches:
+            self.signals.begin()
+            yield batch
+
     def on_step(self, values: dict[str, float]) -> None:
         """After an optimizer step: curves, and a save if one is due.
 
@@ -144,6 +168,8 @@ class Output:
         self._keep_folder()
         self.run_log.flush()
         self.saver.save(self.state, scores, stop=stop)
+        if self._keep_folder():  # deleted while that was written
+            self.saver.save(self.state, scores, stop=stop)
         if stop:
             number = max(self.world.gather(self.signals.received or 0))
             log.warning("stopped by signal %d; %s", number, self._way_on())
@@ -175,10 +201,10 @@ class Output:
             named = {f"step/{name}": value for name, value in values.items()}
             self.run_log.scalars(named, self.state.step)
 
-    def _keep_folder(self) -> None:
+    def _keep_folder(self) -> bool:
         """Go on in a new folder if somebody deleted the one that this run writes."""
         if not self.world.is_main or not renew(self.folder, self.stack):
-            return
+            return False
         log_to_file(self.folder / "train.log")
         log.warning(
             "warning: %s was deleted; made anew, it holds what comes from here on", self.folder
@@ -186,6 +212,7 @@ class Output:
         write_config(self.folder, self.about, None)
         deleted, self.run_log = self.run_log, RunLog(self.folder, self.state.epoch)
         deleted.close()
+        return True
 
 
 def write_config(folder: Path, about: Description, saved: Checkpoint | None) -> None:

@@ -152,6 +152,39 @@ def test_a_deleted_folder_is_made_anew_and_the_run_goes_on(home: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("how", ["whole", "in part"])
+@pytest.mark.parametrize("save", [2, 3])  # of three: in an epoch, and at the end of the run
+def test_a_folder_that_is_deleted_during_a_save(
+    home: Path, monkeypatch: pytest.MonkeyPatch, how: str, save: int
+) -> None:
+    run = home / f"deleted-{how[:2]}-{save}"
+    write, number = torch.save, 0
+
+    def write_and_delete(*arguments: Any) -> None:
+        nonlocal number
+        number += 1
+        write(*arguments)
+        if number == save and how == "whole":
+            shutil.rmtree(run)
+        elif number == save:  # as rm -r does it, which has looked before the file was there
+            for path in run.iterdir():
+                if path.is_file():
+                    path.unlink()
+                elif path.name != "checkpoints":
+                    shutil.rmtree(path)
+
+    monkeypatch.setattr("segkit.engine.checkpoint.torch.save", write_and_delete)
+    more = ("trainer.save_every_steps=4", f"out_dir={run}", f"data.root={home / 'data/shapes'}")
+    result = quick_call(*SMALL, *more, cwd=home)
+    assert result.status == 0, result.err
+    assert f"warning: {run} was deleted; made anew" in result.out
+    files = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
+    assert files >= {"config.yaml", "checkpoints/last.pt", "train.log", "summary.json", ".lock"}
+    assert read_checkpoint(run / "checkpoints/last.pt").state["epoch"] == 2
+    with locked(run):  # the lock is let go of
+        pass
+
+
 def test_deleted_checkpoints_are_made_anew(home: Path) -> None:
     run = home / "cleaned"
     event = lambda: shutil.rmtree(run / "checkpoints")  # noqa: E731

@@ -1,6 +1,7 @@
 """What ``convert`` asks of a format: the pictures, and how the mask of each one is drawn."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,13 +13,17 @@ from PIL import Image
 
 from segkit.data.colors import Palette
 from segkit.data.contract import first_ten
+from segkit.data.label_list import column_problem, line_problems
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
+from segkit.files import refuse_special, user_path
 from segkit.tools.arguments import key
 from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size
 
 FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
 BACKGROUND = ("background", "_background_")  # the second is labelme's own name
+
+ENDS = re.compile(r"[\r\n\0]")  # what ends a line, or a text file
 
 
 @dataclass
@@ -26,9 +31,11 @@ class Request:
     """The keys of ``convert``."""
 
     format: str = key("what the labels are", choices=FORMATS)
-    source: str = key("file or folder of the labels")
-    out: str = key("folder in VOC layout, new or to be added to")
-    images: str | None = key("folder of the pictures; null: where or beside the labels", None)
+    source: str = key("file or folder of the labels", path=True)
+    out: str = key("folder in VOC layout, new or to be added to", path=True)
+    images: str | None = key(
+        "folder of the pictures; null: where or beside the labels", None, path=True
+    )
     classes: list[str] | None = key(
         "names in index order, the background first; null: all that occur", None
     )
@@ -49,7 +56,7 @@ class Request:
 
     def image_folders(self, *beside: Path) -> list[Path]:
         """Where to look for pictures."""
-        return [Path(self.images).expanduser()] if self.images else list(beside)
+        return [user_path(self.images)] if self.images else list(beside)
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,14 @@ def check_classes(classes: Sequence[str]) -> None:
             f"{len(classes)} classes ({', '.join(classes[:5])}); expected 2 to 255, the background "
             "included: masks have 8 bits and 255 is for pixels without a label"
         )
-    bad = [name for name in classes if name != name.strip() or not name or "\n" in name]
+    bad = [
+        name for name in classes if name != name.strip() or not name or re.search(r"[\r\n\0]", name)
+    ]
     if bad or len(set(classes)) != len(classes):
         raise DataError(f"classes: {list(classes)}; expected different names without outer blanks")
+    # What would be refused when it is read back.
+    if problems := [*line_problems(classes, "classes"), *filter(None, [column_problem(classes)])]:
+        raise DataError(f"{problems[0]}. Give other names with classes=[...], or rename the labels")
 
 
 def mask_size(height: Any, width: Any, name: str) -> Size:
@@ -173,6 +185,7 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def read_json(path: Path) -> Any:
     """Raises a DataError that names the file."""
+    refuse_special(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

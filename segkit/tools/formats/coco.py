@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import DataError
+from segkit.files import user_path
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,
@@ -31,7 +32,7 @@ def read_coco(request: Request) -> Annotations:
     covers a larger one, since COCO says nothing of depth; crowd regions lie below all objects.
     Pictures without annotations are background.
     """
-    path = Path(request.source).expanduser()
+    path = user_path(request.source)
     content = read_json(path)
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):

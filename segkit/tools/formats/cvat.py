@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segkit.data.colors import Palette, voc_palette
 from segkit.errors import DataError
+from segkit.files import refuse_special, user_path
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,
@@ -44,8 +45,9 @@ def read_cvat(request: Request) -> Annotations:
     Classes are numbered in the order of CVAT's own list of labels. A shape covers those of a lower
     ``z_order``, and at equal ``z_order`` those before it. Shapes without an area are left out.
     """
-    path = Path(request.source).expanduser()
+    path = user_path(request.source)
     path = path / "annotations.xml" if path.is_dir() else path
+    refuse_special(path)
     try:
         root = ElementTree.parse(path).getroot()
     except OSError as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from segkit.data.decode import read_image, read_labels
 from segkit.data.threads import each
 from segkit.errors import DataError
+from segkit.files import user_path
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,
@@ -40,7 +41,7 @@ def read_labelme(request: Request) -> Annotations:
     labelme's own exports. A later shape covers an earlier one. Points and lines have no area and
     are left out. The picture is the file that ``imagePath`` names, or else ``imageData``.
     """
-    source = Path(request.source).expanduser()
+    source = user_path(request.source)
     files = [source] if source.is_file() else files_below(source, [".json"])
     if not files:
         raise DataError(f"{source}: holds no JSON file; expected those of labelme")

@@ -16,6 +16,7 @@ from segkit.data.decode import read_labels, read_palette
 from segkit.data.threads import each
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
+from segkit.files import user_path
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,
@@ -37,7 +38,7 @@ def read_colors(request: Request) -> Annotations:
     The classes are those of ``colors``, in its order, and keep their colours. Every pixel must have
     one of them, or VOC's border colour.
     """
-    source = Path(request.source).expanduser()
+    source = user_path(request.source)
     masks = _mask_files(source)
     colors = _parse_colors(request, source)
     if not colors:
@@ -64,7 +65,7 @@ def read_colors(request: Request) -> Annotations:
 
 def read_binary(request: Request) -> Annotations:
     """A folder of masks in which 255 (or 1) marks the only class besides the background."""
-    source = Path(request.source).expanduser()
+    source = user_path(request.source)
     classes = request.classes or ["background", "object"]
     if len(classes) != 2:
         raise DataError(f"classes are {classes}; expected two, the background first")
@@ -93,7 +94,7 @@ def read_folders(request: Request) -> Annotations:
     Classes are numbered by the names of their folders, after the background, and a later one covers
     an earlier one. A picture without a mask in a folder does not show that class.
     """
-    source = Path(request.source).expanduser()
+    source = user_path(request.source)
     inside = sorted(source.iterdir()) if source.is_dir() else []
     names = [path.name for path in inside if path.is_dir() and path.name[0] != "."]
     classes = request.classes or ["background", *(n for n in names if n not in request.ignore)]

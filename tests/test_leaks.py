@@ -1,0 +1,111 @@
+"""Pictures that are trained on and validated on: under any name, as a link, as equal bytes."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from voc_folder import make_voc
+
+from segkit.data import leaks
+from segkit.data.check import check_splits
+from segkit.data.leaks import check_disjoint
+from segkit.data.voc import VOCSegmentation
+from segkit.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_voc(tmp_path / "voc")
+
+
+def both(root: Path) -> tuple[VOCSegmentation, VOCSegmentation]:
+    return VOCSegmentation(root, "train"), VOCSegmentation(root, "val")
+
+
+def image(root: Path, name: str) -> Path:
+    return root / "JPEGImages" / f"{name}.png"
+
+
+def mask(root: Path, name: str) -> Path:
+    return root / "SegmentationClass" / f"{name}.png"
+
+
+@pytest.mark.parametrize("text", ["./a\n", ".//a\n", "a 1\n", "c\n./a\n"])
+def test_a_leak_is_seen_however_an_id_is_spelt(root: Path, text: str) -> None:
+    (root / "ImageSets/Segmentation/val.txt").write_text(text)
+    with pytest.raises(DataError, match=r"1 pictures are in the train split .*\n  - a$"):
+        check_disjoint(*both(root))
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_leak_is_seen_through_links(root: Path, link) -> None:  # type: ignore[no-untyped-def]
+    image(root, "c").unlink()
+    link(image(root, "b"), image(root, "c"))
+    with pytest.raises(DataError, match=r"1 pictures .*\n  - c \(the file of b\)$"):
+        check_disjoint(*both(root))
+
+
+def test_a_leak_is_seen_through_a_linked_folder(root: Path) -> None:
+    for kind in ("JPEGImages", "SegmentationClass"):
+        (root / kind / "again").symlink_to(root / kind)
+    (root / "ImageSets/Segmentation/val.txt").write_text("again/a\n")
+    with pytest.raises(DataError, match=r"1 pictures .*\n  - again/a \(the file of a\)$"):
+        check_disjoint(*both(root))
+
+
+def test_a_mask_of_two_pictures_in_both_splits_is_a_warning(root: Path) -> None:
+    mask(root, "c").unlink()
+    mask(root, "c").symlink_to(mask(root, "a"))
+    (warning,) = check_disjoint(*both(root))
+    assert warning.startswith("1 masks of the validation split are also masks of other pictures")
+    assert warning.endswith("c has that of a")
+
+
+def test_links_in_one_split_are_a_warning(root: Path) -> None:
+    image(root, "b").unlink()
+    image(root, "b").symlink_to(image(root, "a"))
+    report = check_splits(dict(zip(("train", "val"), both(root), strict=True)), progress=False)
+    assert report.warnings == [
+        "1 pictures of the train split stand there under several ids (links to one file), and "
+        "count so often; the first: a, b"
+    ]
+
+
+def test_equal_bytes_are_a_warning(root: Path) -> None:
+    shutil.copyfile(image(root, "a"), image(root, "c"))
+    (warning,) = check_disjoint(*both(root))
+    assert warning.startswith("1 validation pictures hold the same bytes")
+    assert warning.endswith("c equals a")
+
+
+def test_pictures_of_equal_size_are_hardly_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BMPs, say: all have one size, and a piece in the middle tells that they differ."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        image(root, name).unlink()
+        pixels = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.bmp")
+    monkeypatch.setattr(leaks, "_equal", None)  # would be a TypeError
+    assert check_disjoint(*both(root)) == []
+
+
+def test_no_picture_is_read_where_sizes_differ(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate("abc"):
+        Image.new("RGB", (12 + number, 8)).save(root / "JPEGImages" / f"{name}.bmp")
+        image(root, name).unlink()
+    monkeypatch.setattr(leaks, "_piece", lambda *_: pytest.fail("a picture was read"))
+    assert check_disjoint(*both(root)) == []
+
+
+def test_a_leak_is_told_with_all_other_problems(root: Path) -> None:
+    (root / "ImageSets/Segmentation/val.txt").write_text("./a\nc\n")
+    mask(root, "b").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"(?s)1 pictures are in .*\n1 items cannot be used:.*b\.png"
+    ):
+        check_splits(dict(zip(("train", "val"), both(root), strict=True)), progress=False)
