@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.console import say
 from segkit.data.classes import read_lines, write_lines
 from segkit.data.contract import check_pair, first_ten
 from segkit.data.counts import Counts, class_table
@@ -59,20 +60,20 @@ def convert(request: Request) -> None:
         if staging is not None:
             layout.take(found, staging)
     pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
-    print(class_table(found.classes, {request.split: pixels}))
+    say(class_table(found.classes, {request.split: pixels}))
     for note in found.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if found.unseen:
-        print(
+        say(
             f"note: {len(found.unseen)} shapes cover no pixel, since they are thinner than one or "
             f"outside of the picture:\n{first_ten(sorted(found.unseen))}"
         )
     if request.dry_run:
         replaced = f", {len(taken)} of them over existing ones" if taken else ""
-        print(f"dry run: would write {len(found.items)} pairs to {layout.root}{replaced}")
+        say(f"dry run: would write {len(found.items)} pairs to {layout.root}{replaced}")
         return
-    print(f"{len(found.items)} pairs written to {layout.root}, their ids to {layout.split_file}")
-    print(f"next: {layout.next_step()}")
+    say(f"{len(found.items)} pairs written to {layout.root}, their ids to {layout.split_file}")
+    say(f"next: {layout.next_step()}")
 
 
 @dataclass(frozen=True)
