@@ -1,8 +1,5 @@
 """Labels of every format become a data set that VOCSegmentation reads."""
 
-import base64
-import io
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,23 +7,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from label_files import (
+    PICTURE,
+    XML,
+    Files,
+    area,
+    as_text,
+    box,
+    coco,
+    labelme,
+    masks,
+    png,
+    run,
+    shape,
+    tree,
+    write,
+)
 from PIL import Image
 from scripts import ROOT
 from voc_folder import SHARED, needs_shared
 
-from segkit.data.check import check_splits
 from segkit.data.decode import read_palette
 from segkit.data.masks import read_mask, voc_palette
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
-from segkit.tools.arguments import parse
-from segkit.tools.convert import convert
 from segkit.tools.formats import READERS
-from segkit.tools.formats.annotation import Request
 
-Files = dict[str, Any]  # arrays become PNGs, mappings JSON; text and bytes stay
-
-PICTURE = np.full((6, 8, 3), 90, np.uint8)
 ROW = PICTURE[:1, :3].copy()  # a picture of three pixels
 
 
@@ -38,96 +44,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def png(array: np.ndarray, colors: list[int] | None = None) -> bytes:
-    image, stream = Image.fromarray(array), io.BytesIO()
-    if colors is not None:
-        image.putpalette(colors)
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
-def write(files: Files) -> None:
-    for name, content in files.items():
-        if isinstance(content, dict):
-            content = json.dumps(content)
-        content = png(content) if isinstance(content, np.ndarray) else content
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def run(arguments: str) -> None:
-    convert(parse(Request, ["out=out", *arguments.split()]))
-
-
-def masks(split: str = "all") -> dict[str, str]:
-    """Those of ``out`` as training reads them, in digits and x; the data set passes the check."""
-    dataset = VOCSegmentation("out", split)
-    check_splits({split: dataset}, progress=False)
-    rows = (dataset.read(i)[1].tolist() for i in range(len(dataset)))
-    drawn = (" ".join("".join("x" if v == 255 else str(v) for v in r) for r in m) for m in rows)
-    return dict(zip(dataset.ids, drawn, strict=True))
-
-
-def tree(folder: str) -> dict[str, bytes]:
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-# Labels as each tool writes them
-
-
-def as_text(array: np.ndarray) -> str:
-    return base64.b64encode(png(array)).decode()
-
-
-def box(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
-    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
-
-
-def shape(label: str, kind: str, *points: Any, **more: Any) -> dict[str, Any]:
-    return {"label": label, "shape_type": kind, "points": points, **more}
-
-
-def labelme(*shapes: dict[str, Any], **more: Any) -> dict[str, Any]:
-    size = {"imageHeight": 6, "imageWidth": 8}
-    return {"imagePath": "a.png", "imageData": None, **size, "shapes": shapes, **more}
-
-
-def coco(*annotations: dict[str, Any], **more: Any) -> dict[str, Any]:
-    content = {
-        "images": [{"id": 7, "file_name": "a.png", "height": 6, "width": 8}],
-        "categories": [{"id": 90, "name": "zebra"}, {"id": 18, "name": "dog"}],
-        "annotations": [{"image_id": 7, "id": i, **a} for i, a in enumerate(annotations)],
-    }
-    return content | more
-
-
-def area(category: int, *corners: float) -> dict[str, Any]:
-    corners_in_turn = [number for point in box(*corners) for number in point]
-    return {"category_id": category, "segmentation": [corners_in_turn]}
-
-
 REST = 5 * " 00000000"  # of the rows
 OVERLAP = {
     "labels/a.png": PICTURE,
     "labels/x.json": coco(area(18, 0, 0, 2, 1), area(90, 0, 0, 5, 1)),
 }
 CROWD = {"size": [6, 8], "counts": [12, 12, 24]}  # runs down columns: 2 and 3 are inside
-XML = """<?xml version="1.0" encoding="utf-8"?>
-<annotations><version>1.1</version>
-<meta><task><labels>
-  <label><name>tree</name><color>#00ff00</color></label>
-  <label><name>car</name><color>#0000ff</color></label>
-</labels></task></meta>
-<image id="0" name="sub/a.png" width="8" height="6">
-  <polygon label="car" points="0,0;3,0;3,2;0,2" z_order="1"/>
-  <box label="tree" xtl="2" ytl="1" xbr="5" ybr="3" z_order="0"/>
-  <mask label="tree" left="6" top="4" width="2" height="2" rle="1, 2, 1" z_order="0"/>
-  <ellipse label="car" cx="4" cy="5" rx="0.8" ry="0.8"/>
-  <box label="car" xtl="-0.9" ytl="3.6" xbr="2.9" ybr="5.4" rotation="90"/>
-  <polyline label="car" points="0,0;1,1"/>
-</image>
-</annotations>"""
 BLACK, ROAD, GREY, RED = (0, 0, 0), (128, 64, 128), (9, 9, 9), (128, 0, 0)
 LABELMAP = "# label:color_rgb:parts:actions\nother:0,0,0::\nroad:128,64,128::\nvoid:224,224,192::\n"
 

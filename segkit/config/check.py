@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.components import target_problems, trial_problems
-from segkit.config.explain import did_you_mean, explain
+from segkit.config.explain import did_you_mean, explain, short
 from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS
 from segkit.errors import ConfigError, DataError, together
 from segkit.files import path_problem, special_kind, user_path
@@ -132,7 +132,7 @@ def value_problems(schema: type, values: Mapping[Any, Any], prefix: str = "") ->
 
 def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
     """What is out of the limits that :func:`~segkit.config.schema.option` set for a key."""
-    start, items = f"{name}={value}", value if isinstance(value, list) else [value]
+    start, items = f"{name}={short(value)}", value if isinstance(value, list) else [value]
     for item in items:
         if limits["choices"] and isinstance(item, str) and item not in limits["choices"]:
             yield f"{start}: no such value{did_you_mean(item, limits['choices'])}"

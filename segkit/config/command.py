@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
-from segkit.config.explain import dashes, explain, null_choices
+from segkit.config.explain import dashes, explain, null_choices, short
 from segkit.config.hydra_keys import typed_problems
 from segkit.config.quoting import quote_texts
 from segkit.config.resume import SWAPPED
@@ -37,6 +37,7 @@ from segkit.config.sweep import (
     missing_plugin,
     told_once,
 )
+from segkit.console import visible
 from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, MainProcessError, SegkitError, together
 
@@ -74,15 +75,8 @@ def check_command_line(name: str) -> None:
             check_start(cfg)
             check_components(cfg, STAGES[0])
 
-    try:
-        with told_once():
-            _compose(name, cheap_check, only_check=True)
-    except (ValueError, TypeError, OSError) as error:
-        if checked:
-            raise  # a defect; before, it is Hydra that stumbles over an override
-        overrides = [x for x in sys.argv[1:] if "=" in x and not x.startswith("-")]
-        known = list(null_choices(OverridesParser.create().parse_overrides(overrides)))
-        _fail(together(known) or str(error))
+    with told_once():
+        _compose(name, cheap_check, only_check=True)
     if not checked:
         raise SystemExit(0)
 
@@ -118,7 +112,10 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     # Hydra would print a shortened traceback itself and hide where an error came from.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    composed = []
+
     def job(cfg: DictConfig) -> object:
+        composed.append(cfg)
         os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir=true would move all paths
         if str(Path.cwd()) not in sys.path:  # here: a job of a sweep may be far from its command
             sys.path.append(str(Path.cwd()))
@@ -147,9 +144,12 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         raise SystemExit(exit_code(ending.received or INTERRUPT)) from None
-    except ValueError:
-        if not failures:  # else of a sweeper that has no best job, since all failed
-            raise
+    except Exception as error:
+        sweep = {"-m", "--multirun"} & {*given}  # whose jobs may run in other processes
+        if not composed and not sweep:  # it is Hydra that stumbles over an override
+            _fail(_stumbled(error, given))
+        if not failures or not isinstance(error, ValueError):
+            raise  # else of a sweeper that has no best job, since all failed
     finally:
         sys.argv = given
         if not goes_on:
@@ -157,6 +157,20 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     if failures:
         lines = [together([failed, f"    {why}"]) for failed, why in failures.items()]
         _fail(together([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+
+
+def _stumbled(error: Exception, given: Sequence[str]) -> str:
+    """What to say where Hydra cannot even compose the configuration, and does not know why."""
+    overrides = [x for x in given[1:] if "=" in x and not x.startswith("-")]
+    if known := list(null_choices(OverridesParser.create().parse_overrides(overrides))):
+        return together(known)
+    groups = [x for x in overrides if "${" in x and "." not in x.partition("=")[0]]
+    blamed = " ".join(map(short, groups or overrides)) or "the configuration"
+    reason = short(" ".join(str(error).split()))
+    return (
+        f"{blamed}: Hydra cannot compose this ({type(error).__name__}"
+        f"{f': {reason}' if reason else ''}); a group takes the name of a file, as text"
+    )
 
 
 def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
@@ -177,7 +191,7 @@ def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
 def _job_of_sweep(task: Task, cfg: DictConfig, name: str, given: Sequence[str]) -> object:
     """One that fails says so and lets the others go on."""
     job = f"job {HydraConfig.get().job.num}: {job_name(given)}"
-    print(job, flush=True)
+    print(visible(job), flush=True)
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         # joblib's way to start a process, which the loader's cannot take; back to the usual.
         multiprocessing.set_start_method(None, force=True)
@@ -188,7 +202,7 @@ def _job_of_sweep(task: Task, cfg: DictConfig, name: str, given: Sequence[str]) 
         if text is None:
             traceback.print_exc()
         failed = Failed(job, text or f"{type(error).__name__}: {error}")
-        print(together([f"failed: {job}", failed.why]), file=sys.stderr, flush=True)
+        print(visible(together([f"failed: {job}", failed.why])), file=sys.stderr, flush=True)
         return failed
 
 
@@ -242,4 +256,4 @@ def _plain_text(error: Exception, name: str) -> str | None:
 def _fail(message: str) -> NoReturn:
     rank = os.environ.get("RANK")
     who = f" in process {rank}" if rank is not None and os.environ.get("WORLD_SIZE") != "1" else ""
-    raise SystemExit(f"error{who}: {message}") from None
+    raise SystemExit(visible(f"error{who}: {message}")) from None

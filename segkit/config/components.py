@@ -2,10 +2,12 @@
 
 import inspect
 import math
+import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from traceback import walk_tb
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -14,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.build import build, build_augment, targets
-from segkit.config.explain import did_you_mean
+from segkit.config.explain import did_you_mean, short
 from segkit.config.slots import is_below
 from segkit.config.weightings import named_weightings, unknown_weightings
 
@@ -40,14 +42,16 @@ def one_target_problem(node: Mapping[Any, Any], path: str) -> Iterator[str]:
     try:
         parameters = inspect.signature(pkgutil.resolve_name(target)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        yield f"{path}._target_={target}: cannot be imported ({error}){near_target(str(target))}"
+        said = short(" ".join(str(error).split()))
+        near = near_target(str(target))
+        yield f"{path}._target_={short(target)}: cannot be imported ({said}){near}"
         return
     kinds = {p.kind for p in parameters.values()}
     for key, value in node.items():
         if str(key).startswith("_"):
             continue
         if key in parameters:
-            start = f"{path}.{key}={value}"
+            start = f"{path}.{key}={short(value)}"
             yield from type_problem(start, value, parameters[key])
             # Code of the user's own may well take an infinite value.
             if isinstance(value, float) and not math.isfinite(value) and is_below(target, KNOWN):
@@ -94,12 +98,24 @@ def type_problem(start: str, value: Any, parameter: inspect.Parameter) -> Iterat
         yield f"{start}: expected a whole number"
     elif type(default) in (int, float) and not takes_text and isinstance(value, str):
         yield f"{start}: expected a number"
-    elif get_origin(values) in (list, tuple, Sequence) and isinstance(value, int | float):
+    elif kinds and all(
+        k is str or k in (Path, os.PathLike) or get_origin(k) is os.PathLike for k in kinds
+    ):
+        if not isinstance(value, str):
+            yield f"{start}: expected a text"
+    elif get_origin(values) in (list, tuple, Sequence) and isinstance(value, not_lists(values)):
         yield f"{start}: expected a list, [a,b]"
+    elif get_origin(values) in (dict, Mapping) and not isinstance(value, dict):
+        yield f"{start}: expected a mapping, {{a: b}}"
     elif get_origin(values) is tuple and isinstance(value, list):
         parts = get_args(values)
         if len(value) != len(parts) and ... not in parts:
             yield f"{start}: expected {len(parts)} values"
+
+
+def not_lists(kind: Any) -> tuple[type, ...]:
+    """What stands for no list of this kind; a text may name one of numbers, as balanced does."""
+    return (int, float, dict, str) if str in get_args(kind) else (int, float, dict)
 
 
 def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:

@@ -62,6 +62,12 @@ def explain(error: Exception, name: str) -> str:
     return f"{start}{key + ': ' if key else ''}{said}"
 
 
+def short(value: Any) -> str:
+    """A value as an error shows it: a long one by its beginning."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} characters)"
+
+
 def _full_key(cause: BaseException, text: str) -> str:
     """The key that the error is about, as far as it says so."""
     found = re.search(r"full_key: (\S+)", text)

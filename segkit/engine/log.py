@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from segkit.console import visible
+
 log = logging.getLogger("segkit")
 T = TypeVar("T")
 
@@ -24,14 +26,19 @@ def log_to_console(rank: int = 0) -> None:
         log.removeHandler(old)
         old.close()
     handler = _ConsoleHandler()
-    handler.setFormatter(
-        logging.Formatter(f"[process {rank}] %(message)s" if rank else "%(message)s")
-    )
+    handler.setFormatter(_Formatter(f"[process {rank}] %(message)s" if rank else "%(message)s"))
     log.addHandler(handler)
     # Keeps what is said before there is a run folder, for :func:`log_to_file`.
     log.addHandler(MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL))
     log.setLevel(logging.ERROR if rank else logging.INFO)
     log.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    """Shows what a terminal would obey: names of files and classes may come from anywhere."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class _ConsoleHandler(logging.Handler):
@@ -51,7 +58,7 @@ class _ConsoleHandler(logging.Handler):
 def log_to_file(path: Path) -> None:
     """All lines since :func:`log_to_console`, and those to come, with their time in ``path``."""
     file = _LogFile(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     for earlier in list(log.handlers):
         if isinstance(earlier, MemoryHandler):
             earlier.setTarget(file)
@@ -77,4 +84,5 @@ def progress(
 ) -> Iterator[T]:
     """A bar on a terminal, nothing elsewhere (a log file wants lines), nor in further processes."""
     hidden = not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO))
-    return iter(tqdm(items, text, total, leave=False, disable=hidden, ncols=80, unit=f" {unit}"))
+    shown = visible(text)
+    return iter(tqdm(items, shown, total, leave=False, disable=hidden, ncols=80, unit=f" {unit}"))

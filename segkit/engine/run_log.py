@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segkit.console import visible
 from segkit.engine.log import log
 from segkit.metrics.pr_curve import Curve
 
@@ -132,7 +133,8 @@ class RunLog:
 
         final = {f"final/{name}": value for name, value in results.items() if value is not None}
         # Not add_hparams, which makes a run of its own for them.
-        for summary in hparams(dict(settings), final):  # type: ignore[no-untyped-call]
+        given = {k: visible(v) if isinstance(v, str) else v for k, v in settings.items()}
+        for summary in hparams(given, final):  # type: ignore[no-untyped-call]
             self._write("file_writer.add_summary", summary)
         for name, value in final.items():
             self._write("add_scalar", name, value, step)
@@ -148,8 +150,9 @@ class RunLog:
     def _write(self, method: str, *values: object, **options: object) -> None:
         if self.writer is None:
             return
+        shown = [visible(value) if isinstance(value, str) else value for value in values]
         try:
-            attrgetter(method)(self.writer)(*values, **options)
+            attrgetter(method)(self.writer)(*shown, **options)
         except Exception as error:  # the disk is full, say
             self.writer = None
             log.warning("TensorBoard stops here (%s); metrics.jsonl goes on", one_line(error))

@@ -1,6 +1,5 @@
 """The files that are made of predicted masks, each whole or not there."""
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from segkit.errors import ConfigError
 from segkit.predict.model import Mask, Probabilities
 from segkit.predict.video import write_video
 from segkit.report.pictures import color, write_picture
+from segkit.report.tables import CSVTable
 
 BACKGROUND = "background"  # need not be a class, unless it is to be cut away
 FILMED = ("overlay", "color")  # what of a video is a video again; the rest are files per frame
@@ -163,16 +163,16 @@ class Areas(AbstractContextManager["Areas"]):
             raise ConfigError(
                 f"out_dir={self.path.parent}: cannot be written to ({error.strerror}); give another"
             ) from error
-        self._rows = csv.writer(self._file)
+        self._rows = CSVTable(self._file)
         columns = [f"{name} {unit}" for name in self.classes for unit in ("pixels", "percent")]
-        self._rows.writerow(["source", "frame", "pixels", *columns])
+        self._rows.add(["source", "frame", "pixels", *columns])
         self._counted = False
         return self
 
     def add(self, source: str, mask: NDArray[Any], frame: int | None = None) -> None:
         counts = np.bincount(mask.ravel(), minlength=len(self.classes)).tolist()
         cells = [cell for n in counts for cell in (n, f"{100 * n / mask.size:.4f}")]
-        self._rows.writerow([source, "" if frame is None else frame, mask.size, *cells])
+        self._rows.add([source, "" if frame is None else frame, mask.size, *cells])
         self._counted = True
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:

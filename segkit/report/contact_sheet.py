@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segkit.console import one_line
 from segkit.data.labels import Labels
 from segkit.report.pictures import GAP, INK, PAPER, Picture, hatched, shrunk, with_legend
 
@@ -51,7 +52,7 @@ def _row(tiles: Sequence[Tile], palette: Picture, ignore_index: int, side: int) 
     draw = ImageDraw.Draw(picture)
     for number, (tile, (image, [mask])) in enumerate(zip(tiles, small, strict=True)):
         left = number * (side + GAP)
-        caption = tile.caption
+        caption = one_line(tile.caption)
         while font.getlength(caption) > side:
             caption = f"{caption[:-4]}..."
         draw.text((left, 2), caption, INK, font)

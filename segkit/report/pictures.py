@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from segkit.console import one_line
 from segkit.data.labels import Labels
 
 Picture = NDArray[np.uint8]
@@ -46,7 +47,7 @@ def legend(classes: Sequence[str], palette: Picture, width: int) -> Picture:
     """Colour and name of each class, in as many lines as ``width`` needs."""
     font = ImageFont.load_default(12)
     places, x, y = [], GAP, GAP
-    for name in classes:
+    for name in map(one_line, classes):
         length = 26 + int(font.getlength(name))
         if x > GAP and x + length > width:
             x, y = GAP, y + 18
@@ -66,6 +67,7 @@ def with_legend(picture: Picture, classes: Sequence[str], palette: Picture) -> P
 
 def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Picture:
     """Rows are true classes, columns predicted ones; percent of the row as number and shade."""
+    classes = [one_line(name) for name in classes]
     counts = np.asarray(matrix, np.float64)
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)

@@ -3,9 +3,10 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def scalar_scores(
@@ -96,7 +97,32 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    """A table with a line of names; see :class:`CSVTable`."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = CSVTable(file)
+        table.add(header)
+        for row in rows:
+            table.add(row)
+
+
+class CSVTable:
+    """Rows of a CSV file that a spreadsheet may open.
+
+    A text that it would take for a formula (``=``, ``+``, ``-``, ``@``, a tab or an end of a line
+    in front) gets an apostrophe in front; texts that are numbers, as ``-0.5``, stay.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._writer = csv.writer(file)
+
+    def add(self, row: Iterable[object]) -> None:
+        self._writer.writerow([_cell(value) for value in row])
+
+
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

@@ -1,7 +1,6 @@
 """The ``key=value`` arguments of the tools: typed, checked, and explained by ``--help``."""
 
 import difflib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from segkit.console import say, say_error
 from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, SegkitError, together
 from segkit.files import path_problem, special_kind, user_path
@@ -55,16 +55,16 @@ def run_tool(
         about: Head of the help text.
     """
     if {"-h", "--help"} & {*arguments}:
-        print(f"{about}\n\n{_help(settings)}")
+        say(f"{about}\n\n{_help(settings)}")
         return 0
     ending.begin()
     try:
         task(parse(settings, arguments))
     except SegkitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         return 1
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error.filename or 'the file system'}: {error.strerror}", file=sys.stderr)
+        say_error(f"error: {error.filename or 'the file system'}: {error.strerror}")
         return 1
     except KeyboardInterrupt:
         return exit_code(INTERRUPT)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from segkit.config import build, build_augment, check_command_line, run
+from segkit.console import say
 from segkit.data.augment import Mask
 from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
@@ -62,11 +63,11 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
     palette = np.asarray(getattr(dataset, "palette", voc_palette()), np.uint8)
     sheet = contact_sheet(rows, list(dataset.classes), palette, cfg.data.ignore_index)
     if request.dry_run:
-        print(f"dry run: would write {path}")
+        say(f"dry run: would write {path}")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_picture(path, sheet)
-    print(f"{count} of {len(dataset)} pictures of {cfg.data.train_split}: {path}")
+    say(f"{count} of {len(dataset)} pictures of {cfg.data.train_split}: {path}")
 
 
 def tile(image: Picture, mask: Mask, name: str, ignore_index: int) -> Tile:

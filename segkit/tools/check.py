@@ -6,6 +6,7 @@ python -m segkit.data.check data.root=PATH [data.train_split=train] [key=value .
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from segkit.console import say
 from segkit.data.check import check_splits, open_splits
 from segkit.tools.arguments import key, run_tool
 from segkit.tools.voc_keys import VOCKeys
@@ -25,11 +26,11 @@ def check(request: Request) -> None:
     names = (request.train_split, request.val_split)
     splits = open_splits(request.open, names, ignore_index=request.ignore_index)
     report = check_splits(splits, ignore_index=request.ignore_index)
-    print(report.table())
+    say(report.table())
     for warning in report.warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     pairs = ", ".join(f"{len(dataset)} pairs in {name}" for name, dataset in splits.items())
-    print(f"{pairs}: fine")
+    say(f"{pairs}: fine")
 
 
 def main(arguments: Sequence[str]) -> int:

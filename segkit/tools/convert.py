@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.contract import check_pair, first_ten
 from segkit.data.counts import Counts, class_table
@@ -60,15 +61,20 @@ def convert(request: Request) -> None:
         if staging is not None:
             layout.take(found, staging)
     pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
-    print(class_table(found.classes, {request.split: pixels}))
+    say(class_table(found.classes, {request.split: pixels}))
     for note in found.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
+    if found.unseen:
+        say(
+            f"note: {len(found.unseen)} shapes cover no pixel, since they are thinner than one or "
+            f"outside of the picture:\n{first_ten(sorted(found.unseen))}"
+        )
     if request.dry_run:
         replaced = f", {len(taken)} of them over existing ones" if taken else ""
-        print(f"dry run: would write {len(found.items)} pairs to {layout.root}{replaced}")
+        say(f"dry run: would write {len(found.items)} pairs to {layout.root}{replaced}")
         return
-    print(f"{len(found.items)} pairs written to {layout.root}, their ids to {layout.split_file}")
-    print(f"next: python -m segkit.tools.split data.root={layout.root}")
+    say(f"{len(found.items)} pairs written to {layout.root}, their ids to {layout.split_file}")
+    say(f"next: {layout.next_step()}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,21 @@ class VocFolder:
                 if file.relative_to(folder).with_suffix("").as_posix() in names:
                     yield file
 
+    def next_step(self) -> str:
+        """The command that makes this folder one to train on, or checks it if it is one."""
+        there = [name for name in ("train", "val") if split_file(self.root, name).exists()]
+        root = f"data.root={self.root}"
+        if len(there) == 2:
+            return f"python -m segkit.data.check {root}"
+        divide = f"python -m segkit.tools.split {root}"
+        if not there:
+            return divide if self.split == "all" else f"{divide} of={self.split}"
+        other = "val" if there == ["train"] else "train"
+        return (
+            f"convert other pictures with split={other}, or divide these: {divide} of={there[0]} "
+            "force=true"
+        )
+
     def take(self, found: Annotations, staging: Path) -> None:
         """Move what ``staging`` holds into place; the lists, which make it count, come last."""
         for old in list(self.old_files(found)):
@@ -134,7 +155,13 @@ def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[n
             picture.write_bytes(content)
         if picture.suffix.lower() not in SUFFIXES:
             raise DataError(f"{picture}: expected a picture with a suffix of {' '.join(SUFFIXES)}")
-        image = read_image(picture, size=(mask.shape[0], mask.shape[1]))
+        try:
+            image = read_image(picture, size=(mask.shape[0], mask.shape[1]))
+        except DataError as error:
+            if picture == item.image:
+                raise
+            text = str(error).removeprefix(f"{picture}: ")
+            raise DataError(f"{item.source}: the picture inside: {text}") from error
         check_pair(image, mask, len(found.classes), IGNORE, name=f"{item.source} ({item.name})")
         if staging is not None:
             place = staging / IMAGES / f"{item.name}{picture.suffix.lower()}"

@@ -11,16 +11,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from segkit.data.classes import write_lines
+from segkit.data.classes import read_lines, write_lines
 from segkit.data.decode import read_labels
 from segkit.data.masks import read_mask, write_mask
 from segkit.data.threads import each
 from segkit.data.voc import MASKS, read_split, split_file
 from segkit.errors import DataError
-from segkit.tools.archive import extract, members
+from segkit.tools.archive import content, extract, members
 
 VOC_CLASSES = (
     "background",
@@ -138,24 +137,28 @@ def unpack_voc_and_sbd(archives: Sequence[Path], out: Path) -> None:
     added: set[str] = set()
     is_mask = re.compile(r"benchmark_RELEASE/dataset/cls/(\w+)\.mat")
     files = members(archives[1], is_mask.fullmatch)
-    for name, content in tqdm(files, f"unpack {archives[1].name}", leave=False, disable=None):
+    for name, pieces in tqdm(files, f"unpack {archives[1].name}", leave=False, disable=None):
         stem = PurePosixPath(name).stem
         if stem in val:
             continue
         added.add(stem)
         if stem not in train:
-            mask = read_sbd_mask(content, name)
+            mask = read_sbd_mask(content(pieces, name), name)
             write_mask(out / MASKS / f"{stem}.png", mask)
     write_lines(split_file(out, "trainaug"), sorted(train | added))
 
 
-def read_sbd_mask(content: bytes, name: str) -> NDArray[np.uint8]:
+def read_sbd_mask(file: bytes, name: str) -> NDArray[np.uint8]:
     """Class ids, uint8 (H, W), out of a MATLAB file of SBD."""
     try:
-        mask = loadmat(io.BytesIO(content))["GTcls"]["Segmentation"][0, 0]
-        return np.asarray(mask, np.uint8)
-    except (MatReadError, OSError, LookupError, ValueError, TypeError) as error:
+        mask = np.asarray(loadmat(io.BytesIO(file))["GTcls"]["Segmentation"][0, 0])
+    except Exception as error:  # SciPy leaks zlib.error, NotImplementedError, ...
         raise DataError(f"{name}: is no mask of SBD ({error!r})") from None
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise DataError(
+            f"{name}: is no mask of SBD (it is {mask.dtype} {mask.shape}; expected uint8 (H, W))"
+        )
+    return mask
 
 
 def unpack_camvid(archives: Sequence[Path], out: Path) -> None:
@@ -182,7 +185,7 @@ def unpack_camvid(archives: Sequence[Path], out: Path) -> None:
     ids = {}
     for split in ("train", "val", "test"):
         # Pairs of paths on the computer of the source: /SegNet/CamVid/train/ID.png ...annot/ID.png
-        pairs = split_file(out, split).read_text(encoding="utf-8").split()
+        pairs = " ".join(read_lines(split_file(out, split))).split()
         ids[split] = [PurePosixPath(path).stem for path in pairs[::2]]
         write_lines(split_file(out, split), ids[split])
     write_lines(split_file(out, "trainval"), ids["train"] + ids["val"])

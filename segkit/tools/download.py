@@ -6,6 +6,7 @@ python -m segkit.tools.download dataset=voc2012 out=PATH [mirror=URL] [key=value
 import sys
 from dataclasses import dataclass
 
+from segkit.console import say
 from segkit.data.classes import write_lines
 from segkit.errors import DataError
 from segkit.files import user_path
@@ -40,15 +41,15 @@ def download(request: Request) -> None:
         f"{request.mirror.rstrip('/')}/{archive.name}" if request.mirror else archive.url
         for archive in data.archives
     ]
-    print(f"{request.dataset}: {data.terms}")
+    say(f"{request.dataset}: {data.terms}")
     for archive, path, url in zip(data.archives, paths, urls, strict=True):
         checked = (
             f"MD5 {archive.md5}" if archive.md5 else "no check sum is known: masks are checked"
         )
         state = "is there" if path.exists() else f"from {url}"
-        print(f"  {path} (about {archive.gigabytes} GB) {state}; {checked}")
+        say(f"  {path} (about {archive.gigabytes} GB) {state}; {checked}")
     if request.dry_run:
-        print(f"dry run: would unpack to {out}")
+        say(f"dry run: would unpack to {out}")
         return
     if not all(path.exists() for path in paths):
         check_room(out, room_needed(data))
@@ -59,8 +60,8 @@ def download(request: Request) -> None:
     data.check(out)
     write_lines(out / "labels.txt", data.classes)  # last: with it the data set counts as complete
     lists = ", ".join(f"{count} in {split}" for split, count in data.images.items())
-    print(f"unpacked to {out}: {lists}. {folder} is not needed any more")
-    print(f"next: python -m segkit.data.check data.root={out}")
+    say(f"unpacked to {out}: {lists}. {folder} is not needed any more")
+    say(f"next: python -m segkit.data.check data.root={out}")
 
 
 if __name__ == "__main__":

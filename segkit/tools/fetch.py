@@ -1,9 +1,11 @@
 """Download of a large file that survives lost connections, and is checked before it counts."""
 
+import errno
 import hashlib
 import http.client
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from segkit.files import refuse_special
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # in a row that bring nothing
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 PAUSE = 2.0  # seconds, before the second of them; twice as long before each further one
 
 
@@ -32,8 +35,11 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
         DataError: No URL, the server does not answer or lacks the file, or another check sum.
     """
     if path.exists():
+        if not path.is_file():
+            raise DataError(f"{path}: is no file. Move it away and run the same command again")
         check_sum(path, md5)
         return
+    check_url(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     by_hand = f"Try again later, or download it by other means and save it as {path}"
@@ -47,12 +53,14 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
             if error.code < 500:
                 raise DataError(f"{url}: {error.code} {error.reason}. {by_hand}") from None
             reason = f"{error.code} {error.reason}"
-        except ValueError as error:
-            raise DataError(
-                f"{url}: is no URL ({error}); expected one that starts with http://, https:// or "
-                "file://"
-            ) from None
+        except (ValueError, http.client.InvalidURL) as error:
+            raise no_url(url, str(error)) from None
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+                raise DataError(
+                    f"{part}: {error.strerror}. Make room and run the same command again, which "
+                    "goes on from there"
+                ) from None
             if isinstance(error, OSError) and error.errno is not None and error.filename:
                 raise  # of the own disk
             reason = str(getattr(error, "reason", None) or error or type(error).__name__)
@@ -66,6 +74,25 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
         time.sleep(PAUSE * 2 ** max(failures - 1, 0))
     check_sum(part, md5)
     part.replace(path)
+
+
+def check_url(url: str) -> None:
+    """Raise a DataError unless this may be fetched."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise no_url(url, str(error)) from None
+    if parts.scheme not in ("http", "https", "file"):
+        raise no_url(url, f"unknown url type: {parts.scheme!r}")
+    # A device has no end, and a pipe waits for one who writes.
+    if parts.scheme == "file" and not Path(urllib.request.url2pathname(parts.path)).is_file():
+        raise DataError(f"{url}: no such file")
+
+
+def no_url(url: str, reason: str) -> DataError:
+    return DataError(
+        f"{url}: is no URL ({reason}); expected one that starts with http://, https:// or file://"
+    )
 
 
 def _continue(url: str, part: Path) -> None:
@@ -88,8 +115,8 @@ def _continue(url: str, part: Path) -> None:
         goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if start and not goes_on:
             start = 0  # the server sends all of it
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
         with (
             part.open("ab" if start else "wb") as file,
             tqdm(

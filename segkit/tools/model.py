@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segkit.console import say
 from segkit.errors import ConfigError
 from segkit.tools.arguments import key, output_file, run_tool
 
@@ -44,23 +45,23 @@ def model(request: Request) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
     network = load_model(checkpoint, request.allow, request.weights)
     total = sum(p.numel() for p in network.parameters())
-    print(f"{checkpoint.path}: {mebibytes(checkpoint.path)}")
-    print(f"{len(checkpoint.about.classes)} classes: {', '.join(checkpoint.about.classes)}")
-    print(f"parameters: {total / 1e6:.3f} million")
+    say(f"{checkpoint.path}: {mebibytes(checkpoint.path)}")
+    say(f"{len(checkpoint.about.classes)} classes: {', '.join(checkpoint.about.classes)}")
+    say(f"parameters: {total / 1e6:.3f} million")
     for name in PARTS:
         if hasattr(network, name):
             count = sum(p.numel() for p in getattr(network, name).parameters())
-            print(f"  {name:<10} {count / 1e6:.3f} million")
+            say(f"  {name:<10} {count / 1e6:.3f} million")
     flops = count_flops(network, (1, len(checkpoint.about.mean), height, width))
-    print(f"operations: {flops / 1e9:.2f} GFLOP an image of {height} x {width} (height x width)")
-    print("  (a multiplication with its addition counts as two; convolutions and matrices only)")
+    say(f"operations: {flops / 1e9:.2f} GFLOP an image of {height} x {width} (height x width)")
+    say("  (a multiplication with its addition counts as two; convolutions and matrices only)")
     if path is None:
         return
     if request.dry_run:
-        print(f"dry run: would write {path}")
+        say(f"dry run: would write {path}")
         return
     write_small(path, checkpoint, request.weights)
-    print(f"written: {path}, {mebibytes(path)}")
+    say(f"written: {path}, {mebibytes(path)}")
 
 
 def mebibytes(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.contract import first_ten
 from segkit.data.counts import Counts, class_table
@@ -69,16 +70,16 @@ def split(request: Request) -> None:
             f"{len(taken)} lists are there already; nothing was written. Add force=true to replace "
             f"them, or prefix=NAME_ for lists with other names:\n{first_ten(taken)}"
         )
-    print(table(root, labelled, pixels, list(ratios), parts, request.ignore_index))
+    say(table(root, labelled, pixels, list(ratios), parts, request.ignore_index))
     for number, name in enumerate(ratios):
         chosen = parts == number
-        print(f"{name}: {chosen.sum()} pictures in {len(set(groups[chosen]))} groups")
+        say(f"{name}: {chosen.sum()} pictures in {len(set(groups[chosen]))} groups")
     if request.dry_run:
-        print(f"dry run: would write {', '.join(map(str, files))}")
+        say(f"dry run: would write {', '.join(map(str, files))}")
         return
     for path, chosen in files.items():
         write_lines(path, (ids[i] for i in np.flatnonzero(chosen)))
-    print(f"written: {', '.join(map(str, files))}")
+    say(f"written: {', '.join(map(str, files))}")
 
 
 def part_sizes(request: Request) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.console import say
 from segkit.data.threads import each
 from segkit.losses.class_weights import WEIGHTINGS
 from segkit.models.atrous import ATROUS_RATES, fitting_rates, needed_crop
@@ -64,13 +65,13 @@ def stats(request: Request) -> None:
 
     found = each(look, range(len(dataset)), "look")
     content = summarize(found, dataset.classes)
-    print(report(content))
+    say(report(content))
     if path is not None and request.dry_run:
-        print(f"dry run: would write {path}")
+        say(f"dry run: would write {path}")
     elif path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"root": str(dataset.root), "split": dataset.split, **content})
-        print(f"written: {path}")
+        say(f"written: {path}")
 
 
 def summarize(found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 import json
 import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +21,7 @@ from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import refuse_special, user_path
 from segkit.tools.arguments import key
-from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size
+from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size, brief
 
 FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
 BACKGROUND = ("background", "_background_")  # the second is labelme's own name
@@ -58,6 +61,50 @@ class Request:
         """Where to look for pictures."""
         return [user_path(self.images)] if self.images else list(beside)
 
+    def find_picture(self, path: str, *beside: Path, home: Path | None = None) -> Path | None:
+        """The file called ``path`` in one of the folders, with or without the folders in its name.
+
+        Below ``images`` it is found in any folder, if only one has a file of that name.
+
+        Args:
+            path: As labels name it.
+            *beside: Folders to look in, unless ``images`` is set.
+            home: Where the labels lie below ``source``; ``images`` may have the same folders.
+        """
+        pure = PurePosixPath(path.replace("\\", "/"))
+        folders = self.image_folders(*beside)
+        if self.images and home is not None:
+            folders.insert(0, folders[0] / home)
+        for folder in folders:
+            for candidate in (folder / pure, folder / pure.name):
+                if is_file(candidate):
+                    return candidate
+        deeper = self._below_images.get(pure.name, []) if self.images else []
+        if len(deeper) > 1:
+            raise DataError(
+                f"{path}: {len(deeper)} pictures below images={self.images} have this name; give "
+                f"images= the folder of the one that is meant:\n{first_ten([*map(str, deeper)])}"
+            )
+        return deeper[0] if deeper else None
+
+    @cached_property
+    def _below_images(self) -> dict[str, list[Path]]:
+        found = defaultdict(list)
+        for file in files_below(self.image_folders()[0], SUFFIXES):
+            found[file.name].append(file)
+        return found
+
+    def missing_pictures(self, missing: Sequence[str], *beside: Path) -> DataError:
+        """What to say of pictures that are not where :meth:`find_picture` looks."""
+        where = ", ".join(map(str, self.image_folders(*beside)))
+        if self.images:
+            way_out = f"; give another images=FOLDER, or take their labels out of {self.source}"
+        else:
+            way_out = "; give images=FOLDER, in or below which they lie"
+        return DataError(
+            f"{len(missing)} pictures are missing in {where}{way_out}:\n{first_ten(missing)}"
+        )
+
 
 @dataclass(frozen=True)
 class Item:
@@ -85,12 +132,14 @@ class Annotations:
         items: In a stable order.
         palette: Colours of the classes, where the source has some.
         notes: What was left out, as sentences.
+        unseen: Shapes that cover no pixel; grows while the masks are drawn, in any order.
     """
 
     classes: Sequence[str]
     items: Sequence[Item]
     palette: Palette | None = None
     notes: Sequence[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
 
 def number_labels(found: Iterable[str], request: Request) -> tuple[list[str], dict[str, int]]:
@@ -123,11 +172,12 @@ def check_classes(classes: Sequence[str]) -> None:
             f"{len(classes)} classes ({', '.join(classes[:5])}); expected 2 to 255, the background "
             "included: masks have 8 bits and 255 is for pixels without a label"
         )
-    bad = [
-        name for name in classes if name != name.strip() or not name or re.search(r"[\r\n\0]", name)
-    ]
+    bad = [name for name in classes if name != name.strip() or not name or unwritable(name)]
     if bad or len(set(classes)) != len(classes):
-        raise DataError(f"classes: {list(classes)}; expected different names without outer blanks")
+        raise DataError(
+            f"classes: {brief(list(classes))}; expected different names without outer blanks and "
+            "control characters"
+        )
     # What would be refused when it is read back.
     if problems := [*line_problems(classes, "classes"), *filter(None, [column_problem(classes)])]:
         raise DataError(f"{problems[0]}. Give other names with classes=[...], or rename the labels")
@@ -136,16 +186,32 @@ def check_classes(classes: Sequence[str]) -> None:
 def mask_size(height: Any, width: Any, name: str) -> Size:
     """(H, W) as labels give it; a DataError with ``name`` if no picture can have that."""
     try:
-        size = int(height), int(width)
+        size = _whole(height), _whole(width)
     except (TypeError, ValueError, OverflowError):
         size = 0, 0
     limit = Image.MAX_IMAGE_PIXELS
     if min(size) < 1 or (limit is not None and size[0] * size[1] > limit):
         raise DataError(
-            f"{name}: height and width are {height!r} and {width!r}; expected whole numbers from 1 "
-            f"on, and at most {limit} pixels, since no larger picture is read"
+            f"{name}: height and width are {brief(height)} and {brief(width)}; expected whole "
+            f"numbers from 1 on, and at most {limit} pixels, since no larger picture is read"
         )
     return size
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, float) and number != value:
+        raise ValueError(f"{value} is no whole number")
+    return number
+
+
+def unwritable(name: str) -> bool:
+    """Whether a text holds what a line of a UTF-8 file cannot, or should not."""
+    return any(unicodedata.category(character) in UNWRITABLE for character in name)
+
+
+# Control characters, halves of a pair (no UTF-8), ends of lines and paragraphs
+UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
 def item_name(path: str) -> str:
@@ -163,14 +229,12 @@ def item_name(path: str) -> str:
 KNOWN = (*SUFFIXES, ".json")
 
 
-def find_picture(path: str, folders: Sequence[Path]) -> Path | None:
-    """The file called ``path`` in one of the folders, with or without the folders in its name."""
-    pure = PurePosixPath(path.replace("\\", "/"))
-    for folder in folders:
-        for candidate in (folder / pure, folder / pure.name):
-            if candidate.is_file():
-                return candidate
-    return None
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no path has a name with a zero byte, or of 300 letters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -187,18 +251,25 @@ def read_json(path: Path) -> Any:
     """Raises a DataError that names the file."""
     refuse_special(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_key_twice)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is no JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{path}: its lists and mappings lie too deep in each other") from None
+    except ValueError as error:
+        text = "holds a number of thousands of digits" if "digits" in str(error) else error
+        raise DataError(f"{path}: {text}") from None
 
 
-def missing_pictures(missing: Sequence[str], folders: Sequence[Path]) -> DataError:
-    where = ", ".join(map(str, folders)) or "nowhere"
-    return DataError(
-        f"{len(missing)} pictures are missing in {where}; give images=FOLDER:\n{first_ten(missing)}"
-    )
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values for one key Python keeps the last, so that labels would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"a mapping has the key {brief(twice)} twice; expected it once")
+    return content
 
 
 def left_out(counts: Mapping[str, int]) -> list[str]:

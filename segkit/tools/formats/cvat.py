@@ -17,16 +17,15 @@ from segkit.tools.formats.annotation import (
     Annotations,
     Item,
     Request,
-    find_picture,
     item_name,
     left_out,
     mask_size,
-    missing_pictures,
     number_labels,
 )
 from segkit.tools.formats.drawing import (
     Area,
     Size,
+    brief,
     ellipse,
     paint,
     paste,
@@ -49,7 +48,8 @@ def read_cvat(request: Request) -> Annotations:
     path = path / "annotations.xml" if path.is_dir() else path
     refuse_special(path)
     try:
-        root = ElementTree.parse(path).getroot()
+        parser = ElementTree.XMLParser(target=_Builder(path))
+        root = ElementTree.parse(path, parser).getroot()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # unknown encodings too
@@ -61,31 +61,50 @@ def read_cvat(request: Request) -> Annotations:
         )
     pictures = root.findall("image")
     shapes = [shape for picture in pictures for shape in picture if shape.tag in WITH_AREA]
-    listed = {str(label.findtext("name")): label for label in root.iter("label") if len(label)}
+    listed = {label.findtext("name", ""): label for label in root.iter("label") if len(label)}
     others = sorted({shape.get("label", "") for shape in shapes} - listed.keys())
+    if "" in (*listed, *others):
+        raise DataError(f"{path}: holds a label or a shape without a name; expected one for each")
     classes, numbers = number_labels([*listed, *others], request)
 
-    folders = request.image_folders(path.parent / "images", path.parent)
+    folders = path.parent / "images", path.parent
     overlap = request.overlap_or("last")
+    unseen: list[str] = []
     items, missing = [], []
     for picture in pictures:
+        kinds = {element.tag for element in picture}
+        if unknown := sorted(kinds.difference(WITH_AREA, WITHOUT_AREA)):
+            raise DataError(
+                f"{path}: {picture.get('name')}: holds {', '.join(unknown)}; known here are "
+                f"{', '.join((*WITH_AREA, *WITHOUT_AREA))}"
+            )
         name = picture.get("name", "")
-        file = find_picture(name, folders)
+        file = request.find_picture(name, *folders)
         if file is None:
             missing.append(name)
             continue
-        items.append(
-            Item(item_name(name), file, path, partial(_draw, path, picture, numbers, overlap))
-        )
+        draw = partial(_draw, path, picture, numbers, overlap, unseen)
+        items.append(Item(item_name(name), file, path, draw))
     if missing:
-        raise missing_pictures(missing, folders)
+        raise request.missing_pictures(missing, *folders)
     dropped = Counter(
         f"shapes of type {shape.tag} (no area)"
         for picture in pictures
         for shape in picture
         if shape.tag in WITHOUT_AREA
     )
-    return Annotations(classes, items, _palette(listed, numbers), left_out(dropped))
+    return Annotations(classes, items, _palette(listed, numbers), left_out(dropped), unseen)
+
+
+class _Builder(ElementTree.TreeBuilder):
+    """Refuses a document type: its entities can stand for gigabytes, and CVAT writes none."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise DataError(f"{self.path}: has a document type (<!DOCTYPE {name}>); CVAT writes none")
 
 
 def _palette(labels: dict[str, Element], numbers: dict[str, int]) -> Palette | None:
@@ -101,39 +120,74 @@ def _palette(labels: dict[str, Element], numbers: dict[str, int]) -> Palette | N
     return palette if len(np.unique(used, axis=0)) == len(used) else None
 
 
-def _draw(path: Path, picture: Element, numbers: dict[str, int], overlap: str) -> NDArray[np.uint8]:
+def _draw(
+    path: Path, picture: Element, numbers: dict[str, int], overlap: str, unseen: list[str]
+) -> NDArray[np.uint8]:
     name = f"{path}: {picture.get('name')}"
     size = mask_size(picture.get("height"), picture.get("width"), name)
     try:
         shapes = [shape for shape in picture if shape.tag in WITH_AREA]
-        shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))  # stable: ties as in the file
+        # Stable: ties as in the file
+        shapes.sort(key=lambda shape: whole_number("z_order", shape.get("z_order", "0")))
     except ValueError as error:
         raise DataError(f"{name}: z_order is no number ({error})") from None
     layers = []
     for shape in shapes:
+        label = shape.get("label", "")
+        what = f"{name}: a {shape.tag} of {brief(label)}"
         try:
-            layers.append((numbers[shape.get("label", "")], _area(shape, size)))
-        except (KeyError, ValueError) as error:
-            raise DataError(
-                f"{name}: a {shape.tag} of {shape.get('label')!r} cannot be drawn: {error}"
-            ) from None
+            area = _area(shape, size)
+        except ValueError as error:
+            raise DataError(f"{what} cannot be drawn: {error}") from None
+        if not area.any():
+            unseen.append(what)
+        layers.append((numbers[label], area))
     return paint(layers, size, overlap)
 
 
 def _area(shape: Element, size: Size) -> Area:
-    def number(key: str) -> float:
-        return float(shape.attrib[key])
+    """Raises a ValueError if the shape cannot be drawn."""
 
-    turn = float(shape.get("rotation", 0))
+    def text(key: str) -> str:
+        if key not in shape.attrib:
+            raise ValueError(f"it has no {key}")
+        return shape.attrib[key]
+
+    def numbers(*keys: str) -> list[float]:
+        return [number(key, text(key)) for key in keys]
+
+    turn = number("rotation", shape.get("rotation", "0"))
+    if turn and shape.tag not in ("box", "ellipse"):
+        raise ValueError(f"rotation={turn:g}; only a box and an ellipse are turned")
     if shape.tag == "polygon":
-        corners = [pair.split(",") for pair in shape.attrib["points"].split(";")]
-        return polygon([(float(x), float(y)) for x, y in corners], size)
+        pairs = [pair.split(",") for pair in text("points").split(";")]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"points={brief(text('points'))}; expected x,y;x,y;...")
+        return polygon([[number("points", one) for one in pair] for pair in pairs], size)
     if shape.tag == "box":
-        box = [number(key) for key in ("xtl", "ytl", "xbr", "ybr")]
-        return polygon(turned_box(box, turn), size)
+        return polygon(turned_box(numbers("xtl", "ytl", "xbr", "ybr"), turn), size)
     if shape.tag == "ellipse":
-        center, radii = (number("cx"), number("cy")), (number("rx"), number("ry"))
-        return ellipse(center, radii, turn, size)
-    part = int(number("height")), int(number("width"))
-    counts = [int(count) for count in shape.attrib["rle"].split(",")]
-    return paste(runs(counts, part), int(number("left")), int(number("top")), size)
+        return ellipse(numbers("cx", "cy"), numbers("rx", "ry"), turn, size)
+    height, width, left, top = (
+        whole_number(key, text(key)) for key in ("height", "width", "left", "top")
+    )
+    mask_size(height, width, "its mask")
+    counts = [whole_number("rle", count) for count in text("rle").split(",")]
+    return paste(runs(counts, (height, width)), left, top, size)
+
+
+def number(key: str, text: str) -> float:
+    """A number as CVAT writes it; what it stands for is judged where it is used."""
+    try:
+        if "_" not in text:  # which Python takes, between digits
+            return float(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{key}={brief(text)}; expected a number")
+
+
+def whole_number(key: str, text: str) -> int:
+    """The same without a fraction; one of more digits than any picture has pixels is none."""
+    if re.fullmatch(r"\s*[+-]?[0-9]{1,18}(\.0*)?\s*", text):
+        return int(text.partition(".")[0])
+    raise ValueError(f"{key}={brief(text)}; expected a whole number of at most 18 digits")

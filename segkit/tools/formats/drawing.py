@@ -17,6 +17,34 @@ Size = tuple[int, int]
 
 OVERLAPS = ("last", "area", "ignore")
 IGNORE = 255
+FARTHEST = 1e15  # no picture is nearly that large; farther out, squares overflow
+
+
+def coordinates(values: Any, what: str = "coordinates") -> NDArray[np.float64]:
+    """Numbers of a file that nobody has checked, as float64 of the shape they come in.
+
+    Args:
+        values: Numbers, or lists of them.
+        what: Their name in an error.
+
+    Raises:
+        ValueError: One is no number, not finite, or farther out than any picture reaches.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0)
+    if array.size and array.dtype.kind in "iuf":
+        numbers = array.astype(np.float64)
+        if (np.abs(numbers) <= FARTHEST).all():
+            return numbers
+    raise ValueError(f"{what} {brief(values)}; expected finite numbers within {FARTHEST:g}")
+
+
+def brief(value: Any) -> str:
+    """A value of a file as an error shows it, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def polygon(points: Any, size: Size) -> Area:
@@ -25,11 +53,14 @@ def polygon(points: Any, size: Size) -> Area:
     Args:
         points: Corners (x, y), (n, 2) with n >= 3.
         size: (H, W) of the result.
+
+    Raises:
+        ValueError: These are no corners.
     """
     height, width = size
-    start = np.asarray(points, np.float64)
-    if start.ndim != 2 or start.shape[1] != 2 or len(start) < 3 or not np.isfinite(start).all():
-        raise ValueError("expected at least 3 corners (x, y)")
+    start = coordinates(points, "expected at least 3 corners (x, y), found")
+    if start.ndim != 2 or start.shape[1] != 2 or len(start) < 3:
+        raise ValueError(f"expected at least 3 corners (x, y), found {brief(points)}")
     # Even-odd rule along each row of centres: every crossing edge flips what is right of it.
     flips = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(start, np.roll(start, -1, axis=0), strict=True):
@@ -48,19 +79,32 @@ def _first_centre(coordinate: float) -> int:
 
 
 def ellipse(center: Sequence[float], radii: Sequence[float], degrees: float, size: Size) -> Area:
-    """Inside of an ellipse that was turned clockwise about its centre (x, y)."""
-    turn = np.deg2rad(degrees)
+    """Inside of an ellipse that was turned clockwise about its centre (x, y).
+
+    Raises:
+        ValueError: A radius that is not above 0, or no number where one should be.
+    """
+    x0, y0 = coordinates(center, "the centre").tolist()
+    long, short = coordinates(radii, "the radii").tolist()
+    if min(long, short) <= 1e-6:  # what is divided by less overflows when it is squared
+        raise ValueError(f"the radii are {long:g} and {short:g}; expected numbers above 0")
+    turn = np.deg2rad(coordinates(degrees, "the rotation"))
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
-    x, y = x - center[0], y - center[1]
+    x, y = x - x0, y - y0
     along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    inside: Area = (along / radii[0]) ** 2 + (across / radii[1]) ** 2 <= 1
+    inside: Area = (along / long) ** 2 + (across / short) ** 2 <= 1
     return inside
 
 
 def turned_box(corners: Sequence[float], degrees: float = 0.0) -> list[tuple[float, float]]:
-    """Corners of the box (x0, y0, x1, y1) after a clockwise turn about its centre."""
-    x0, y0, x1, y1 = corners
-    x, y, turn = (x0 + x1) / 2, (y0 + y1) / 2, np.deg2rad(degrees)
+    """Corners of the box (x0, y0, x1, y1) after a clockwise turn about its centre.
+
+    Raises:
+        ValueError: No number where one should be.
+    """
+    x0, y0, x1, y1 = coordinates(corners, "the box").tolist()
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    turn = np.deg2rad(coordinates(degrees, "the rotation"))
     return [
         (
             float(x + (a - x) * np.cos(turn) - (b - y) * np.sin(turn)),
@@ -70,26 +114,32 @@ def turned_box(corners: Sequence[float], degrees: float = 0.0) -> list[tuple[flo
     ]
 
 
-def runs(counts: Sequence[int], size: Size) -> Area:
+def runs(counts: Any, size: Size) -> Area:
     """Pixels of one row after another, given as lengths of runs, of which the first is outside.
 
     Raises:
-        ValueError: A negative length, or a sum that is not the number of pixels.
+        ValueError: No whole number, a negative one, or a sum that is not the number of pixels.
     """
-    lengths = np.asarray(counts, np.int64)
-    if (lengths < 0).any() or lengths.sum() != size[0] * size[1]:
+    if not isinstance(counts, list) or not all(type(count) is int for count in counts):
+        raise ValueError(f"its runs are {brief(counts)}; expected a list of whole numbers")
+    if min(counts, default=0) < 0:
+        raise ValueError(f"one of its runs is {brief(min(counts))} pixels long")
+    if sum(counts) != size[0] * size[1]:  # as Python's numbers, which do not overflow
         raise ValueError(
-            f"its runs make {lengths.sum()} pixels; expected {size[1]} x {size[0]} (width x height)"
+            f"its runs make {brief(sum(counts))} pixels; expected {size[1]} x {size[0]} (width x "
+            "height)"
         )
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size)
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size)
 
 
 def paste(part: Area, left: int, top: int, size: Size) -> Area:
     """``part`` at a place in an empty area; what hangs over is cut off."""
     whole = np.zeros(size, bool)
     height, width = part.shape
-    rows = slice(max(top, 0), max(min(top + height, size[0]), 0))
-    columns = slice(max(left, 0), max(min(left + width, size[1]), 0))
+    rows = slice(min(max(top, 0), size[0]), min(max(top + height, 0), size[0]))
+    columns = slice(min(max(left, 0), size[1]), min(max(left + width, 0), size[1]))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return whole
     whole[rows, columns] = part[
         rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
     ]

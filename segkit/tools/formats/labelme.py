@@ -21,17 +21,32 @@ from segkit.tools.formats.annotation import (
     Item,
     Request,
     files_below,
-    find_picture,
     item_name,
     left_out,
     mask_size,
-    missing_pictures,
     number_labels,
     read_json,
 )
-from segkit.tools.formats.drawing import Area, Size, ellipse, paint, paste, polygon, turned_box
+from segkit.tools.formats.drawing import (
+    Area,
+    Size,
+    brief,
+    coordinates,
+    ellipse,
+    paint,
+    paste,
+    polygon,
+    turned_box,
+)
 
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
+NUM_POINTS = {
+    "rectangle": (2, 4),  # labelme: two opposite corners; programs that build on it: all four
+    "rotation": (4,),
+    "oriented_rectangle": (4,),
+    "circle": (2,),
+    "mask": (2,),
+}
 
 
 def read_labelme(request: Request) -> Annotations:
@@ -46,20 +61,21 @@ def read_labelme(request: Request) -> Annotations:
     if not files:
         raise DataError(f"{source}: holds no JSON file; expected those of labelme")
     base = source if source.is_dir() else source.parent
-    heads = each(partial(_head, request), files, "read")
+    heads = each(partial(_head, request, base), files, "read")
     if missing := [
         f"{path}: {head[0]}" for path, head in zip(files, heads, strict=True) if not head[1]
     ]:
-        raise missing_pictures(missing, request.image_folders(base))
+        raise request.missing_pictures(missing, base)
     labels = sorted({label for _, _, kinds in heads for _, label in kinds})
     classes, numbers = number_labels(labels, request)
     overlap = request.overlap_or("last")
+    unseen: list[str] = []
     items = [
         Item(
             item_name(path.relative_to(base).as_posix()),
             image,
             path,
-            partial(_draw, path, image, numbers, overlap),
+            partial(_draw, path, image, numbers, overlap, unseen),
         )
         for path, (_, image, _) in zip(files, heads, strict=True)
         if image is not None
@@ -70,7 +86,7 @@ def read_labelme(request: Request) -> Annotations:
         for kind, _ in kinds
         if kind in WITHOUT_AREA
     )
-    return Annotations(classes, items, notes=left_out(dropped))
+    return Annotations(classes, items, notes=left_out(dropped), unseen=unseen)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -80,11 +96,14 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _head(request: Request, path: Path) -> tuple[str, Path | bytes | None, list[tuple[str, str]]]:
+def _head(
+    request: Request, base: Path, path: Path
+) -> tuple[str, Path | bytes | None, list[tuple[str, str]]]:
     """The picture's name, the picture, and (type, label) of each shape."""
     content = _load(path)
     name = str(content.get("imagePath") or "imagePath is not set")
-    image: Path | bytes | None = find_picture(name, request.image_folders(path.parent))
+    home = path.parent.relative_to(base)
+    image: Path | bytes | None = request.find_picture(name, path.parent, home=home)
     if image is None and content.get("imageData"):
         try:
             image = base64.b64decode(content["imageData"], validate=True)
@@ -94,55 +113,103 @@ def _head(request: Request, path: Path) -> tuple[str, Path | bytes | None, list[
     for shape in content["shapes"]:
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             raise DataError(f"{path}: holds a shape without a label")
-        kinds.append((shape.get("shape_type") or "polygon", shape["label"]))
+        kinds.append((str(shape.get("shape_type") or "polygon"), shape["label"]))
     return name, image, kinds
 
 
 def _draw(
-    path: Path, image: Path | bytes, numbers: dict[str, int], overlap: str
+    path: Path, image: Path | bytes, numbers: dict[str, int], overlap: str, unseen: list[str]
 ) -> NDArray[np.uint8]:
     content = _load(path)
     size = _size(content, path, image)
     layers = []
     for number, shape in enumerate(content["shapes"]):
-        if shape.get("shape_type") in WITHOUT_AREA:
+        kind, label = str(shape.get("shape_type") or "polygon"), shape["label"]
+        if kind in WITHOUT_AREA:
             continue
+        name = f"{path}: shape {number} ({kind} of {brief(label)})"
         try:
-            layers.append((numbers[shape["label"]], _area(shape, size)))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            kind = shape.get("shape_type") or "polygon"
-            raise DataError(
-                f"{path}: shape {number} ({kind} of {shape['label']!r}) cannot be drawn: {error}"
-            ) from None
+            area = _area(shape, kind, size)
+        except ValueError as error:
+            raise DataError(f"{name} cannot be drawn: {error}") from None
+        if not area.any():
+            unseen.append(name)
+        layers.append((numbers[label], area))
     return paint(layers, size, overlap)
 
 
 def _size(content: dict[str, Any], path: Path, image: Path | bytes) -> Size:
     """Height and width as labelme saw the picture, or of the picture itself."""
     height, width = content.get("imageHeight"), content.get("imageWidth")
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+    if height is not None or width is not None or isinstance(image, bytes):
         return mask_size(height, width, str(path))
-    if isinstance(image, bytes):
-        raise DataError(f"{path}: imageHeight and imageWidth are {height} and {width}")
     height, width, _ = read_image(image).shape
     return height, width
 
 
-def _area(shape: dict[str, Any], size: Size) -> Area:
-    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+def _area(shape: dict[str, Any], kind: str, size: Size) -> Area:
+    """Raises a ValueError if the shape cannot be drawn."""
+    if kind not in NUM_POINTS and kind != "polygon":
+        raise ValueError("a type that is not known here")
+    given = shape.get("points")
+    points = coordinates(given, "points")
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points {brief(given)}; expected a list of [x, y]")
     if kind == "polygon":
         return polygon(points, size)
-    if kind not in ("rectangle", "circle", "mask"):
-        raise ValueError("a type that is not known here")
-    (x0, y0), (x1, y1) = points
+    if len(points) not in NUM_POINTS[kind]:
+        numbers = " or ".join(map(str, NUM_POINTS[kind]))
+        raise ValueError(f"{len(points)} points; expected {numbers}")
+    if len(points) == 4:
+        return polygon(_rectangle(points), size)
+    (x0, y0), (x1, y1) = points.tolist()
     if kind == "rectangle":
         return polygon(turned_box((x0, y0, x1, y1)), size)
     if kind == "circle":  # its centre, and a point on it
         radius = math.hypot(x1 - x0, y1 - y0)
-        if radius == 0:
-            raise ValueError("the radius is 0")
         return ellipse((x0, y0), (radius, radius), 0.0, size)
+    # A mask, and the first and last pixel of its box
+    part = _read_mask(shape.get("mask"))
+    box = int(y1) - int(y0) + 1, int(x1) - int(x0) + 1
+    if part.shape != box:
+        raise ValueError(
+            f"its mask is {part.shape[1]} x {part.shape[0]} (width x height), its box "
+            f"{box[1]} x {box[0]}"
+        )
+    return paste(part, int(x0), int(y0), size)
+
+
+def _rectangle(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The four corners of a rectangle, upright ones in any order, turned ones one after another."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    upright = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
+    tolerance = 0.01 * float((high - low).max())
+    distances = np.abs(points[:, None] - upright[None]).max(axis=2)
+    if sorted(distances.argmin(axis=1)) == [0, 1, 2, 3] and distances.min(axis=1).max() == 0:
+        return upright
+    # Diagonals of a rectangle have one length and cross in their middles.
+    diagonals = points[2] - points[0], points[3] - points[1]
+    middles = points[2] + points[0] - points[3] - points[1]
+    lengths = [float(np.hypot(*diagonal)) for diagonal in diagonals]
+    if np.abs(middles).max() > 2 * tolerance or abs(lengths[0] - lengths[1]) > 2 * tolerance:
+        raise ValueError(
+            f"{brief(points.tolist())} are no corners of a rectangle, one after another; a polygon "
+            "may have them"
+        )
+    return points
+
+
+def _read_mask(text: Any) -> Area:
+    """A picture inside the JSON file, bool (H, W)."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mask.png"
-        file.write_bytes(base64.b64decode(shape["mask"], validate=True))
-        return paste(read_labels(file) > 0, int(x0), int(y0), size)
+        try:
+            file.write_bytes(base64.b64decode(text, validate=True))
+            values = read_labels(file)
+        except DataError as error:
+            raise ValueError(f"its mask: {str(error).removeprefix(f'{file}: ')}") from None
+        except (ValueError, TypeError):
+            raise ValueError(f"its mask is {brief(text)}; expected a PNG file in base 64") from None
+    if values.ndim != 2:
+        raise ValueError("its mask has colours; expected one of grey, 0 and above")
+    return values > 0

@@ -25,7 +25,6 @@ from segkit.tools.formats.annotation import (
     files_below,
     item_name,
     left_out,
-    missing_pictures,
 )
 from segkit.tools.formats.drawing import IGNORE, paint
 
@@ -111,10 +110,8 @@ def read_folders(request: Request) -> Annotations:
         for path in _mask_files(source / name):
             stem = item_name(_stem(request, path, source / name))
             parts[stem].append((numbers[name], path))
-    overlap = request.overlap_or("last")
-    pictures, folders = _pictures(request), request.image_folders()
-    if missing := [stem for stem in parts if stem not in pictures]:
-        raise missing_pictures(missing, folders)
+    overlap, pictures = request.overlap_or("last"), _pictures(request)
+    _check_pictures(request, list(parts), pictures)
     items = [
         Item(stem, pictures[stem], layers[0][1], partial(_stack, layers, overlap))
         for stem, layers in sorted(parts.items())
@@ -140,12 +137,27 @@ def _unlabelled(request: Request, items: Sequence[Item]) -> list[str]:
 def _items(request: Request, masks: Sequence[Path], source: Path, draw: Draw) -> list[Item]:
     pictures = _pictures(request)
     names = [item_name(_stem(request, path, source)) for path in masks]
-    if missing := [name for name in names if name not in pictures]:
-        raise missing_pictures(missing, request.image_folders())
+    _check_pictures(request, names, pictures)
     return [
         Item(name, pictures[name], path, partial(draw, path))
         for name, path in zip(names, masks, strict=True)
     ]
+
+
+def _check_pictures(request: Request, names: Sequence[str], pictures: Mapping[str, Path]) -> None:
+    """Raise a DataError unless there is a picture of each name."""
+    missing = [name for name in names if name not in pictures]
+    if not missing:
+        return
+    error = request.missing_pictures(missing)
+    starts = [name for name in pictures if missing[0].startswith(name)]
+    if starts and request.mask_suffix is None:
+        end = missing[0].removeprefix(max(starts, key=len))
+        raise DataError(
+            f"{error}\nAre the masks called as the pictures, with {end} at their end? "
+            f"Then add mask_suffix={end}"
+        )
+    raise error
 
 
 def _mask_files(folder: Path) -> list[Path]:
@@ -183,8 +195,11 @@ def _read_rgb(path: Path) -> NDArray[np.integer[Any]]:
     palette = read_palette(path)
     if palette is None:
         raise DataError(
-            f"{path}: is grey, not coloured. Grey values that are class ids need no conversion: "
-            "put the files into SegmentationClass; those of 0 and 255 are format=binary"
+            f"{path}: is grey, not coloured. Masks of 0 and 255 are format=binary. Grey values "
+            "that are class ids need no conversion: copy the masks to OUT/SegmentationClass, the "
+            "pictures to OUT/JPEGImages under the same names, write the names of the classes to "
+            "OUT/labels.txt, one a line, and divide them: python -m segkit.tools.split "
+            "data.root=OUT"
         )
     colors: NDArray[np.uint8] = fill_palette(palette)[labels]
     return colors
