@@ -2,7 +2,7 @@
 
 ::
 
-    root/JPEGImages/<id>.jpg                          or .jpeg .png .bmp .tif .tiff .webp
+    root/JPEGImages/<id>.jpg                          or .jpeg .png .bmp .tif .tiff .webp .gif
     root/SegmentationClass/<id>.png                   class ids, 255 where ignored
     root/ImageSets/Segmentation/{train,val,test}.txt  one id per line
     root/labels.txt                                   one class name per line, in index order
@@ -27,7 +27,7 @@ from segkit.data.masks import read_mask
 from segkit.errors import DataError
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 
 class VOCSegmentation:
