@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from segkit.data.file_kinds import FORMATS, describe
-from segkit.data.levels import Pixels, Range, picture_of
+from segkit.data.levels import Range, picture_of
 from segkit.data.opening import compression_loss, open_picture, open_regular
+from segkit.data.stored import (
+    Pixels as Pixels,
+)
 from segkit.data.stored import (
     Stored,
     raw_mode,

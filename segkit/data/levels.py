@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segkit.data.stored import Numbers, Stored
+from segkit.data.stored import Numbers, Pixels, Stored
 from segkit.errors import DataError
 
 Range = tuple[float, float]
-Pixels = NDArray[np.uint8]
 
 
 def parse_range(value: Any) -> Range | None:
@@ -50,7 +48,8 @@ def picture_of(stored: Stored, value_range: Range | None, name: str) -> Pixels:
     if stored.palette is not None:
         colors = np.zeros((256, 3), np.uint8)
         colors[: len(stored.palette)] = stored.palette
-        numbers, white = colors[stored.numbers], 255
+        numbers: Numbers = colors[stored.numbers]
+        white: int | None = 255
     else:
         numbers, white = stored.numbers, stored.white
     pixels = to_bytes(numbers, white, value_range, name)

@@ -17,6 +17,7 @@ from PIL import Image, ImagePalette
 from segkit.errors import DataError
 
 Numbers = NDArray[Any]
+Pixels = NDArray[np.uint8]
 
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 258, 262, 277, 284, 339
 _SIGNED, _WHITE_IS_ZERO, _YCBCR = 2, 0, 6
