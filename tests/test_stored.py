@@ -165,6 +165,14 @@ def test_of_a_gif_with_several_frames_the_first_counts_if_all_are_equal(tmp_path
             read(other)
 
 
+def test_a_gif_whose_frame_is_smaller_than_it_is_refused(tmp_path):
+    content = bytearray(gif(tmp_path / "x.gif", GREY % 2, [0, 0, 0, 9, 9, 9]).read_bytes())
+    content[6] += 1  # the width of the whole, in its head
+    (tmp_path / "x.gif").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.gif: its first frame covers a part of the picture"):
+        read_labels(tmp_path / "x.gif")
+
+
 def lossy_webp(path):
     Image.fromarray((GREY * 9).astype(np.uint8)).save(path, "WEBP", quality=90)
     return path

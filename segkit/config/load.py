@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from segkit.config.build import rebuild
+from segkit.data.levels import Range, parse_range
 from segkit.engine.checkpoint import Checkpoint, Description, model_weights, read_checkpoint
 from segkit.engine.inference import Ensemble, Inference
 from segkit.engine.onnx_model import ExportedCheckpoint, read_onnx
@@ -40,6 +41,11 @@ def load_inference(
     first = checkpoints[0].about
     for other in checkpoints[1:]:
         about = other.about
+        if saved_range(about) != saved_range(first):
+            raise ConfigError(
+                f"{other.path} is no ensemble with {checkpoints[0].path}: their data.range is "
+                f"{saved_range(about)} and {saved_range(first)}, so they see other pictures"
+            )
         if (about.classes, about.mean, about.std) != (first.classes, first.mean, first.std):
             raise ConfigError(
                 f"{other.path} is no ensemble with {checkpoints[0].path}: expected the same "
@@ -69,6 +75,16 @@ def load_inference(
         window=size,
         stride=stride,
     )
+
+
+def saved_range(about: Description) -> Range | None:
+    """The ``data.range`` that a network was trained with.
+
+    Raises:
+        DataError: It was edited to something impossible.
+    """
+    data = about.config.get("data")
+    return parse_range(data.get("range") if isinstance(data, dict) else None)
 
 
 def usual_precision(about: Description, device: torch.device) -> str:

@@ -36,6 +36,7 @@ REFUSED = (
     "data.num_classes",
     "data.label_map",
     "data.colormap",
+    "data.range",
     "data.ignore_index",
     "data.mean",
     "data.std",

@@ -77,7 +77,7 @@ def check_splits(
         raise DataError(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
     compare_palettes(
         {
-            name: one
+            name: one.palette
             for split, items in facts.items()
             for name, one in _by_mask(splits[split], items).items()
         }

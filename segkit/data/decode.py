@@ -7,23 +7,25 @@ and whatever it raises leaves here as a :class:`~segkit.errors.DataError` that n
 
 import errno
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from segkit.data.file_kinds import FORMATS, describe
-from segkit.data.levels import Range, picture_of
-from segkit.data.opening import compression_loss, open_picture, open_regular
+from segkit.data.levels import Range
+from segkit.data.opening import check_mask_file, check_picture, compression_loss, open_regular
+from segkit.data.orientation import orientation_of, to_picture, turned
 from segkit.data.stored import (
     Pixels as Pixels,
 )
 from segkit.data.stored import (
     Stored,
+    is_partial,
+    mend_bmp,
     raw_mode,
     second_decoding,
     set_decoding,
@@ -32,18 +34,6 @@ from segkit.data.stored import (
 from segkit.errors import DataError
 
 PathLike = str | os.PathLike[str]
-
-# What the EXIF orientation asks for, on (H, W, 3) arrays; 1 and unknown values ask for nothing.
-_ORIENTATION_TAG = 0x0112
-_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 def read_image(
@@ -71,28 +61,6 @@ def read_image(
     return to_picture(load(path), str(path), size, value_range)
 
 
-def to_picture(
-    stored: Stored,
-    name: str,
-    size: tuple[int, int] | None = None,
-    value_range: Range | None = None,
-) -> Pixels:
-    """:func:`read_image` of a file that is loaded; ``name`` is what errors call it."""
-    pixels = picture_of(stored, value_range, name)
-    if not turned(stored, size):
-        return pixels
-    return np.ascontiguousarray(_TURNS[stored.orientation](pixels))
-
-
-def turned(stored: Stored, size: tuple[int, int] | None = None) -> bool | None:
-    """Whether :func:`read_image` turns this picture; None if its EXIF does not ask for that."""
-    if stored.orientation not in _TURNS:
-        return None
-    height, width = stored.size
-    shown = (width, height) if stored.orientation >= 5 else (height, width)
-    return shown == size or (height, width) != size
-
-
 def pixels_of(
     image: Image.Image,
     name: PathLike,
@@ -115,7 +83,7 @@ def pixels_of(
         image.load()
     except Exception as error:  # Pillow's decoders leak OSError, SyntaxError, struct.error, ...
         raise DataError(f"{name}: cannot be decoded ({error})") from error
-    stored = stored_numbers(image, raw, None, str(name), orientation=_orientation(image.getexif))
+    stored = stored_numbers(image, raw, None, str(name), orientation=orientation_of(image.getexif))
     return to_picture(stored, str(name), size, value_range)
 
 
@@ -140,46 +108,22 @@ def load_labels(path: PathLike) -> Stored:
             a program wrote into it, or are no whole numbers, or for which one band is not enough.
     """
     stored = load(path)
-    way_out = "Save it as an 8-bit palette or grey PNG"
-    if stored.computed:
-        raise DataError(
-            f"{path}: the mask is {stored.computed} changes label values; expected a palette or "
-            "grey PNG. Export the masks again as PNG"
-        )
-    if stored.mode in ("LA", "PA") or stored.numbers.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: the mask has pixels of Pillow's mode {stored.mode}; expected palette, "
-            f"8- or 16-bit grey, or RGB. {way_out}"
-        )
-    if stored.unused:
-        raise DataError(
-            f"{path}: the mask has {stored.unused + (3 if stored.numbers.ndim == 3 else 1)} bands; "
-            f"expected one, or RGB: which of them holds the classes? {way_out}"
-        )
-    if stored.numbers.ndim == 3 and stored.numbers.dtype != np.uint8:
-        raise DataError(
-            f"{path}: the mask has colours of 16 bits; expected 8 bits per colour. {way_out}"
-        )
-    if stored.alpha is not None and _alpha_matters(stored.numbers, stored.alpha):
-        raise DataError(
-            f"{path}: pixels of one colour differ in their transparency, which would make one "
-            "class of them. Paint the transparent ones in a colour of their own, and save it as RGB"
-        )
+    check_mask_file(stored, path)
     return stored
-
-
-def _alpha_matters(rgb: NDArray[Any], alpha: NDArray[np.uint8]) -> bool:
-    """Whether dropping alpha makes equal what was not."""
-    if alpha.min(initial=255) == alpha.max(initial=0):
-        return False
-    colors = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    both = np.unique(colors.astype(np.uint64) << 8 | alpha)
-    return len(np.unique(both >> np.uint64(8))) < len(both)
 
 
 def read_palette(path: PathLike) -> Pixels | None:
     """The colours stored in a palette file, uint8 (n, 3) with n <= 256; None for other files."""
     return load(path).palette
+
+
+def palette_of_head(path: PathLike) -> bytes:
+    """The colours of a palette file, of which only the head is read; empty for other files."""
+    try:
+        with open_regular(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
+            return bytes(image.palette.palette) if image.mode == "P" and image.palette else b""
+    except (DataError, OSError):
+        return b""
 
 
 def is_turned(path: PathLike, size: tuple[int, int] | None = None) -> bool | None:
@@ -189,7 +133,7 @@ def is_turned(path: PathLike, size: tuple[int, int] | None = None) -> bool | Non
             if image.format == "TIFF":
                 return None
             # PNG's own method decodes the picture, in case that the EXIF comes last.
-            orientation = _orientation(partial(Image.Image.getexif, image))
+            orientation = orientation_of(partial(Image.Image.getexif, image))
             head = np.broadcast_to(np.uint8(0), (image.height, image.width))
             return turned(Stored(head, 255, "", "", orientation=orientation), size)
     except (DataError, OSError):
@@ -207,16 +151,15 @@ def load(path: PathLike) -> Stored:
         # Not by its path: Pillow would map some files into memory. That garbles a TIFF whose rows
         # are stored turned, and ends the process if somebody cuts the file meanwhile.
         with open_regular(path) as file:
-            image = open_picture(file, path)
+            image = _opened(file, path)
             raw, more = raw_mode(image), second_decoding(image)
             image.load()
             second = None
             if more is not None:
-                file.seek(0)
-                second = Image.open(file, formats=FORMATS)
+                second = _open(file)
                 set_decoding(second, *more)
                 second.load()
-            orientation = 1 if image.format == "TIFF" else _orientation(image.getexif)
+            orientation = 1 if image.format == "TIFF" else orientation_of(image.getexif)
             computed = compression_loss(image, file)
             return stored_numbers(
                 image, raw, second, str(path), orientation=orientation, computed=computed
@@ -244,9 +187,27 @@ def load(path: PathLike) -> Stored:
         ) from error
 
 
-def _orientation(read_exif: Callable[[], Image.Exif]) -> int:
-    """The EXIF orientation, 1 where there is none."""
-    try:
-        return int(read_exif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return 1
+def _opened(file: BinaryIO, path: Path) -> Image.Image:
+    """The only picture of a file, not yet decoded."""
+    image = _open(file)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError
+    check_picture(image, path)
+    if image.format == "PNG":
+        image.verify()  # the check sums, which decoding skips: other labels could come out
+        return _open(file)
+    if image.format == "GIF":
+        image = _open(file)  # back to its first frame
+        if is_partial(image):
+            raise DataError(
+                f"{path}: its first frame covers a part of the picture only. Save it as PNG"
+            )
+    if image.format == "BMP":
+        mend_bmp(image, file)
+    return image
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    return Image.open(file, formats=FORMATS)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.contract import ExaminedDataset, FileDataset, SegmentationDataset, check_pair
-from segkit.data.decode import is_turned, turned
+from segkit.data.decode import is_turned
 from segkit.data.levels import Range, to_bytes
+from segkit.data.orientation import turned
 from segkit.data.stored import Stored
 
 
@@ -81,7 +82,7 @@ def look(dataset: SegmentationDataset, index: int, ignore_index: int) -> Facts:
         _levels(picture, dataset.value_range, name),
         picture.unused + int(varies),
         int(labels.white_is_zero),
-        _palette(labels, mask != ignore_index) if dataset.indices_count else [],
+        used_palette(labels, mask != ignore_index) if dataset.indices_count else [],
     )
 
 
@@ -115,11 +116,19 @@ def _levels(picture: Stored, value_range: Range | None, name: str) -> list[float
     return [*ends, picture.white or 0, len(values), len(kept), *clipped, int(counts.sum())]
 
 
-def _palette(labels: Stored, labelled: NDArray[np.bool_]) -> list[Any]:
-    """Nothing if the colours say nothing: a ramp of greys, or one colour for several indices."""
+def used_palette(labels: Stored, labelled: NDArray[np.bool_] | None = None) -> list[Any]:
+    """What :class:`Facts` keep of the palette of a mask.
+
+    Nothing if the colours say nothing: a ramp of greys, or one colour for several indices.
+
+    Args:
+        labels: What its file holds.
+        labelled: Pixels that count, bool (H, W); None is all.
+    """
     if labels.palette is None:
         return []
-    used = np.flatnonzero(np.bincount(labels.numbers[labelled], minlength=1))
+    indices = labels.numbers.ravel() if labelled is None else labels.numbers[labelled]
+    used = np.flatnonzero(np.bincount(indices, minlength=1))
     if not used.size or used[-1] >= len(labels.palette):
         return []
     colors = labels.palette[used].astype(np.int64)

@@ -5,9 +5,11 @@ Sums over a split hide it where files disagree, so each mask is compared with al
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from segkit.data.colors import VOID_COLOR
 from segkit.data.facts import Facts
 from segkit.errors import DataError
 
@@ -23,13 +25,17 @@ HALF = 128  # levels: a picture that is spread over fewer of the 256 has lost so
 Items = Mapping[str, Facts]  # by their names
 
 
-def compare_palettes(items: Items) -> None:
+def compare_palettes(found: Mapping[str, list[Any]], what: str = "masks") -> None:
     """Raise a DataError if palettes of masks disagree about what their indices look like.
 
     An index must have one colour in all files, and a colour one index, where labelled pixels have
     it. Palettes that say nothing (ramps of greys) are not compared, nor are files without one.
+
+    Args:
+        found: ``Facts.palette`` of each file.
+        what: What errors call the files.
     """
-    palettes = {name: facts.palette for name, facts in items.items() if facts.palette}
+    palettes = {name: palette for name, palette in found.items() if palette}
     if len({palette[0] for palette in palettes.values()}) < 2:
         return
     pairs = Counter((i, color) for palette in palettes.values() for i, color in palette[1:])
@@ -53,11 +59,11 @@ def compare_palettes(items: Items) -> None:
         else:
             color_of[index], index_of[color] = color, index
     if problems:
-        used = sorted({color for _, color in pairs})
+        used = sorted({color for _, color in pairs if _rgb(color) != VOID_COLOR})
         colors = ",".join(str(list(_rgb(color))).replace(" ", "") for color in used)
         more = f"\n  ... and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise DataError(
-            "the masks have palettes that disagree, so their indices cannot all be class ids:\n"
+            f"the {what} have palettes that disagree, so their indices cannot all be class ids:\n"
             + "\n".join(f"  - {problem}" for problem in problems[:NAMED])
             + f"{more}\nSay which colour is which class: 'data.colormap=[{colors}]' with the "
             "colours in class order. If the indices are right and only the colours differ: "

@@ -176,6 +176,12 @@ def mend_bmp(image: Image.Image, file: BinaryIO) -> None:
         image.palette = ImagePalette.raw("RGB", bytes(v for v in grey for _ in range(3)))
 
 
+def is_partial(image: Image.Image) -> bool:
+    """Whether what the file stores is not as large as the picture; before it is decoded."""
+    opened: Any = image
+    return any(tile.extents != (0, 0, *image.size) for tile in opened.tile)
+
+
 def is_garbled(image: Image.Image) -> bool:
     """Whether it is a TIFF that stores colours of 16 bits band by band: Pillow garbles those."""
     tags = getattr(image, "tag_v2", None) or {}

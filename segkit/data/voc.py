@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from segkit.data.classes import find_classes, parse_label_map, read_lines
 from segkit.data.colors import ColorMap, fill_palette, parse_colormap
 from segkit.data.contract import Examined, check_pair, first_ten
-from segkit.data.decode import PathLike, load, load_labels, read_palette, to_picture
+from segkit.data.decode import PathLike, load, load_labels, read_palette
 from segkit.data.labels import apply_label_map
 from segkit.data.levels import parse_range
 from segkit.data.masks import to_labels
+from segkit.data.orientation import to_picture
 from segkit.errors import DataError
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"

@@ -45,5 +45,5 @@ def own_data(cfg: DictConfig) -> Data:
     given: Any = OmegaConf.to_container(cfg.data)
     keys = ("classes", "num_classes", "ignore_index", "label_map", "colormap")
     settings = {key: given[key] for key in keys if given[key] is not None}
-    dataset = VOCSegmentation(cfg.data.root, split, **settings)
+    dataset = VOCSegmentation(cfg.data.root, split, **settings, value_range=given["range"])
     return Data(dataset, split, dataset.ignore_index, dataset.palette)
