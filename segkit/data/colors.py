@@ -72,7 +72,11 @@ def parse_colormap(colormap: ColorMap | None) -> Palette | None:
 
 
 def classes_of_colors(
-    rgb: NDArray[np.integer[Any]], colormap: Palette, ignore_index: int, name: str
+    rgb: NDArray[np.integer[Any]],
+    colormap: Palette,
+    ignore_index: int,
+    name: str,
+    key: str = "data.colormap",
 ) -> NDArray[np.int64]:
     """Exact look-up of each pixel's colour.
 
@@ -81,6 +85,7 @@ def classes_of_colors(
         colormap: uint8 (n, 3) in class order. ``VOID_COLOR`` is ignored unless it is listed.
         ignore_index: The id of ``VOID_COLOR``.
         name: What an error calls the mask.
+        key: What it calls the colours.
 
     Returns:
         Class ids, int64 (H, W).
@@ -92,7 +97,7 @@ def classes_of_colors(
         unknown = len(np.unique(codes[wrong]))
         raise DataError(
             f"{name}: colour {tuple(rgb[row, column].tolist())} at row {row}, column {column} is "
-            f"not in data.colormap ({wrong.sum()} pixels of {unknown} unknown colours). List every "
+            f"not in {key} ({wrong.sum()} pixels of {unknown} unknown colours). List every "
             "colour; if there are many, the mask was resized or compressed: export it again"
         )
     return classes

@@ -41,6 +41,13 @@ def to_picture(
     return np.ascontiguousarray(_TURNS[stored.orientation](pixels))
 
 
+def shown_size(stored: Stored, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width of the picture that :func:`to_picture` makes."""
+    height, width = stored.size
+    swapped = stored.orientation >= 5 and turned(stored, size)
+    return (width, height) if swapped else (height, width)
+
+
 def turned(stored: Stored, size: tuple[int, int] | None = None) -> bool | None:
     """Whether :func:`to_picture` turns this picture; None if its EXIF does not ask for that."""
     if stored.orientation not in _TURNS:
