@@ -11,6 +11,8 @@ from segkit.data.check import check_splits
 from segkit.data.masks import voc_palette, write_mask
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
+from segkit.tools import browse, stats
+from segkit.tools import split as split_tool
 from segkit.tools.check import main
 
 MASK = np.zeros((48, 64), np.uint8)
@@ -78,6 +80,29 @@ def test_palettes_in_another_order_are_refused_and_read_by_their_colours(tmp_pat
     assert pixels(root, colormap=COLORS.tolist()) == [*TRUE, 0]
     assert pixels(root, colormap="voc") == [*TRUE, 0]
     check(root, colormap="indices")  # the user has spoken
+
+
+TOOLS = {
+    "stats": lambda root, colormap: stats.stats(stats.Request(root, colormap=colormap)),
+    "split": lambda root, colormap: split_tool.split(
+        split_tool.Request(root, colormap=colormap, dry_run=True, prefix="new_")
+    ),
+    "browse": lambda root, colormap: browse.main(
+        [f"data.root={root}", "data=voc", "out=new.png", "dry_run=true", *given(colormap)]
+    ),
+}
+
+
+def given(colormap):
+    return [] if colormap is None else [f"data.colormap={colormap}"]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_tools_refuse_palettes_that_disagree_too(tmp_path, tool):
+    root = voc(tmp_path / "voc", lambda i, path: in_order(f"{path}.png", ORDERS[i % 3]))
+    with pytest.raises((DataError, SystemExit), match="the masks have palettes that disagree"):
+        TOOLS[tool](str(root), None)
+    assert not TOOLS[tool](str(root), "voc")
 
 
 def test_one_odd_palette_is_named(tmp_path):

@@ -60,7 +60,6 @@ def check_splits(
     train_name, *other_names = splits
     train = splits[train_name]
     facts: dict[str, dict[str, Facts]] = {}
-    counts: dict[str, Counts] = {}
     problems: list[str] = []
     warnings: list[str] = []
     for name in other_names:
@@ -70,11 +69,36 @@ def check_splits(
     for name, dataset in splits.items():
         items, wrong = _look(dataset, name, ignore_index, num_workers, progress)
         facts[name] = items
-        counts[name] = total(items.values(), len(train.classes))
         # A split may be in use twice, its problems are told once.
         problems += [problem for problem in wrong if problem not in problems]
     if problems:
         raise DataError(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
+    counts, found = judge(splits, facts, ignore_index=ignore_index, trained=trained)
+    return Report(train.classes, counts, warnings + found)
+
+
+def judge(
+    splits: Mapping[str, SegmentationDataset],
+    facts: Mapping[str, Mapping[str, Facts]],
+    *,
+    ignore_index: int,
+    trained: bool,
+) -> tuple[dict[str, Counts], list[str]]:
+    """What the items of all splits say together, where each is sound alone.
+
+    Args:
+        splits: As for :func:`check_splits`.
+        facts: Of each item by its id, for each split.
+        ignore_index: See there.
+        trained: See there.
+
+    Returns:
+        The pixels of each split, and warnings.
+
+    Raises:
+        DataError: Masks that contradict each other, or cannot be what was meant.
+    """
+    counts: dict[str, Counts] = {}
     compare_palettes(
         {
             name: one.palette
@@ -82,12 +106,17 @@ def check_splits(
             for name, one in _by_mask(splits[split], items).items()
         }
     )
+    warnings: list[str] = []
+    train_name = next(iter(splits))
     for name, dataset in splits.items():
-        told = ignore_index in getattr(dataset, "label_map", {})
+        classes = dataset.classes
+        counts[name] = total(facts[name].values(), len(classes))
+        # What the user says counts, and a class that is ignored is not mistaken for an object.
+        told = ignore_index in getattr(dataset, "label_map", {}) or ignore_index < len(classes)
         if not told:
-            warnings += compare_ignored(name, train.classes, facts[name], ignore_index)
+            warnings += compare_ignored(name, classes, facts[name], ignore_index)
         check_foreground(
-            train.classes,
+            classes,
             counts[name],
             ignore_index,
             split=name,
@@ -95,8 +124,7 @@ def check_splits(
             told=told,
         )
         warnings += notes(name, facts[name], getattr(dataset, "value_range", None))
-    warnings += unseen_classes(train.classes, counts)
-    return Report(train.classes, counts, warnings)
+    return counts, warnings + unseen_classes(splits[train_name].classes, counts)
 
 
 def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> list[str]:

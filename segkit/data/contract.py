@@ -58,7 +58,7 @@ class Examined(NamedTuple):
 
 
 @runtime_checkable
-class ExaminedDataset(FileDataset, Protocol):
+class ExaminedDataset(SegmentationDataset, FileDataset, Protocol):
     """A data set that also shows what its files hold, so that a check can compare them.
 
     Attributes:

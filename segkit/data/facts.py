@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.contract import ExaminedDataset, FileDataset, SegmentationDataset, check_pair
+from segkit.data.contract import (
+    Examined,
+    ExaminedDataset,
+    FileDataset,
+    SegmentationDataset,
+    check_pair,
+)
 from segkit.data.decode import is_turned
 from segkit.data.levels import Range, to_bytes
 from segkit.data.orientation import turned
@@ -72,8 +78,13 @@ def look(dataset: SegmentationDataset, index: int, ignore_index: int) -> Facts:
         if isinstance(dataset, FileDataset):
             turn = is_turned(dataset.files(index)[0], mask.shape)
         return Facts(pixels, ignored, _turn(turn))
-    image, mask, picture, labels = dataset.examine(index)
-    pixels, ignored = _count(image, mask, num_classes, ignore_index, name)
+    return facts_of(dataset.examine(index), dataset, name, ignore_index)
+
+
+def facts_of(item: Examined, dataset: ExaminedDataset, name: str, ignore_index: int) -> Facts:
+    """:func:`look` at an item that is read; ``name`` is what errors call it."""
+    image, mask, picture, labels = item
+    pixels, ignored = _count(image, mask, len(dataset.classes), ignore_index, name)
     varies = picture.alpha is not None and picture.alpha.min() != picture.alpha.max()
     return Facts(
         pixels,
