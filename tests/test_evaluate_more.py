@@ -190,6 +190,21 @@ def test_saved_masks_that_do_not_fit_are_refused(home: Path) -> None:
     assert "bad/c.png: holds 7 (88 pixels); expected 0 to 2. Set num_classes, or" in result.err
 
 
+def test_saved_masks_may_have_other_colours_than_those_of_the_data_set(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc", {"val": ["a"]})
+    (tmp_path / "saved").mkdir()
+    others = np.array([[9, 9, 9], [0, 0, 128], [128, 0, 0], [7, 7, 7]], np.uint8)
+    classes = example_mask()
+    Image.fromarray(others[classes.clip(max=3)]).save(tmp_path / "saved/a.png")
+    Image.fromarray(voc_palette()[classes]).save(root / "SegmentationClass/a.png")
+    given = ["predictions=saved", "data.root=voc", "loader.num_workers=0", "data.colormap=voc"]
+    result = call("evaluate.py", *given, "out_dir=refused", cwd=tmp_path)
+    assert "saved/a.png: colour (9, 9, 9) at row 0, column 0 is not in predictions_c" in result.err
+    colors = str(others.tolist()).replace(" ", "")  # the last one where nothing is labelled
+    found, _ = evaluate(tmp_path, "done", *given, f"predictions_colormap={colors}")
+    assert found["miou"] == 1.0
+
+
 def test_saved_masks_of_0_and_255_are_renumbered_as_advised(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc", {"val": ["a", "b"]})
     (root / "labels.txt").write_text("background\ncat\n")

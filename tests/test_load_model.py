@@ -1,6 +1,7 @@
 """segkit.load_model: the same masks whatever the picture comes as, and from several threads."""
 
 import doctest
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from segkit.config.load import load_model as load_network
 from segkit.data.decode import read_image
 from segkit.data.masks import read_mask
 from segkit.engine.checkpoint import read_checkpoint
+from segkit.engine.onnx_model import metadata
 from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.predict.model import SegmentationModel, load_model
 
@@ -119,6 +121,12 @@ def test_the_range_of_the_training_holds_for_all_that_is_given(tmp_path: Path) -
     )
     assert result.status == 0, result.err
     assert np.array_equal(read_mask(tmp_path / "out/index/a.png"), expected)
+
+
+def test_an_export_tells_the_range(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "best.pt", config={"data": {"range": [0.0, 4095.0]}})
+    facts = metadata(read_checkpoint(path), preprocessing=False, precision="fp32", opset=18)
+    assert json.loads(facts["config"])["data"]["range"] == [0.0, 4095.0]
 
 
 def test_models_of_other_ranges_are_no_ensemble(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ class EvaluateDataConfig:
         None, "with predictions=...: of the data set, a mapping as for train.py", kind=dict
     )
     colormap: Any = option(
-        None, "with predictions=...: colours of RGB and palette masks, in both folders"
+        None, "with predictions=...: colours of RGB and palette masks, of the saved ones too"
     )
     range: Optional[list[float]] = range_option("with predictions=...: as for train.py")
 
@@ -297,6 +297,9 @@ class EvaluateConfig:
     )
     predictions: Optional[str] = option(
         None, "folder with masks <id>.png to score instead of a checkpoint", exists=True
+    )
+    predictions_colormap: Any = option(
+        None, "colours of saved masks, as data.colormap of train.py; null: data.colormap"
     )
     predictions_label_map: Any = option(
         None, "ids in saved masks to classes or ignore, a mapping as {255: 1}", kind=dict

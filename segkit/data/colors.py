@@ -43,10 +43,11 @@ def fill_palette(colors: Palette | None) -> Palette:
     return palette
 
 
-def parse_colormap(colormap: ColorMap | None) -> Palette | None:
+def parse_colormap(colormap: ColorMap | None, key: str = "data.colormap") -> Palette | None:
     """Colours in class order, uint8 (n, 3), from ``"voc"`` or RGB triples; an array is kept.
 
-    None, and ``"indices"``: masks hold class ids, whatever their colours.
+    None, and ``"indices"``: masks hold class ids, whatever their colours. ``key`` is what errors
+    call it.
     """
     if colormap is None:
         return None
@@ -55,19 +56,19 @@ def parse_colormap(colormap: ColorMap | None) -> Palette | None:
             return None
         if colormap != "voc":
             raise DataError(
-                f"data.colormap is {colormap!r}; expected voc, a list of RGB triples, or indices"
+                f"{key} is {colormap!r}; expected voc, a list of RGB triples, or indices"
             )
         return voc_palette(255)  # the last entry is the border's colour, which is no class
     if isinstance(colormap, np.ndarray):
         return colormap
     if not isinstance(colormap, Sequence):
-        raise DataError(f"data.colormap is {colormap!r}; expected voc or a list of RGB triples")
+        raise DataError(f"{key} is {colormap!r}; expected voc or a list of RGB triples")
     colors = [tuple(c) if isinstance(c, Sequence) else (c,) for c in colormap]
     for color in colors:
         if len(color) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in color):
-            raise DataError(f"data.colormap holds {color}; expected [red, green, blue] of 0 to 255")
+            raise DataError(f"{key} holds {color}; expected [red, green, blue] of 0 to 255")
         if colors.count(color) > 1:
-            raise DataError(f"data.colormap holds the colour {color} twice")
+            raise DataError(f"{key} holds the colour {color} twice")
     return np.array(colors, dtype=np.uint8).reshape(-1, 3)
 
 
@@ -109,6 +110,7 @@ def classes_of_indices(
     colormap: Palette,
     ignore_index: int,
     name: str,
+    key: str = "data.colormap",
 ) -> NDArray[np.int64]:
     """The classes that the colours of a palette file stand for, int64 (H, W).
 
@@ -131,9 +133,9 @@ def classes_of_indices(
         first = used[wrong][0]
         raise DataError(
             f"{name}: index {first} ({pixels[first]} pixels) has the colour "
-            f"{tuple(palette[first].tolist())} in its palette, which is not in data.colormap "
+            f"{tuple(palette[first].tolist())} in its palette, which is not in {key} "
             f"({wrong.sum()} unknown colours). List every colour; or, if the indices are class "
-            "ids whatever their colours, save the mask as grey PNG, or set data.colormap=indices"
+            f"ids whatever their colours, save the mask as grey PNG, or set {key}=indices"
         )
     table = np.zeros(len(pixels), np.int64)
     table[used] = found
@@ -142,7 +144,12 @@ def classes_of_indices(
 
 
 def check_grey(
-    values: NDArray[np.integer[Any]], white: int, colormap: Palette, ignore_index: int, name: str
+    values: NDArray[np.integer[Any]],
+    white: int,
+    colormap: Palette,
+    ignore_index: int,
+    name: str,
+    key: str = "data.colormap",
 ) -> None:
     """Raise a DataError if grey values, taken as colours, would be other classes than as ids.
 
@@ -159,9 +166,9 @@ def check_grey(
     if not wrong.any() and (classes != used).any():
         raise DataError(
             f"{name}: the mask is grey with the values {', '.join(map(str, used[:8]))}, which "
-            "could be class ids or greys of data.colormap, and mean other classes then. Save it "
-            "as RGB if they are colours; if all masks are grey, leave data.colormap out and "
-            "renumber the values with data.label_map"
+            f"could be class ids or greys of {key}, and mean other classes then. Save it as RGB "
+            f"if they are colours; if all masks are grey, leave {key} out and renumber the values "
+            f"with {key.replace('colormap', 'label_map')}"
         )
 
 

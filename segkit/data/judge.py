@@ -25,7 +25,9 @@ HALF = 128  # levels: a picture that is spread over fewer of the 256 has lost so
 Items = Mapping[str, Facts]  # by their names
 
 
-def compare_palettes(found: Mapping[str, list[Any]], what: str = "masks") -> None:
+def compare_palettes(
+    found: Mapping[str, list[Any]], what: str = "masks", key: str = "data.colormap"
+) -> None:
     """Raise a DataError if palettes of masks disagree about what their indices look like.
 
     An index must have one colour in all files, and a colour one index, where labelled pixels have
@@ -34,6 +36,7 @@ def compare_palettes(found: Mapping[str, list[Any]], what: str = "masks") -> Non
     Args:
         found: ``Facts.palette`` of each file.
         what: What errors call the files.
+        key: What says which colour is which class.
     """
     palettes = {name: palette for name, palette in found.items() if palette}
     if len({palette[0] for palette in palettes.values()}) < 2:
@@ -65,9 +68,9 @@ def compare_palettes(found: Mapping[str, list[Any]], what: str = "masks") -> Non
         raise DataError(
             f"the {what} have palettes that disagree, so their indices cannot all be class ids:\n"
             + "\n".join(f"  - {problem}" for problem in problems[:NAMED])
-            + f"{more}\nSay which colour is which class: 'data.colormap=[{colors}]' with the "
+            + f"{more}\nSay which colour is which class: '{key}=[{colors}]' with the "
             "colours in class order. If the indices are right and only the colours differ: "
-            "data.colormap=indices"
+            f"{key}=indices"
         )
 
 

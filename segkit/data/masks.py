@@ -51,24 +51,39 @@ def read_mask(
     return to_labels(load_labels(path), parse_colormap(colormap), ignore_index, str(path))
 
 
-def to_labels(stored: Stored, colormap: Palette | None, ignore_index: int, name: str) -> Labels:
-    """:func:`read_mask` of a file that is loaded; ``name`` is what errors call it."""
+def to_labels(
+    stored: Stored,
+    colormap: Palette | None,
+    ignore_index: int,
+    name: str,
+    key: str = "data.colormap",
+) -> Labels:
+    """:func:`read_mask` of a file that is loaded.
+
+    Args:
+        stored: Of the file.
+        colormap: Colours in class order, uint8 (n, 3); None where colours do not count.
+        ignore_index: As there.
+        name: What errors call the mask.
+        key: What they call the colours.
+    """
     labels = stored.numbers
     if labels.ndim == 3:
         if colormap is None:
             raise DataError(
                 f"{name}: the mask is an RGB picture; expected palette or grey with class ids. "
-                "Say which colour is which class: data.colormap=voc, or RGB triples in class order"
+                f"Say which colour is which class: {key}=voc, or RGB triples in class order"
             )
-        labels = classes_of_colors(labels, colormap, ignore_index, name)
+        labels = classes_of_colors(labels, colormap, ignore_index, name, key)
     elif colormap is not None and stored.palette is not None:
-        labels = classes_of_indices(labels, stored.palette, colormap, ignore_index, name)
+        labels = classes_of_indices(labels, stored.palette, colormap, ignore_index, name, key)
     elif colormap is not None and stored.white in (1, 3, 15, 255):
-        check_grey(labels, stored.white, colormap, ignore_index, name)
+        check_grey(labels, stored.white, colormap, ignore_index, name, key)
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > 65535:
         raise DataError(
-            f"{name}: values from {low} to {high}; expected class ids between 0 and 65535"
+            f"{name}: values from {low} to {high}; expected class ids between 0 and 65535. Save "
+            f"it with {ignore_index} where nothing is labelled, and the class elsewhere"
         )
     return labels.astype(np.uint8 if high <= 255 else np.uint16)
 

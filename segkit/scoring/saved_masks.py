@@ -17,7 +17,7 @@ from segkit.data.masks import to_labels
 from segkit.engine.evaluation import PredictedMask, images
 from segkit.errors import DataError
 
-LABEL_MAP = "predictions_label_map"
+LABEL_MAP, COLORMAP = "predictions_label_map", "predictions_colormap"
 
 
 class SavedMasks:
@@ -46,7 +46,7 @@ class SavedMasks:
         label_map: Mapping[int | str, int | str] | None = None,
     ) -> None:
         self.folder, self.num_classes, self.ignore_index = folder, num_classes, ignore_index
-        self.colormap = parse_colormap(colormap)
+        self.colormap = parse_colormap(colormap, COLORMAP)
         self.label_map = parse_label_map(label_map or {}, num_classes, ignore_index, key=LABEL_MAP)
         if missing := [f"{name}.png" for name in ids if not self.file(name).is_file()]:
             raise DataError(
@@ -64,7 +64,7 @@ class SavedMasks:
         files = [self.file(name) for name in ids]
         if len({colors for file in files if (colors := palette_of_head(file))}) > 1:
             whole = {str(file): used_palette(load_labels(file)) for file in files}
-            compare_palettes(whole, "saved masks")
+            compare_palettes(whole, "saved masks", COLORMAP)
 
     def predict_masks(self, batches: Iterable[Batch]) -> Iterator[PredictedMask]:
         """One for each image.
@@ -74,7 +74,8 @@ class SavedMasks:
         """
         for one in images(batches, torch.device("cpu")):
             path = self.file(one.ids[0])
-            mask = to_labels(load_labels(path), self.colormap, self.ignore_index, str(path))
+            stored = load_labels(path)
+            mask = to_labels(stored, self.colormap, self.ignore_index, str(path), COLORMAP)
             if self.label_map:
                 mask = apply_label_map(
                     mask, self.label_map, self.ignore_index, name=str(path), key=LABEL_MAP

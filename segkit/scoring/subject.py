@@ -79,7 +79,7 @@ def make_subject(source: Source, cfg: DictConfig, data: Data, device: torch.devi
             data.dataset.ids,
             len(data.classes),
             data.ignore_index,
-            colormap=settings["data"]["colormap"],
+            colormap=settings["predictions_colormap"] or settings["data"]["colormap"],
             label_map=settings["predictions_label_map"],
         )
         return Subject([source], masks.predict_masks, {"predictions": str(source)})
