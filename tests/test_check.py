@@ -200,6 +200,16 @@ def test_a_plain_class_is_enough_and_leaves_no_cache(cache_home):
     assert not cache_home.exists()
 
 
+def test_a_subclass_with_a_read_of_its_own_is_read_by_it(root):
+    class Merged(VOCSegmentation):
+        def read(self, index):
+            image, mask = super().read(index)
+            return image, np.where(mask == 2, 1, mask).astype(np.uint8)
+
+    report = check_splits({"train": Merged(root, "train")})
+    assert report.counts["train"].pixels.tolist() == [64, 112, 0]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,17 @@ class ExaminedDataset(SegmentationDataset, FileDataset, Protocol):
 
     def examine(self, index: int) -> Examined:
         """What :meth:`SegmentationDataset.read` gives, and what it was made of."""
+
+
+def can_examine(dataset: SegmentationDataset) -> TypeGuard[ExaminedDataset]:
+    """Whether what it examines is what it reads: not where a subclass has a ``read`` of its own."""
+    if not isinstance(dataset, ExaminedDataset):
+        return False
+    kinds = type(dataset).__mro__
+    owners = [
+        next((kind for kind in kinds if name in vars(kind)), None) for name in ("read", "examine")
+    ]
+    return owners[0] is owners[1]
 
 
 def check_pair(

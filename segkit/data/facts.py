@@ -13,6 +13,7 @@ from segkit.data.contract import (
     ExaminedDataset,
     FileDataset,
     SegmentationDataset,
+    can_examine,
     check_pair,
 )
 from segkit.data.decode import is_turned
@@ -71,7 +72,7 @@ def look(dataset: SegmentationDataset, index: int, ignore_index: int) -> Facts:
         DataError: It cannot be used.
     """
     num_classes, name = len(dataset.classes), f"{dataset.ids[index]}"
-    if not isinstance(dataset, ExaminedDataset):
+    if not can_examine(dataset):
         image, mask = dataset.read(index)
         pixels, ignored = _count(image, mask, num_classes, ignore_index, name)
         turn = None

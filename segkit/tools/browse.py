@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from segkit.config import build, build_augment, check_command_line, run
 from segkit.data.augment import Mask
-from segkit.data.contract import ExaminedDataset
+from segkit.data.contract import can_examine
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
 from segkit.data.judge import compare_palettes
@@ -60,7 +60,7 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
     chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
     for index in tqdm(chosen, "browse", leave=False, disable=None):
         image, mask = dataset.read(index)
-        if isinstance(dataset, ExaminedDataset) and dataset.indices_count:
+        if can_examine(dataset) and dataset.indices_count:
             file = dataset.files(index)[1]
             palettes[str(file)] = used_palette(load_labels(file), mask != cfg.data.ignore_index)
         tiles = [tile(image, mask, dataset.ids[index], cfg.data.ignore_index)]
