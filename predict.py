@@ -23,7 +23,7 @@ import torch
 from omegaconf import DictConfig
 
 from segkit.data.contract import first_ten
-from segkit.data.decode import Pixels, read_image
+from segkit.data.decode import Pixels
 from segkit.engine.log import log, log_to_console, progress
 from segkit.engine.precision import set_up
 from segkit.engine.signals import Stopped, StopSignals, exit_code
@@ -117,7 +117,7 @@ class Work:
     def picture(self, source: Source) -> None:
         assert isinstance(source.path, Path)
         with self.watch("read"):
-            pixels = read_image(source.path)
+            pixels = self.model.to_pixels(source.path)
         mask, probs = self.look(pixels, self.repeats, str(source.path))
         with self.watch("write"):
             self.outputs.write(source.name, pixels, mask, probs)
@@ -135,6 +135,7 @@ class Work:
                     pixels = next(frames, None)
                 if pixels is None:
                     break
+                pixels = self.model.to_pixels(pixels, str(source.path))
                 number += 1
                 mask, probs = self.look(pixels, 1, f"{source.path}, frame {number}")
                 # A camera's frames come as fast as they are computed; its video keeps its pace.

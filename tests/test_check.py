@@ -97,9 +97,9 @@ def test_of_many_problems_ten_are_shown(tmp_path):
 
 
 def test_unseen_classes_are_named_per_split(root):
-    write_mask(root / "SegmentationClass" / "c.png", np.zeros((8, 12), dtype=np.uint8))
+    write_mask(root / "SegmentationClass" / "c.png", example_mask() % 2)
     report = check_splits(both(root))
-    assert report.warnings == ["no pixel in the val split of: cat, dog"]
+    assert report.warnings == ["no pixel in the val split of: dog"]
 
 
 # --- masks of 0 and 255 --------------------------------------------------------------------------
@@ -131,13 +131,28 @@ def test_a_split_without_labels_is_refused():
 
 def test_masks_of_0_and_255_are_recognised_by_a_few_pixels():
     mask = np.zeros((20, 20), dtype=np.uint8)
-    report = check_splits({"train": InMemory([mask])})
-    assert report.warnings == ["no pixel in the train split of: object"]
     mask[0, 0] = 255
-    with pytest.raises(DataError, match=r"and 0\.25% of its pixels .*data\.label_map=\{255: 1\}"):
+    message = r"{} split holds .*and 0\.25% of its pixels .*data\.label_map=\{{255: 1\}}"
+    with pytest.raises(DataError, match=message.format("train")):
         check_splits({"train": InMemory([mask])})
-    report = check_splits({"test": InMemory([mask])}, trained=False)
-    assert report.warnings == ["no pixel in the test split of: object"]
+    with pytest.raises(DataError, match=message.format("test") + ".*convert format=binary"):
+        check_splits({"test": InMemory([mask])}, trained=False)
+    of_three = {"test": InMemory([mask], classes="abc")}
+    (warning,) = check_splits(of_three, trained=False).warnings
+    assert "the test split holds the class 'a' only, of 3: scores on it say nothing" in warning
+
+
+def test_a_split_of_one_class_is_no_training_and_no_silent_score():
+    """100 % over 1 of 2 classes would follow."""
+    blank, both_classes = np.zeros((2, 2), np.uint8), [[0, 1]]
+    with pytest.raises(DataError, match="train split holds the class 'ground' only, of 2 classes:"):
+        check_splits({"train": InMemory([blank, blank])})
+    sets = {"train": InMemory([both_classes]), "val": InMemory([blank])}
+    sets["val"].ids = ["other"]
+    (warning,) = check_splits(sets).warnings
+    assert "the val split holds the class 'ground' only, of 2: scores on it say nothing" in warning
+    (warning,) = check_splits({"val": InMemory([blank])}, trained=False).warnings
+    assert "'ground' everywhere would score 100 %" in warning
 
 
 # --- splits that share pictures ------------------------------------------------------------------
@@ -185,6 +200,16 @@ def test_a_plain_class_is_enough_and_leaves_no_cache(cache_home):
     assert not cache_home.exists()
 
 
+def test_a_subclass_with_a_read_of_its_own_is_read_by_it(root):
+    class Merged(VOCSegmentation):
+        def read(self, index):
+            image, mask = super().read(index)
+            return image, np.where(mask == 2, 1, mask).astype(np.uint8)
+
+    report = check_splits({"train": Merged(root, "train")})
+    assert report.counts["train"].pixels.tolist() == [64, 112, 0]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -224,15 +249,15 @@ def test_a_bug_in_a_data_set_is_not_hidden():
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The indices that VOCSegmentation.read was asked for."""
+    """The items that VOCSegmentation was asked to read."""
     seen = []
-    original = VOCSegmentation.read
+    original = VOCSegmentation.examine
 
-    def read(self, index):
+    def examine(self, index):
         seen.append(self.ids[index])
         return original(self, index)
 
-    monkeypatch.setattr(VOCSegmentation, "read", read)
+    monkeypatch.setattr(VOCSegmentation, "examine", examine)
     return seen
 
 
@@ -290,7 +315,8 @@ def test_a_damaged_cache_file_is_ignored(root, reads, damage):
     (file,) = (cache.cache_folder()).iterdir()
     if damage == "nested":
         entries = json.loads(file.read_text())
-        damaged = [{"stamp": entry["stamp"], "counts": "many"} for entry in entries.values()]
+        stamps = [entry["stamp"] for entry in entries.values()]
+        damaged = [{"stamp": stamp, "facts": {"pixels": "many"}} for stamp in stamps]
         damage = json.dumps(dict(zip(entries, [*damaged[:-1], 7], strict=True)))
     file.write_text(damage)
     report = check_splits(both(root))
@@ -392,7 +418,8 @@ def turned_pair(root, name, orientation, mask_shape):
     exif[0x0112] = orientation
     picture = Image.fromarray(np.zeros((8, 12, 3), np.uint8))
     picture.save(root / "JPEGImages" / f"{name}.png", exif=exif.tobytes())
-    write_mask(root / "SegmentationClass" / f"{name}.png", np.zeros(mask_shape, np.uint8))
+    mask = np.eye(*mask_shape, dtype=np.uint8)
+    write_mask(root / "SegmentationClass" / f"{name}.png", mask)
 
 
 def test_what_was_done_about_exif_orientations_is_told_for_each_split(root, reads):

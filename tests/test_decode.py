@@ -74,7 +74,8 @@ def test_a_palette_with_alpha_gives_its_colours(tmp_path):
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_modes_without_a_range_are_refused(tmp_path, mode):
     path = save(tmp_path / "x.tif", Image.new(mode, (4, 4)))
-    with pytest.raises(DataError, match=rf"x\.tif: pixels of Pillow's mode {mode} .*Convert"):
+    message = r"x\.tif: its numbers \((int|float)32, 0 to 0\) have no fixed range.*data\.range=\["
+    with pytest.raises(DataError, match=message):
         read_image(path)
 
 
@@ -178,8 +179,14 @@ def flipped_png(tmp_path: Path) -> bytes:
 
 BAD_FILES = {
     "empty": (lambda _: b"", r"is empty \(0 bytes\)"),
-    "html": (lambda _: b"<!DOCTYPE html><html></html>", "is no picture, it starts with .*DOCTYPE"),
-    "lfs": (lambda _: b"version https://git-lfs.github.com/spec/v1\n", "starts with b'version"),
+    "html": (
+        lambda _: b"<!DOCTYPE html><html></html>",
+        "is no picture but a web page, it starts with .*DOCTYPE",
+    ),
+    "lfs": (
+        lambda _: b"version https://git-lfs.github.com/spec/v1\n",
+        "is a placeholder of Git LFS.*git lfs pull",
+    ),
     "gif": (lambda _: b"GIF89a" + bytes(20), "is no picture"),
     "jpeg cut": (lambda tmp: truncated("jpg", tmp), "cannot be decoded .*truncated"),
     "png cut": (lambda tmp: truncated("png", tmp), "cannot be decoded"),

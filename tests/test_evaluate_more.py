@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 from processes import result_of
 from scripts import ROOT, Result, call
 from torch import nn
-from voc_folder import make_voc
+from voc_folder import example_mask, make_voc
 
 from segkit.config.schema import EvaluateConfig
 from segkit.data.loader import Batch
@@ -186,7 +187,72 @@ def test_saved_masks_that_do_not_fit_are_refused(home: Path) -> None:
     assert "c.png: the mask is 8 x 12 (width x height), its image 12 x 8" in result.err
     write_mask(home / "bad/c.png", np.full((8, 12), 7, np.uint8))
     result = call("evaluate.py", *given, "out_dir=refused", "loader.num_workers=0", cwd=home)
-    assert "c: the prediction of 88 pixels is no class id in [0, 3)" in result.err
+    assert "bad/c.png: holds 7 (88 pixels); expected 0 to 2. Set num_classes, or" in result.err
+
+
+def test_saved_masks_may_have_other_colours_than_those_of_the_data_set(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc", {"val": ["a"]})
+    (tmp_path / "saved").mkdir()
+    others = np.array([[9, 9, 9], [0, 0, 128], [128, 0, 0], [7, 7, 7]], np.uint8)
+    classes = example_mask()
+    Image.fromarray(others[classes.clip(max=3)]).save(tmp_path / "saved/a.png")
+    Image.fromarray(voc_palette()[classes]).save(root / "SegmentationClass/a.png")
+    given = ["predictions=saved", "data.root=voc", "loader.num_workers=0", "data.colormap=voc"]
+    result = call("evaluate.py", *given, "out_dir=refused", cwd=tmp_path)
+    assert "saved/a.png: colour (9, 9, 9) at row 0, column 0 is not in predictions_c" in result.err
+    colors = str(others.tolist()).replace(" ", "")  # the last one where nothing is labelled
+    found, _ = evaluate(tmp_path, "done", *given, f"predictions_colormap={colors}")
+    assert found["miou"] == 1.0
+
+
+def test_saved_masks_of_0_and_255_are_renumbered_as_advised(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc", {"val": ["a", "b"]})
+    (root / "labels.txt").write_text("background\ncat\n")
+    (tmp_path / "saved").mkdir()
+    object_255 = np.repeat(np.uint8([[0] * 9 + [255] * 3]), 8, axis=0)
+    for name in ("a", "b"):
+        for folder in (root / "SegmentationClass", tmp_path / "saved"):
+            Image.fromarray(object_255).save(folder / f"{name}.png")
+    given = ["predictions=saved", "data.root=voc", "loader.num_workers=0", "bootstrap.resamples=0"]
+    error = refused(tmp_path, *given)
+    assert "set 'data.label_map={255: 1}'" in error
+    given.append("data.label_map={255: 1}")
+    result = call("evaluate.py", *given, "out_dir=refused", cwd=tmp_path)
+    assert "saved/a.png: holds 255 (24 pixels); expected 0 to 1. 255 is usually" in result.err
+    assert "'predictions_label_map={255: 1}'" in result.err
+    found, _ = evaluate(tmp_path, "done", *given, "predictions_label_map={255: 1}")
+    assert (found["miou"], found["support"]) == (1.0, [144, 48])
+    error = refused(tmp_path, *given, "predictions_label_map={255: 2}")
+    assert "predictions_label_map holds 255: 2; expected" in error
+
+
+def test_saved_masks_whose_palettes_disagree_are_refused(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc", {"val": ["a", "b"]})
+    (tmp_path / "saved").mkdir()
+    colors = voc_palette()
+    for name, order in {"a": [0, 1, 2], "b": [0, 2, 1]}.items():
+        mask = np.argsort([*order, *range(3, 256)])[example_mask()].astype(np.uint8)
+        write_mask(tmp_path / f"saved/{name}.png", mask, colors[order])
+    given = ["predictions=saved", "data.root=voc"]
+    error = refused(tmp_path, *given)
+    assert "the saved masks have palettes that disagree" in error
+    assert re.search(r"saved/[ab]\.png: index 1 is \(\d+, \d+, 0\); in .*it is", error)
+    assert "[224,224,192]" not in error  # the border's colour is no class
+    # Nothing is predicted where 255 is: VOC's border colour is an id that is ignored.
+    found, _ = evaluate(tmp_path, "done", *given, "data.colormap=voc", "loader.num_workers=0")
+    assert found["miou"] == 1.0
+
+
+def test_scores_of_masks_with_one_class_say_so(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc", {"val": ["a"]})
+    write_mask(root / "SegmentationClass/a.png", np.zeros((8, 12), np.uint8))
+    given = ["predictions=voc/SegmentationClass", "data.root=voc", "loader.num_workers=0"]
+    for check in ("true", "false"):
+        _, result = evaluate(tmp_path, "done", *given, f"data.check={check}")
+        assert "'background' is the only class in these masks: the scores say nothing" in result.out
+        assert ("the val split holds the class 'background' only" in result.out) == (
+            check == "true"
+        )
 
 
 def test_masks_for_the_voc_server(home: Path, plain: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """segkit.load_model: the same masks whatever the picture comes as, and from several threads."""
 
 import doctest
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scripts import call
 from trained import CLASSES, save_model
 
 import segkit
 from segkit.config.load import load_model as load_network
 from segkit.data.decode import read_image
+from segkit.data.masks import read_mask
 from segkit.engine.checkpoint import read_checkpoint
+from segkit.engine.onnx_model import metadata
 from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.predict.model import SegmentationModel, load_model
 
@@ -97,6 +101,41 @@ def test_grey_pictures_are_repeated(model: SegmentationModel) -> None:
     expected = model.predict(np.dstack([grey, grey, grey]))
     assert np.array_equal(model.predict(grey), expected)
     assert np.array_equal(model.predict(Image.fromarray(grey)), expected)
+
+
+def test_the_range_of_the_training_holds_for_all_that_is_given(tmp_path: Path) -> None:
+    config = {"data": {"range": [100.0, 4195.0]}}
+    path = save_model(tmp_path / "run/checkpoints/best.pt", config=config)
+    model = load_model(path, device="cpu")
+    image = picture()
+    stored = np.uint16((image[..., 0].astype(int) * 4095 + 127) // 255 + 100)
+    expected = model.compute(np.repeat(image[..., :1], 3, axis=2))[0]
+    Image.fromarray(stored).save(tmp_path / "a.png")
+    for kind in (tmp_path / "a.png", Image.open(tmp_path / "a.png"), stored):
+        assert np.array_equal(model.predict(kind), expected)
+    for eight_bits in (image, Image.fromarray(image)):
+        with pytest.raises(DataError, match=r"the image: data\.range is \[100, 4195\].* 0 to 255"):
+            model.predict(eight_bits)
+    result = call(
+        "predict.py", "checkpoint=run", "source=a.png", "out_dir=out", "device=cpu", cwd=tmp_path
+    )
+    assert result.status == 0, result.err
+    assert np.array_equal(read_mask(tmp_path / "out/index/a.png"), expected)
+
+
+def test_an_export_tells_the_range(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "best.pt", config={"data": {"range": [0.0, 4095.0]}})
+    facts = metadata(read_checkpoint(path), preprocessing=False, precision="fp32", opset=18)
+    assert json.loads(facts["config"])["data"]["range"] == [0.0, 4095.0]
+
+
+def test_models_of_other_ranges_are_no_ensemble(tmp_path: Path) -> None:
+    paths = [
+        save_model(tmp_path / name / "best.pt", config={"data": {"range": value}})
+        for name, value in {"a": [0, 255], "b": [0, 4095]}.items()
+    ]
+    with pytest.raises(ConfigError, match=r"b/best\.pt is no ensemble with .*data\.range"):
+        load_model(paths, device="cpu")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,6 +1,7 @@
 """Masks: reading, writing, colours, renumbering, the check of values, one-hot columns."""
 
 import numpy as np
+import png
 import pytest
 import torch
 from hypothesis import given, settings
@@ -76,7 +77,7 @@ def test_write_mask_refuses_what_it_cannot_store(tmp_path, mask, message):
 
 
 def test_one_labelling_saved_in_five_ways_reads_the_same(tmp_path):
-    write_mask(tmp_path / "p.png", MASK)
+    write_mask(tmp_path / "p.png", MASK, np.array(COLORS, dtype=np.uint8))
     Image.fromarray(MASK).save(tmp_path / "l.png")
     Image.fromarray(MASK.astype(np.uint16)).save(tmp_path / "16.png")
     Image.fromarray(rgb_of(MASK)).save(tmp_path / "rgb.png")
@@ -145,6 +146,54 @@ def test_bad_colormaps_are_refused(tmp_path, colormap, message):
     Image.fromarray(rgb_of(MASK)).save(tmp_path / "m.png")
     with pytest.raises(DataError, match=message):
         read_mask(tmp_path / "m.png", colormap=colormap)
+
+
+def palette_file(path, indices, colors, **options):
+    image = Image.fromarray(np.array(indices, dtype=np.uint8))
+    image.putpalette([value for color in colors for value in color])
+    image.save(path, **options)
+    return path
+
+
+def test_a_colormap_holds_for_the_colours_of_palettes(tmp_path):
+    other_order = [COLORS[2], COLORS[0], (224, 224, 192), COLORS[1]]
+    indices = [[1, 3, 0], [0, 2, 3]]  # of the same labels
+    for bits in ({}, {"bits": 2}, {"transparency": 1}):
+        path = palette_file(tmp_path / "m.png", indices, other_order, **bits)
+        np.testing.assert_array_equal(read_mask(path, colormap=COLORS), MASK)
+        assert read_mask(path).tolist() == read_mask(path, colormap="indices").tolist() == indices
+    path = palette_file(tmp_path / "m.gif", indices, other_order)
+    np.testing.assert_array_equal(read_mask(path, colormap=COLORS), MASK)
+
+
+def test_a_palette_colour_outside_the_colormap_is_named(tmp_path):
+    path = palette_file(tmp_path / "m.png", [[0, 3, 3]], [*COLORS, (9, 8, 7)])
+    message = r"m\.png: index 3 \(2 pixels\) has the colour \(9, 8, 7\) in its palette, which"
+    with pytest.raises(DataError, match=message):
+        read_mask(path, colormap=COLORS)
+    assert read_mask(path, colormap=[*COLORS, [9, 8, 7]]).tolist() == [[0, 3, 3]]
+    assert read_mask(path, colormap="indices").tolist() == [[0, 3, 3]]
+    path = palette_file(tmp_path / "unused.png", [[0, 1]], [*COLORS, (9, 8, 7)])
+    assert read_mask(path, colormap=COLORS).tolist() == [[0, 1]]
+    path = tmp_path / "short.png"
+    with path.open("wb") as file:
+        png.Writer(2, 1, palette=[(0, 0, 0), (200, 0, 0)], bitdepth=2).write(file, [[0, 3]])
+    with pytest.raises(DataError, match=r"short\.png: holds the index 3, but its palette has 2"):
+        read_mask(path, colormap=COLORS)
+
+
+def test_grey_masks_that_a_colormap_makes_ambiguous_are_refused(tmp_path):
+    path = tmp_path / "m.png"
+    Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save(path)
+    black_and_white = [[0, 0, 0], [255, 255, 255]]
+    with pytest.raises(DataError, match=r"m\.png: the mask is grey with the values 0, 255, which"):
+        read_mask(path, colormap=black_and_white)
+    # Both ways out lead to the same labels.
+    assert apply_label_map(read_mask(path), {255: 1}).tolist() == [[0, 1]]
+    Image.open(path).convert("RGB").save(path)
+    assert read_mask(path, colormap=black_and_white).tolist() == [[0, 1]]
+    Image.fromarray(np.array([[False, True]])).save(path)  # both readings agree
+    assert read_mask(path, colormap=black_and_white).tolist() == [[0, 1]]
 
 
 def test_label_map_renumbers():

@@ -290,6 +290,7 @@ def test_what_only_the_start_needed_may_be_gone(here: Path, key: str) -> None:
         "data.num_classes=3",
         "data.ignore_index=0",
         "data.mean=[0.5,0.5,0.5]",
+        "data.range=[0,4095]",
         "data.label_map={255:1}",
         "optimizer=sgd",
         "optimizer._target_=torch.optim.Adam",

@@ -1,5 +1,6 @@
 """Labels of every format become a data set that VOCSegmentation reads."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,14 @@ RGB = row([BLACK, ROAD, (224, 224, 192)], "_L")  # the last is VOC's border
 RGB_AND_MAP = RGB | {"masks/labelmap.txt": LABELMAP}
 THREE_CHANNELS = row([[0] * 3, [128] * 3, [255] * 3])
 IN_PALETTE = row([]) | {"masks/a.png": png(np.array([[0, 1, 1]], np.uint8), [*GREY, *BLACK])}
+
+
+def binary_palette(*greys: int) -> Files:
+    """A mask of the indices 0, 1, 1, which have these greys."""
+    colors = [value for grey in greys for value in (grey, grey, grey)]
+    return row([]) | {"masks/a.png": png(np.array([[0, 1, 1]], np.uint8), colors)}
+
+
 FOLDERS = {
     **{f"images/{name}.png": ROW for name in "abc"},
     "masks/tree/a.png": np.array([[255, 255, 0]], np.uint8),
@@ -155,6 +164,10 @@ CASES = [
             (f"{COLORS} {TWO_COLORS}", RGB, "10x", "road other", (ROAD, BLACK)),
             (f"{COLORS} ignore=[void]", RGB_AND_MAP, "01x", "other road", (BLACK, ROAD)),
             (SHADES, IN_PALETTE, "100", "black grey", (BLACK, GREY)),
+            (SHADES, row([0, 9, 0]), "010", "black grey", (BLACK, GREY)),
+            (BINARY, binary_palette(0, 1), "011", "background object", (BLACK, RED)),
+            (BINARY, binary_palette(0, 255), "011", "background object", (BLACK, RED)),
+            (f"{BINARY} threshold=128", binary_palette(0, 255), "011", "background object", ()),
             (BINARY, row([0, 255, 0]), "010", "background object", (BLACK, RED)),
             (f"{BINARY} classes=[none,cell]", row([0, 1, 0]), "010", "none cell", (BLACK, RED)),
             (f"{BINARY} threshold=128", THREE_CHANNELS, "011", "background object", (BLACK, RED)),
@@ -207,6 +220,31 @@ def test_real_masks_come_back_from_their_colours() -> None:
         expected = samples.read(samples.ids.index(name))
         for ours, theirs in zip(converted.read(index), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_advice_about_grey_and_reversed_masks_ends_in_a_data_set() -> None:
+    write(row([0, 2, 1]))  # class ids
+    with pytest.raises(DataError) as error:
+        run(f"format=rgb {MASKS}")
+    advice = re.search(r"'(colors=\{.*\})'", str(error.value))
+    assert advice
+    run(f"format=rgb {MASKS} {advice[1].replace(' ', '')}")
+    assert masks() == {"a": "021"}
+    write(binary_palette(255, 0))
+    with pytest.raises(DataError) as error:
+        run(f"{BINARY} force=true")
+    advice = re.search(r"(format=rgb) '(colors=\{.*\})'", str(error.value))
+    assert advice
+    run(f"{advice[1]} {MASKS} {advice[2].replace(' ', '')} force=true")
+    assert masks() == {"a": "100"}
+
+
+def test_pictures_without_a_fixed_range_are_copied_as_they_are() -> None:
+    write(row([0, 255, 0]))
+    Path("images/a.png").unlink()
+    Image.fromarray(np.zeros((1, 3), np.float32)).save("images/a.tif")
+    run(BINARY)
+    assert Path("out/JPEGImages/a.tif").read_bytes() == Path("images/a.tif").read_bytes()
 
 
 def test_turned_photographs_keep_their_labels() -> None:
@@ -337,8 +375,12 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
         (RGB, r"'road' is \[300, 0, 0\]; expected \[red"),
     ],
     f"{COLORS} colors={{road:[1,1,1],other:[1,1,1]}}": [(RGB, "two names have one colour")],
-    SHADES: [(row([0, 0, 0]), "is grey, not coloured")],
+    SHADES: [
+        (row([0, 9, 5]), r"a\.png: colour \(5, 5, 5\) at row 0, column 2 is not in colors"),
+        (row([]) | {"masks/a.png": np.array([[0, 9, 9]], np.uint16)}, "grey with more than 8 bits"),
+    ],
     BINARY: [
+        (binary_palette(255, 0), r"its palette shows the index 0 as \(255, 255, 255\)"),
         (THREE_CHANNELS, r"a\.png: holds values besides 0 and 255: 128\. Was it"),
     ],
     "format=binary source=masks": [(THREE_CHANNELS, "images is not set")],

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
     elif plain["predictions"] is not None and plain["data"]["root"] is None:
         yield f"data.root is not set: give {HINTS['data.root']}"
     if plain["checkpoint"]:
-        for key in ("classes", "num_classes", "ignore_index", "label_map", "colormap"):
+        for key in ("classes", "num_classes", "ignore_index", "label_map", "colormap", "range"):
             if plain["data"][key] is not None:
                 yield f"data.{key} is for predictions=...: a checkpoint brings its own"
 
@@ -150,6 +150,8 @@ def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterato
             if limits["whole"] and type(item) is not int:
                 yield f"{name}[{i}]={item}: expected a whole number"
                 return
+        if limits["rising"] and any(a >= b for a, b in pairwise(value)):
+            yield f"{start}: expected numbers that rise"
     numbers = (problem for item in items for problem in number_problems(start, item, limits))
     yield from islice(numbers, 1)
 

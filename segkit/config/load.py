@@ -12,6 +12,7 @@ from torch import nn
 from segkit.config.build import rebuild
 from segkit.config.slots import SLOTS
 from segkit.data.contract import SegmentationDataset
+from segkit.data.levels import Range, parse_range
 from segkit.engine.checkpoint import Checkpoint, model_weights, read_checkpoint
 from segkit.engine.description import Description
 from segkit.engine.finite import refuse_weights
@@ -48,6 +49,11 @@ def load_inference(
     first = checkpoints[0].about
     for other in checkpoints[1:]:
         about = other.about
+        if saved_range(about) != saved_range(first):
+            raise ConfigError(
+                f"{other.path} is no ensemble with {checkpoints[0].path}: their data.range is "
+                f"{saved_range(about)} and {saved_range(first)}, so they see other pictures"
+            )
         if (about.classes, about.mean, about.std) != (first.classes, first.mean, first.std):
             raise ConfigError(
                 f"{other.path} is no ensemble with {checkpoints[0].path}: expected the same "
@@ -103,6 +109,16 @@ def window_text(window: dict[str, list[int] | None]) -> str:
     if window["size"] is None:
         return "whole images"
     return f"{window['size']}" + (f", stride {window['stride']}" if window["stride"] else "")
+
+
+def saved_range(about: Description) -> Range | None:
+    """The ``data.range`` that a network was trained with.
+
+    Raises:
+        DataError: It was edited to something impossible.
+    """
+    data = about.config.get("data")
+    return parse_range(data.get("range") if isinstance(data, dict) else None)
 
 
 def usual_precision(about: Description, device: torch.device) -> str:

@@ -74,7 +74,7 @@ def limits_of(metadata: Any) -> Iterator[str]:
     if metadata.get("below") is not None:
         yield f"below {metadata['below']}"
     if metadata.get("length") is not None:
-        yield f"{metadata['length']} values"
+        yield f"{metadata['length']} {'rising ' * metadata['rising']}values"
     if metadata.get("choices"):
         yield "one of " + ", ".join(f"`{choice}`" for choice in metadata["choices"])
 

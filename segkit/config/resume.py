@@ -40,6 +40,7 @@ REFUSED = (
     "data.num_classes",
     "data.label_map",
     "data.colormap",
+    "data.range",
     "data.ignore_index",
     "data.mean",
     "data.std",

@@ -26,6 +26,7 @@ def option(
     length: int | None = None,
     kind: type | UnionType = object,
     whole: bool = False,
+    rising: bool = False,
     path: bool = False,
     exists: bool = False,
 ) -> Any:
@@ -41,6 +42,7 @@ def option(
         below: Number that it must not reach.
         choices: All texts that make sense.
         length: Of a list.
+        rising: Each number in a list exceeds the one before it.
         kind: Of a value that OmegaConf does not check; ``text`` says what is expected then.
         whole: If that value is a list, it is one of whole numbers.
         path: It names a file or folder; a relative one starts where the user does.
@@ -54,6 +56,7 @@ def option(
         "below": below,
         "choices": choices,
         "length": length,
+        "rising": rising,
         "kind": kind,
         "whole": whole,
         "path": path or exists,
@@ -87,6 +90,10 @@ def precision_option() -> Any:
     )
 
 
+def range_option(text: str) -> Any:
+    return option(None, f"{text}; null: all of each file's type", length=2, rising=True)
+
+
 def allow_option() -> Any:
     return option([], "your own modules that the checkpoint may name")
 
@@ -107,7 +114,10 @@ class DataConfig:
     label_map: Any = option(
         None, "a mapping of ids in the masks to classes or ignore, as {255: 1}", kind=dict
     )
-    colormap: Any = option(None, "colours of RGB masks in class order, or voc")
+    colormap: Any = option(
+        None, "colours of RGB and palette masks in class order, or voc; indices: never the colours"
+    )
+    range: Optional[list[float]] = range_option("numbers in pictures that become 0 and 255")
     check: bool = option(True, "read every file before the first step")
     mean: list[float] = option(
         [0.485, 0.456, 0.406], "per channel, of values in 0 to 1", low=0, high=1, length=3
@@ -257,7 +267,10 @@ class EvaluateDataConfig:
     label_map: Any = option(
         None, "with predictions=...: of the data set, a mapping as for train.py", kind=dict
     )
-    colormap: Any = option(None, "with predictions=...: colours of RGB masks, in both folders")
+    colormap: Any = option(
+        None, "with predictions=...: colours of RGB and palette masks, of the saved ones too"
+    )
+    range: Optional[list[float]] = range_option("with predictions=...: as for train.py")
 
 
 @dataclass
@@ -323,6 +336,12 @@ class EvaluateConfig:
     )
     predictions: Optional[str] = option(
         None, "folder with masks <id>.png to score instead of a checkpoint", exists=True
+    )
+    predictions_colormap: Any = option(
+        None, "colours of saved masks, as data.colormap of train.py; null: data.colormap"
+    )
+    predictions_label_map: Any = option(
+        None, "ids in saved masks to classes or ignore, a mapping as {255: 1}", kind=dict
     )
     compare: Any = option(
         None, "another checkpoint or folder to compare with", kind=str | list, exists=True

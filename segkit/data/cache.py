@@ -11,11 +11,11 @@ from segkit.data.contract import FileDataset
 from segkit.errors import DataError
 from segkit.files import special_kind, user_path
 
-VERSION = 2  # raise it with any change of what is checked or stored
+VERSION = 3  # raise it with any change of what is checked or stored
 
 
 class CheckCache:
-    """Pixel counts of items whose files and settings have not changed since they were checked.
+    """Facts about items whose files and settings have not changed since they were checked.
 
     Kept in ``$XDG_CACHE_HOME/segkit``, or ``~/.cache/segkit``. No home folder, one that cannot be
     written and a damaged file only mean that everything is checked again.
@@ -30,19 +30,17 @@ class CheckCache:
         self.path = None if folder_of_caches is None else folder_of_caches / name
         self.entries = {} if self.path is None else _read(self.path)
 
-    def get(self, index: int) -> list[int] | None:
-        """The counts stored for an item, None if its files are new or changed."""
+    def get(self, index: int) -> Any:
+        """What is stored for an item, None if its files are new or changed."""
         entry = self.entries.get("\n".join(map(str, self._paths(index))))
         if not isinstance(entry, dict) or entry.get("stamp") != self._stamp(index):
             return None
-        counts = entry.get("counts")
-        valid = isinstance(counts, list) and all(isinstance(count, int) for count in counts)
-        return counts if valid else None
+        return entry.get("facts")
 
-    def put(self, index: int, counts: list[int]) -> None:
-        """Remember the counts of an item, until :meth:`save` in memory only."""
+    def put(self, index: int, facts: dict[str, Any]) -> None:
+        """Remember facts about an item, until :meth:`save` in memory only."""
         key = "\n".join(map(str, self._paths(index)))
-        self.entries[key] = {"stamp": self._stamp(index), "counts": counts}
+        self.entries[key] = {"stamp": self._stamp(index), "facts": facts}
 
     def save(self) -> None:
         """Write the file whole or not at all."""

@@ -7,27 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from segkit.data.cache import CheckCache
-from segkit.data.contract import (
-    FileDataset,
-    IncompleteSplit,
-    SegmentationDataset,
-    check_pair,
-    first_ten,
-)
-from segkit.data.counts import Counts, check_foreground, class_table, unseen_classes
-from segkit.data.decode import is_turned
+from segkit.data.contract import FileDataset, IncompleteSplit, SegmentationDataset, first_ten
+from segkit.data.counts import Counts, check_foreground, class_table, total, unseen_classes
+from segkit.data.facts import Facts, look
+from segkit.data.judge import compare_ignored, compare_palettes, notes
 from segkit.data.leaks import check_disjoint, linked_twice
 from segkit.data.threads import attempt
 from segkit.errors import DataError
-
-# What an EXIF orientation led to.
-TURNS = {
-    1: "are turned or mirrored as their EXIF orientation says",
-    2: "are left as they are stored, against their EXIF orientation: so their masks fit",
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,7 @@ def check_splits(
     """
     train_name, *other_names = splits
     train = splits[train_name]
-    counts: dict[str, Counts] = {}
+    facts: dict[str, dict[str, Facts]] = {}
     problems: list[str] = []
     leaks: list[str] = []
     warnings: list[str] = []
@@ -86,18 +73,66 @@ def check_splits(
             leaks.append(str(error))
     for name, dataset in splits.items():
         warnings += linked_twice(dataset, name)
-        counts[name], wrong, turns = _count(dataset, name, ignore_index, num_workers, progress)
-        warnings += turns
+        items, wrong = _look(dataset, name, ignore_index, num_workers, progress)
+        facts[name] = items
         # A split may be in use twice, its problems are told once.
         problems += [problem for problem in wrong if problem not in problems]
     if problems:
         leaks.append(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
     if leaks:
         raise DataError("\n".join(leaks))
-    if trained:
-        check_foreground(train.classes, counts[train_name], ignore_index)
-    warnings += unseen_classes(train.classes, counts)
-    return Report(train.classes, counts, warnings)
+    counts, found = judge(splits, facts, ignore_index=ignore_index, trained=trained)
+    return Report(train.classes, counts, warnings + found)
+
+
+def judge(
+    splits: Mapping[str, SegmentationDataset],
+    facts: Mapping[str, Mapping[str, Facts]],
+    *,
+    ignore_index: int,
+    trained: bool,
+) -> tuple[dict[str, Counts], list[str]]:
+    """What the items of all splits say together, where each is sound alone.
+
+    Args:
+        splits: As for :func:`check_splits`.
+        facts: Of each item by its id, for each split.
+        ignore_index: See there.
+        trained: See there.
+
+    Returns:
+        The pixels of each split, and warnings.
+
+    Raises:
+        DataError: Masks that contradict each other, or cannot be what was meant.
+    """
+    counts: dict[str, Counts] = {}
+    compare_palettes(
+        {
+            name: one.palette
+            for split, items in facts.items()
+            for name, one in _by_mask(splits[split], items).items()
+        }
+    )
+    warnings: list[str] = []
+    train_name = next(iter(splits))
+    for name, dataset in splits.items():
+        classes = dataset.classes
+        counts[name] = total(facts[name].values(), len(classes))
+        # What the user says counts, and a class that is ignored is not mistaken for an object.
+        told = ignore_index in getattr(dataset, "label_map", {}) or ignore_index < len(classes)
+        if not told:
+            warnings += compare_ignored(name, classes, facts[name], ignore_index)
+        check_foreground(
+            classes,
+            counts[name],
+            ignore_index,
+            split=name,
+            trained=trained and name == train_name,
+            told=told,
+        )
+        warnings += notes(name, facts[name], getattr(dataset, "value_range", None))
+    return counts, warnings + unseen_classes(splits[train_name].classes, counts)
 
 
 def open_splits(
@@ -150,44 +185,38 @@ def _more_problems(
             yield str(error)
     wrong: list[str] = []
     for name, dataset in splits.items():
-        _, in_split, _ = _count(dataset, name, ignore_index, None, progress)
+        _, in_split = _look(dataset, name, ignore_index, None, progress)
         wrong += [text for text in in_split if text not in wrong]
     if wrong:
         yield f"{len(wrong)} items cannot be used:\n{first_ten(wrong)}"
 
 
-def _count(
+def _look(
     dataset: SegmentationDataset,
     split: str,
     ignore_index: int,
     num_workers: int | None,
     progress: bool,
-) -> tuple[Counts, list[str], list[str]]:
-    """The pixels of a split, what is wrong with its items, and what was done to its pictures."""
+) -> tuple[dict[str, Facts], list[str]]:
+    """What each sound item of a split holds, and what is wrong with the others."""
     if len(dataset) == 0 or len(set(dataset.ids)) != len(dataset):
         raise DataError(
             f"check {split}: {len(dataset)} items with {len(set(dataset.ids))} different ids; "
             "expected at least one item, and an id of its own for each"
         )
     cache = CheckCache(dataset) if isinstance(dataset, FileDataset) else None
-    num_classes = len(dataset.classes)
 
-    def look(index: int) -> list[int]:
-        """Pixels of each class, ignored ones, and the turn: what the cache keeps of an item."""
+    def known_or_look(index: int) -> Facts:
         stored = cache.get(index) if cache else None
-        if stored is not None and len(stored) == num_classes + 2:
-            return stored
-        image, mask = dataset.read(index)
-        check_pair(image, mask, num_classes, ignore_index, name=f"{dataset.ids[index]}")
-        columns = np.where(mask == ignore_index, num_classes, mask.astype(np.int64))
-        pixels = np.bincount(columns.ravel(), minlength=num_classes + 1).tolist()
-        counts = [*pixels, _turn_of(dataset, index, mask.shape)]
-        if cache:
-            cache.put(index, counts)
-        return counts
+        facts = Facts.from_json(stored, len(dataset.classes))
+        if facts is None:
+            facts = look(dataset, index, ignore_index)
+            if cache:
+                cache.put(index, facts.to_json())
+        return facts
 
     found = attempt(
-        look,
+        known_or_look,
         range(len(dataset)),
         f"check {split}",
         num_threads=num_workers if cache else 1,  # see check_splits
@@ -195,23 +224,20 @@ def _count(
     )
     if cache:
         cache.save()
-    nothing = [0] * (num_classes + 2)
-    table = np.array([nothing if isinstance(row, DataError) else row for row in found], np.int64)
-    *pixels, ignored = table[:, :-1].sum(axis=0)
-    problems = [str(row) for row in found if isinstance(row, DataError)]
-    turns = [
-        f"{len(turned)} of {len(dataset)} pictures of the {split} split {what}; the first is "
-        f"{dataset.ids[turned[0]]}"
-        for turn, what in TURNS.items()
-        if len(turned := np.flatnonzero(table[:, -1] == turn))
-    ]
-    return Counts(np.array(pixels), int(ignored)), problems, turns
+    pairs = zip(dataset.ids, found, strict=True)
+    items = {name: facts for name, facts in pairs if not isinstance(facts, DataError)}
+    return items, [str(problem) for problem in found if isinstance(problem, DataError)]
 
 
-def _turn_of(dataset: SegmentationDataset, index: int, size: tuple[int, int]) -> int:
-    """A key of ``TURNS``, or 0 where nothing asks for a turn."""
-    turned = is_turned(dataset.files(index)[0], size) if isinstance(dataset, FileDataset) else None
-    return 0 if turned is None else (1 if turned else 2)
+def _by_mask(dataset: SegmentationDataset, items: Mapping[str, Facts]) -> dict[str, Facts]:
+    """The items by the files of their masks, if there are any."""
+    if not isinstance(dataset, FileDataset):
+        return dict(items)
+    return {
+        str(dataset.files(index)[1]): items[name]
+        for index, name in enumerate(dataset.ids)
+        if name in items
+    }
 
 
 if __name__ == "__main__":

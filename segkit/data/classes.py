@@ -69,27 +69,33 @@ def find_classes(
 
 
 def parse_label_map(
-    label_map: Mapping[int | str, int | str], num_classes: int, ignore_index: int
+    label_map: Mapping[int | str, int | str],
+    num_classes: int,
+    ignore_index: int,
+    *,
+    key: str = "data.label_map",
 ) -> dict[int, int]:
     """The label map with plain ids: keys may be texts, and ``"ignore"`` is ``ignore_index``.
+
+    ``key`` is what errors call it.
 
     Raises:
         DataError: A key that is no id, or a value that is neither a class, nor ignored.
     """
     plain: dict[int, int] = {}
-    for key, value in label_map.items():
+    for name, value in label_map.items():
         try:
-            old = _id(key)
+            old = _id(name)
             new = ignore_index if value == "ignore" else _id(value)
         except ValueError:
             old = new = -1
         if not 0 <= old <= 65535 or not (0 <= new < num_classes or new == ignore_index):
             raise DataError(
-                f"data.label_map holds {key!r}: {value!r}; expected an id in the masks, and the "
+                f"{key} holds {name!r}: {value!r}; expected an id in the masks, and the "
                 f"class that it becomes (0 to {num_classes - 1}) or ignore"
             )
         if old in plain:
-            raise DataError(f"data.label_map lists {old} twice")
+            raise DataError(f"{key} lists {old} twice")
         plain[old] = new
     return plain
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.labels import check_labels
+from segkit.data.levels import Range
+from segkit.data.stored import Stored
 from segkit.errors import DataError
 
 
@@ -58,6 +60,42 @@ class FileDataset(Protocol):
 
     def files(self, index: int) -> tuple[Path, Path]:
         """The files of picture and mask."""
+
+
+class Examined(NamedTuple):
+    """An item, and what its files hold."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    picture: Stored
+    labels: Stored
+
+
+@runtime_checkable
+class ExaminedDataset(SegmentationDataset, FileDataset, Protocol):
+    """A data set that also shows what its files hold, so that a check can compare them.
+
+    Attributes:
+        value_range: The numbers in pictures that become 0 and 255; None is all of their type.
+        indices_count: Masks with a palette are read by their indices, so palettes must agree.
+    """
+
+    value_range: Range | None
+    indices_count: bool
+
+    def examine(self, index: int) -> Examined:
+        """What :meth:`SegmentationDataset.read` gives, and what it was made of."""
+
+
+def can_examine(dataset: SegmentationDataset) -> TypeGuard[ExaminedDataset]:
+    """Whether what it examines is what it reads: not where a subclass has a ``read`` of its own."""
+    if not isinstance(dataset, ExaminedDataset):
+        return False
+    kinds = type(dataset).__mro__
+    owners = [
+        next((kind for kind in kinds if name in vars(kind)), None) for name in ("read", "examine")
+    ]
+    return owners[0] is owners[1]
 
 
 def check_pair(

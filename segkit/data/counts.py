@@ -1,12 +1,18 @@
 """How many pixels each class has, what that says about a data set, and a table of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.facts import Facts
 from segkit.errors import DataError
+
+WITH_CHECKPOINT = (
+    ". (A checkpoint brings its own data.label_map: for that write masks of 0 and 1, with "
+    "python -m segkit.tools.convert format=binary)"
+)
 
 
 @dataclass(frozen=True)
@@ -22,26 +28,61 @@ class Counts:
     ignored: int
 
 
-def check_foreground(classes: Sequence[str], counts: Counts, ignore_index: int = 255) -> None:
-    """Raise a DataError if training could not tell two classes apart.
+def total(items: Iterable[Facts], num_classes: int) -> Counts:
+    """The pixels of all items together."""
+    pixels, ignored = np.zeros(num_classes, np.int64), 0
+    for facts in items:
+        pixels += np.array(facts.pixels, np.int64)
+        ignored += facts.ignored
+    return Counts(pixels, ignored)
 
-    That is so where nothing is labelled, and with masks of 0 and 255, however small the objects:
-    read with 255 ignored, they hold one class only.
+
+def check_foreground(
+    classes: Sequence[str],
+    counts: Counts,
+    ignore_index: int = 255,
+    *,
+    split: str = "train",
+    trained: bool = True,
+    told: bool = False,
+) -> None:
+    """Raise a DataError if a split cannot tell two classes apart.
+
+    That is so where nothing is labelled, with masks of 0 and 255, however small the objects (read
+    with 255 ignored, they hold one class only), and, of a split to train on, with masks of one
+    class alone. What is only scored may show one class: :func:`unseen_classes` says so.
+
+    Args:
+        classes: Their names.
+        counts: Of the split.
+        ignore_index: Value of the pixels without a label.
+        split: Its name.
+        trained: Whether it is trained on.
+        told: The user says that ``ignore_index`` means no label.
     """
     seen = np.flatnonzero(counts.pixels)
-    total = int(counts.pixels.sum()) + counts.ignored
+    pixels = int(counts.pixels.sum()) + counts.ignored
     if len(seen) == 0:
         raise DataError(
-            f"every pixel of the train split is ignored (value {ignore_index}); expected class "
+            f"every pixel of the {split} split is ignored (value {ignore_index}); expected class "
             "ids. Renumber the masks with data.label_map or set data.ignore_index"
         )
-    if len(seen) == 1 and counts.ignored:
+    binary = counts.ignored > 0 and seen[0] == 0 and not told
+    if len(seen) > 1 or not (trained or (binary and len(classes) == 2)):
+        return
+    only = f"the {split} split holds the class {classes[seen[0]]!r} only"
+    if binary:
         raise DataError(
-            f"the train split holds the class {classes[seen[0]]!r} only, and "
-            f"{counts.ignored / total:.2%} of its pixels have the value {ignore_index}, which is "
-            "ignored. This looks like masks of 0 and 255, whose object would be ignored: "
-            f"set 'data.label_map={{{ignore_index}: 1}}'"
+            f"{only}, and {counts.ignored / pixels:.2%} of its pixels have the value "
+            f"{ignore_index}, which is ignored. This looks like masks of 0 and {ignore_index}, "
+            f"whose object would be ignored: set 'data.label_map={{{ignore_index}: 1}}'"
+            + ("" if trained else WITH_CHECKPOINT)
         )
+    raise DataError(
+        f"{only}, of {len(classes)} classes: there is nothing to tell apart. Are the masks blank, "
+        "or those of other pictures? Expected class ids from 0 to "
+        f"{len(classes) - 1}; data.train_split names another list, data.label_map renumbers ids"
+    )
 
 
 def unseen_classes(classes: Sequence[str], counts: Mapping[str, Counts]) -> list[str]:
@@ -49,7 +90,13 @@ def unseen_classes(classes: Sequence[str], counts: Mapping[str, Counts]) -> list
     warnings = []
     for split, found in counts.items():
         unseen = [name for name, n in zip(classes, found.pixels, strict=True) if n == 0]
-        if unseen:
+        if len(unseen) == len(classes) - 1:
+            (only,) = set(classes) - set(unseen)
+            warnings.append(
+                f"the {split} split holds the class {only!r} only, of {len(classes)}: scores on it "
+                f"say nothing of the others, and {only!r} everywhere would score 100 %"
+            )
+        elif unseen:
             warnings.append(f"no pixel in the {split} split of: {', '.join(unseen)}")
     return warnings
 

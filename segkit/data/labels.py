@@ -12,7 +12,12 @@ Labels = NDArray[np.integer[Any]]
 
 
 def apply_label_map(
-    mask: Labels, label_map: Mapping[int, int], ignore_index: int = 255, *, name: str = "mask"
+    mask: Labels,
+    label_map: Mapping[int, int],
+    ignore_index: int = 255,
+    *,
+    name: str = "mask",
+    key: str = "data.label_map",
 ) -> Labels:
     """Renumber the ids of a mask, each ``old`` to ``label_map[old]``.
 
@@ -25,6 +30,7 @@ def apply_label_map(
         label_map: Old id to new id, all between 0 and 65535; give ``ignore_index`` to ignore an id.
         ignore_index: The id of pixels without a label.
         name: What an error calls the mask.
+        key: What it calls the map.
 
     Returns:
         uint8 (H, W) where all values fit, else uint16.
@@ -38,7 +44,7 @@ def apply_label_map(
     for number in taken:
         if (mask == number).any():
             raise DataError(
-                f"{name}: id {number} ({(mask == number).sum()} pixels) is not in data.label_map, "
+                f"{name}: id {number} ({(mask == number).sum()} pixels) is not in {key}, "
                 "but another id gets that number. List it as well, with its new id or ignore"
             )
     table = np.arange(np.iinfo(mask.dtype).max + 1, dtype=np.uint16)
@@ -50,13 +56,27 @@ def apply_label_map(
 
 
 def check_labels(
-    mask: Labels, num_classes: int, ignore_index: int = 255, *, name: str = "mask"
+    mask: Labels,
+    num_classes: int,
+    ignore_index: int | None = 255,
+    *,
+    name: str = "mask",
+    key: str = "data.label_map",
 ) -> None:
     """Raise a DataError unless each value is in ``[0, num_classes)`` or is ``ignore_index``.
 
     The message lists the values that are not, with their pixel counts, and the likely cause.
+
+    Args:
+        mask: Integer, of any shape.
+        num_classes: Number of classes.
+        ignore_index: None if nothing may be ignored, as in a prediction.
+        name: What an error calls the mask.
+        key: What renumbers ids.
     """
-    wrong = ((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)
+    wrong = (mask < 0) | (mask >= num_classes)
+    if ignore_index is not None:
+        wrong &= mask != ignore_index
     if not wrong.any():
         return
     values, counts = np.unique(mask[wrong], return_counts=True)
@@ -66,16 +86,12 @@ def check_labels(
     if len(values) > 16:
         cause = "So many values look like a resized, compressed or grey picture, not like a mask"
     elif 255 in values:
-        cause = (
-            "255 is usually the border without a label (data.ignore_index) or, in a 0/255 mask, "
-        )
-        cause += "the object (data.label_map={255: 1})"
+        border = "the border without a label (data.ignore_index) or, " * (ignore_index is not None)
+        cause = f"255 is usually {border}in a 0/255 mask, the object ('{key}={{255: 1}}')"
     elif values.tolist() == [num_classes]:
         cause = "Either num_classes is one too small (the background counts), or the labels start "
-        cause += "at 1 (renumber them with data.label_map)"
+        cause += f"at 1 (renumber them with {key})"
     else:
-        cause = "Set num_classes, or renumber or ignore ids with data.label_map"
-    raise DataError(
-        f"{name}: holds {listed}; expected 0 to {num_classes - 1} or {ignore_index} (ignored). "
-        + cause
-    )
+        cause = f"Set num_classes, or renumber or ignore ids with {key}"
+    ignored = "" if ignore_index is None else f" or {ignore_index} (ignored)"
+    raise DataError(f"{name}: holds {listed}; expected 0 to {num_classes - 1}{ignored}. {cause}")

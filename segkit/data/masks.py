@@ -11,13 +11,16 @@ from PIL import Image
 from segkit.data.colors import (
     ColorMap,
     Palette,
+    check_grey,
     classes_of_colors,
+    classes_of_indices,
     fill_palette,
     parse_colormap,
     voc_palette,
 )
-from segkit.data.decode import PathLike, read_labels
+from segkit.data.decode import PathLike, load_labels
 from segkit.data.labels import Labels, check_labels
+from segkit.data.stored import Stored
 from segkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,13 +32,14 @@ __all__ = ["one_hot", "read_mask", "voc_palette", "write_mask"]
 def read_mask(
     path: PathLike, *, colormap: ColorMap | None = None, ignore_index: int = 255
 ) -> Labels:
-    """Read a mask as the indices that its file stores.
+    """Read a mask as the class ids that its file stores.
 
     Args:
-        path: A palette, grey (1, 8 or 16 bits) or, with ``colormap``, an RGB(A) file.
-        colormap: RGB triples in class order, or ``"voc"``; used for RGB files only. VOC's border
-            colour (224, 224, 192) is ``ignore_index`` unless it is listed.
-        ignore_index: The id that the border colour of an RGB file becomes.
+        path: A palette, grey or, with ``colormap``, an RGB(A) file.
+        colormap: RGB triples in class order, or ``"voc"``: the colours of RGB and palette files
+            say the class. VOC's border colour (224, 224, 192) is ``ignore_index`` unless it is
+            listed. Without it, and with ``"indices"``, the indices of palette files are class ids.
+        ignore_index: The id that the border colour becomes.
 
     Returns:
         uint8 (H, W), or uint16 (H, W) where values above 255 are stored.
@@ -44,18 +48,42 @@ def read_mask(
         DataError: An unreadable file, a JPEG, an RGB file without ``colormap``, a colour that is
             not in ``colormap``, a value below 0 or above 65535.
     """
-    labels = read_labels(path)
+    return to_labels(load_labels(path), parse_colormap(colormap), ignore_index, str(path))
+
+
+def to_labels(
+    stored: Stored,
+    colormap: Palette | None,
+    ignore_index: int,
+    name: str,
+    key: str = "data.colormap",
+) -> Labels:
+    """:func:`read_mask` of a file that is loaded.
+
+    Args:
+        stored: Of the file.
+        colormap: Colours in class order, uint8 (n, 3); None where colours do not count.
+        ignore_index: As there.
+        name: What errors call the mask.
+        key: What they call the colours.
+    """
+    labels = stored.numbers
     if labels.ndim == 3:
         if colormap is None:
             raise DataError(
-                f"{path}: the mask is an RGB picture; expected palette or grey with class ids. "
-                "Say which colour is which class: data.colormap=voc, or RGB triples in class order"
+                f"{name}: the mask is an RGB picture; expected palette or grey with class ids. "
+                f"Say which colour is which class: {key}=voc, or RGB triples in class order"
             )
-        labels = classes_of_colors(labels, parse_colormap(colormap), ignore_index, str(path))
+        labels = classes_of_colors(labels, colormap, ignore_index, name, key)
+    elif colormap is not None and stored.palette is not None:
+        labels = classes_of_indices(labels, stored.palette, colormap, ignore_index, name, key)
+    elif colormap is not None and stored.white in (1, 3, 15, 255):
+        check_grey(labels, stored.white, colormap, ignore_index, name, key)
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > 65535:
         raise DataError(
-            f"{path}: values from {low} to {high}; expected class ids between 0 and 65535"
+            f"{name}: values from {low} to {high}; expected class ids between 0 and 65535. Save "
+            f"it with {ignore_index} where nothing is labelled, and the class elsewhere"
         )
     return labels.astype(np.uint8 if high <= 255 else np.uint16)
 

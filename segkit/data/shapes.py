@@ -35,6 +35,7 @@ def shapes(
     ignore_index: int = 255,
     label_map: Mapping[int | str, int | str] | None = None,
     colormap: ColorMap | None = None,
+    value_range: Sequence[float] | None = None,
 ) -> VOCSegmentation:
     """A split (``train`` or ``val``) of the shapes in ``root``, which is made if it is missing.
 
@@ -52,6 +53,7 @@ def shapes(
         ignore_index: See there.
         label_map: See there.
         colormap: See there.
+        value_range: See there.
 
     Raises:
         DataError: ``root`` holds something else, or shapes that other settings made, or it is not
@@ -90,6 +92,7 @@ def shapes(
         ignore_index=ignore_index,
         label_map=label_map,
         colormap=colormap,
+        value_range=value_range,
     )
 
 

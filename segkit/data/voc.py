@@ -2,7 +2,7 @@
 
 ::
 
-    root/JPEGImages/<id>.jpg                          or .jpeg .png .bmp .tif .tiff .webp
+    root/JPEGImages/<id>.jpg                          or .jpeg .png .bmp .tif .tiff .webp .gif
     root/SegmentationClass/<id>.png                   class ids, 255 where ignored
     root/ImageSets/Segmentation/{train,val,test}.txt  one id per line
     root/labels.txt                                   one class name per line, in index order
@@ -19,17 +19,19 @@ from numpy.typing import NDArray
 
 from segkit.data.classes import find_classes, parse_label_map, read_lines
 from segkit.data.colors import ColorMap, fill_palette, parse_colormap
-from segkit.data.contract import IncompleteSplit, check_pair, first_ten
-from segkit.data.decode import read_image, read_palette
+from segkit.data.contract import Examined, IncompleteSplit, check_pair, first_ten
+from segkit.data.decode import load, load_labels, read_palette
 from segkit.data.label_list import LabelList
 from segkit.data.labels import apply_label_map
-from segkit.data.masks import read_mask
+from segkit.data.levels import parse_range
+from segkit.data.masks import to_labels
+from segkit.data.orientation import to_picture
 from segkit.data.split_list import hint, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 
 class VOCSegmentation:
@@ -43,7 +45,10 @@ class VOCSegmentation:
         ignore_index: Value of the pixels without a label, 0 to 255.
         label_map: Ids in the masks to class ids or ``"ignore"``; see
             :func:`~segkit.data.masks.apply_label_map`. Classes are those after the renumbering.
-        colormap: For RGB masks: their colours in class order, or ``"voc"``.
+        colormap: For RGB and palette masks: their colours in class order, or ``"voc"``. With
+            ``"indices"`` those of palette masks count, whatever their colours.
+        value_range: ``data.range``: the numbers in pictures that become 0 and 255. None is the full
+            range of each file's type.
 
     Attributes:
         ids: One name per item, in the order of the split file.
@@ -64,6 +69,7 @@ class VOCSegmentation:
         ignore_index: int = 255,
         label_map: Mapping[int | str, int | str] | None = None,
         colormap: ColorMap | None = None,
+        value_range: Sequence[float] | None = None,
     ) -> None:
         if not 0 <= ignore_index <= 255:
             raise DataError(f"data.ignore_index is {ignore_index}; expected 0 to 255")
@@ -82,7 +88,9 @@ class VOCSegmentation:
         self.num_classes = len(self.classes)
         self.label_map = parse_label_map(label_map or {}, self.num_classes, ignore_index)
         colormap = labels.colors if colormap is None else colormap  # those of CVAT's labelmap.txt
-        self.colormap = None if colormap is None else parse_colormap(colormap)
+        self.colormap = parse_colormap(colormap)
+        self.indices_count = colormap is None
+        self.value_range = parse_range(value_range)
         self.ids: list[str] = []
         self._files: list[tuple[Path, Path]] = []
         try:
@@ -108,21 +116,30 @@ class VOCSegmentation:
         Raises:
             DataError: An unreadable file, unequal sizes, a value that is no class.
         """
+        image, mask, *_ = self.examine(index)
+        return image, mask
+
+    def examine(self, index: int) -> Examined:
+        """What :meth:`read` gives, and what it was made of."""
         image_path, mask_path = self._files[index]
         name = str(mask_path)
-        mask = read_mask(mask_path, colormap=self.colormap, ignore_index=self.ignore_index)
+        labels = load_labels(mask_path)
+        mask = to_labels(labels, self.colormap, self.ignore_index, name)
         if self.label_map:
             mask = apply_label_map(mask, self.label_map, self.ignore_index, name=name)
-        image = read_image(image_path, size=(mask.shape[0], mask.shape[1]))
+        picture = load(image_path)
+        size = (mask.shape[0], mask.shape[1])
+        image = to_picture(picture, str(image_path), size, self.value_range)
         check_pair(image, mask, self.num_classes, self.ignore_index, name=name)
-        return image, mask.astype(np.uint8, copy=False)
+        return Examined(image, mask.astype(np.uint8, copy=False), picture, labels)
 
     @property
     def fingerprint(self) -> str:
         """All settings, besides the files, that :meth:`read` depends on."""
         colors = None if self.colormap is None else self.colormap.tolist()
         labels = sorted(self.label_map.items())
-        return json.dumps([self.num_classes, self.ignore_index, labels, colors])
+        settings = [self.num_classes, self.ignore_index, labels, colors]
+        return json.dumps([*settings, self.value_range, self.indices_count])
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:

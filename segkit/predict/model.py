@@ -13,15 +13,16 @@ from PIL import Image
 
 from segkit.config.check import check_values
 from segkit.config.explain import explain
-from segkit.config.load import load_inference, read_checkpoints
+from segkit.config.load import load_inference, read_checkpoints, saved_range
 from segkit.config.schema import PredictConfig
 from segkit.data.decode import Pixels, pixels_of, read_image
+from segkit.data.levels import Range, to_bytes
 from segkit.engine.inference import Inference
 from segkit.engine.precision import pick_device
 from segkit.errors import ConfigError, DataError
 from segkit.files import PathLike, user_path
 
-Picture = PathLike | NDArray[np.uint8] | Image.Image
+Picture = PathLike | NDArray[np.uint8] | NDArray[np.uint16] | Image.Image
 Mask = NDArray[np.uint8] | NDArray[np.int64]
 Probabilities = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -100,7 +101,9 @@ def open_model(cfg: DictConfig) -> "SegmentationModel":
         raise ConfigError("checkpoint=[]: expected at least one .pt file or run folder")
     about = checkpoints[0].about
     inference = load_inference(checkpoints, cfg, pick_device(cfg.device))
-    return SegmentationModel(inference, about.classes, np.asarray(about.palette, np.uint8))
+    return SegmentationModel(
+        inference, about.classes, np.asarray(about.palette, np.uint8), saved_range(about)
+    )
 
 
 class SegmentationModel:
@@ -108,18 +111,27 @@ class SegmentationModel:
 
     A picture is a path, an array uint8 (H, W, 3) RGB or (H, W) grey, or an image of Pillow; of any
     size. The EXIF orientation is applied, as training does. A list of pictures gives a list; each
-    is computed alone, so that a result does not depend on its neighbours.
+    is computed alone, so that a result does not depend on its neighbours. A model that was trained
+    with ``data.range`` takes arrays uint16 too, and applies its range to all that it is given.
 
     Args:
         inference: What computes the scores.
         classes: Names in index order.
         palette: RGB of each class, uint8 (256, 3).
+        value_range: The numbers in pictures that become 0 and 255; None is all of their type.
     """
 
-    def __init__(self, inference: Inference, classes: Sequence[str], palette: Pixels) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        classes: Sequence[str],
+        palette: Pixels,
+        value_range: Range | None = None,
+    ) -> None:
         self.inference = inference
         self.classes = list(classes)
         self.palette = palette
+        self.value_range = value_range
 
     @overload
     def predict(self, image: Picture) -> Mask: ...
@@ -132,7 +144,7 @@ class SegmentationModel:
             DataError: A file that cannot be read, or an object of another kind.
             CheckpointError: The network computes NaN or infinity for it.
         """
-        return _each(image, lambda one: self.compute(to_pixels(one), name=name_of(one))[0])
+        return _each(image, lambda one: self.compute(self.to_pixels(one), name=name_of(one))[0])
 
     @overload
     def probabilities(self, image: Picture) -> Probabilities: ...
@@ -149,11 +161,15 @@ class SegmentationModel:
         """
 
         def one_picture(one: Picture) -> Probabilities:
-            probs = self.compute(to_pixels(one), with_probs=True, name=name_of(one))[1]
+            probs = self.compute(self.to_pixels(one), with_probs=True, name=name_of(one))[1]
             assert probs is not None
             return probs
 
         return _each(image, one_picture)
+
+    def to_pixels(self, picture: Picture, name: str = "the image") -> Pixels:
+        """A picture of any kind as uint8 (H, W, 3) RGB; see :func:`to_pixels`."""
+        return to_pixels(picture, self.value_range, name)
 
     @torch.no_grad()
     def compute(
@@ -185,28 +201,37 @@ def name_of(picture: Picture) -> str:
     return str(picture) if isinstance(picture, str | os.PathLike) else "the image"
 
 
-def to_pixels(picture: Picture) -> Pixels:
+def to_pixels(
+    picture: Picture, value_range: Range | None = None, name: str = "the image"
+) -> Pixels:
     """A picture of any kind as uint8 (H, W, 3) RGB.
+
+    Args:
+        picture: As for :class:`SegmentationModel`.
+        value_range: ``data.range`` of the model.
+        name: What errors call it.
 
     Raises:
         DataError: A file that cannot be read, or an object of another kind.
     """
     if isinstance(picture, Image.Image):
-        return pixels_of(picture, "the image")
+        return pixels_of(picture, name, value_range=value_range)
     if isinstance(picture, str | os.PathLike):
-        return read_image(user_path(picture))
+        return read_image(user_path(picture), value_range=value_range)
     if not isinstance(picture, np.ndarray):
         raise DataError(
-            f"the image is a {type(picture).__name__}; expected a path, an array uint8 (H, W, 3), "
+            f"{name} is a {type(picture).__name__}; expected a path, an array uint8 (H, W, 3), "
             "or an image of Pillow"
         )
     shape = picture.shape
-    if picture.dtype != np.uint8 or 0 in shape or not (picture.ndim == 2 or shape[2:] == (3,)):
+    kinds = (np.uint8,) if value_range is None else (np.uint8, np.uint16)
+    if picture.dtype not in kinds or 0 in shape or not (picture.ndim == 2 or shape[2:] == (3,)):
         raise DataError(
-            f"the image is an array of {picture.dtype} {shape}; expected uint8 (H, W, 3) in the "
+            f"{name} is an array of {picture.dtype} {shape}; expected uint8 (H, W, 3) in the "
             "order red, green, blue (OpenCV: image[..., ::-1]), or grey (H, W)"
         )
-    return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
+    pixels = to_bytes(picture, np.iinfo(picture.dtype).max, value_range, name)
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def _each(

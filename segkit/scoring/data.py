@@ -47,6 +47,7 @@ def own_data(cfg: DictConfig) -> Data:
     given: Any = OmegaConf.to_container(cfg.data)
     keys = ("classes", "num_classes", "ignore_index", "label_map", "colormap")
     settings = {key: given[key] for key in keys if given[key] is not None}
+    settings["value_range"] = given["range"]
 
     def make(split: str) -> VOCSegmentation:
         return VOCSegmentation(cfg.data.root, split, **settings)

@@ -78,6 +78,13 @@ class Output:
         matrix = measures.matrix.matrix.tolist()
         write_scores(self.folder, result, matrix, rows, self.data.classes)
         log.info("%s\n%s", class_table(result, self.data.classes), more_scores(result))
+        shown = [name for name, n in zip(self.data.classes, result["support"], strict=True) if n]
+        if len(shown) == 1 < len(self.data.classes):
+            log.warning(
+                "warning: %r is the only class in these masks: the scores say nothing of the "
+                "others, and a model that answers %r everywhere gets 100 %%",
+                *(shown * 2),
+            )
 
     def comparison(self, comparison: dict[str, Any]) -> None:
         """Write and show how two models differ."""

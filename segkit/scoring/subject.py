@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segkit.config.load import load_inference, read_checkpoints
 from segkit.data.loader import Batch
@@ -73,7 +73,15 @@ def make_subject(source: Source, cfg: DictConfig, data: Data, device: torch.devi
         ConfigError: A checkpoint knows other classes.
     """
     if isinstance(source, Path):
-        masks = SavedMasks(source, data.dataset.ids, cfg.data.colormap)
+        settings: Any = OmegaConf.to_container(cfg)
+        masks = SavedMasks(
+            source,
+            data.dataset.ids,
+            len(data.classes),
+            data.ignore_index,
+            colormap=settings["predictions_colormap"] or settings["data"]["colormap"],
+            label_map=settings["predictions_label_map"],
+        )
         return Subject([source], masks.predict_masks, {"predictions": str(source)})
     for checkpoint in source:
         check_classes(checkpoint, data)

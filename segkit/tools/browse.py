@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -17,6 +18,10 @@ from tqdm import tqdm
 from segkit.config import build, build_augment, check_command_line, run
 from segkit.console import say
 from segkit.data.augment import Mask
+from segkit.data.contract import can_examine
+from segkit.data.decode import load_labels
+from segkit.data.facts import used_palette
+from segkit.data.judge import compare_palettes
 from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
@@ -52,14 +57,19 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
     fed = Samples(dataset, build_augment(cfg), cfg.seed)
     count = min(request.pictures, len(dataset))
     rows = []
+    palettes: dict[str, list[Any]] = {}
     chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
     for index in tqdm(chosen, "browse", leave=False, disable=None):
         image, mask = dataset.read(index)
+        if can_examine(dataset) and dataset.indices_count:
+            file = dataset.files(index)[1]
+            palettes[str(file)] = used_palette(load_labels(file), mask != cfg.data.ignore_index)
         tiles = [tile(image, mask, dataset.ids[index], cfg.data.ignore_index)]
         for epoch in range(1, request.epochs + 1):
             image, mask = fed.read(epoch, index)
             tiles.append(tile(image, mask, f"epoch {epoch}", cfg.data.ignore_index))
         rows.append(tiles)
+    compare_palettes(palettes)
     palette = np.asarray(getattr(dataset, "palette", voc_palette()), np.uint8)
     sheet = contact_sheet(rows, list(dataset.classes), palette, cfg.data.ignore_index)
     if request.dry_run:

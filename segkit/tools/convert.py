@@ -19,8 +19,9 @@ from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.contract import check_pair, first_ten
 from segkit.data.counts import Counts, class_table
-from segkit.data.decode import read_image
+from segkit.data.decode import load
 from segkit.data.masks import write_mask
+from segkit.data.orientation import shown_size
 from segkit.data.threads import each
 from segkit.data.voc import IMAGES, MASKS, SUFFIXES, split_file
 from segkit.errors import DataError
@@ -156,12 +157,13 @@ def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[n
         if picture.suffix.lower() not in SUFFIXES:
             raise DataError(f"{picture}: expected a picture with a suffix of {' '.join(SUFFIXES)}")
         try:
-            image = read_image(picture, size=(mask.shape[0], mask.shape[1]))
+            size = shown_size(load(picture), (mask.shape[0], mask.shape[1]))
         except DataError as error:
             if picture == item.image:
                 raise
             text = str(error).removeprefix(f"{picture}: ")
             raise DataError(f"{item.source}: the picture inside: {text}") from error
+        image = np.broadcast_to(np.uint8(0), (*size, 3))  # its numbers do not matter here
         check_pair(image, mask, len(found.classes), IGNORE, name=f"{item.source} ({item.name})")
         if staging is not None:
             place = staging / IMAGES / f"{item.name}{picture.suffix.lower()}"

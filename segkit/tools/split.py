@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
+from segkit.data.colors import parse_colormap
 from segkit.data.contract import first_ten
 from segkit.data.counts import Counts, class_table
-from segkit.data.masks import read_mask
+from segkit.data.decode import load_labels
+from segkit.data.facts import used_palette
+from segkit.data.judge import compare_palettes
+from segkit.data.masks import to_labels
 from segkit.data.threads import each
 from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
 from segkit.errors import ConfigError, DataError
@@ -56,7 +60,11 @@ def split(request: Request) -> None:
     masks = find_masks(root, request.of)
     ids = list(masks)
     groups = find_groups(ids, request.group)
-    pixels = np.array(each(partial(count_pixels, request), list(masks.values()), "count pixels"))
+    counted = each(partial(count_pixels, request), list(masks.values()), "count pixels")
+    pixels = np.array([one.pixels for one in counted])
+    if request.colormap is None:
+        pairs = zip(masks.values(), counted, strict=True)
+        compare_palettes({str(path): one.palette for path, one in pairs})
     used = np.flatnonzero(pixels.sum(axis=0))
     labelled = used[used != request.ignore_index]
     amounts = pixels[:, labelled] if request.stratify else pixels[:, :0]
@@ -147,12 +155,20 @@ def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
     return numbers
 
 
-def count_pixels(request: Request, path: Path) -> NDArray[np.int64]:
-    """How many pixels of a mask have each value, (256,)."""
-    mask = read_mask(path, colormap=request.colormap, ignore_index=request.ignore_index)
+class Counted(NamedTuple):
+    """How many pixels of a mask have each value, (256,), and its palette as in ``Facts``."""
+
+    pixels: NDArray[np.int64]
+    palette: list[Any]
+
+
+def count_pixels(request: Request, path: Path) -> Counted:
+    stored, colormap = load_labels(path), parse_colormap(request.colormap)
+    mask = to_labels(stored, colormap, request.ignore_index, str(path))
     if mask.size and mask.max() > 255:
         raise DataError(f"{path}: holds {mask.max()}; expected class ids up to 255")
-    return np.bincount(mask.ravel(), minlength=256)
+    palette = used_palette(stored, mask != request.ignore_index)
+    return Counted(np.bincount(mask.ravel(), minlength=256), palette)
 
 
 def table(

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.console import say
+from segkit.data.check import judge
+from segkit.data.facts import Facts, facts_of
 from segkit.data.threads import each
 from segkit.losses.class_weights import WEIGHTINGS
 from segkit.models.atrous import ATROUS_RATES, fitting_rates, needed_crop
@@ -53,19 +55,30 @@ def stats(request: Request) -> None:
     path = None if request.json is None else output_file("json", request.json, request.force)
     dataset = request.open(request.split)
 
-    def look(index: int) -> Found:
-        _, mask = dataset.read(index)
+    def look(index: int) -> tuple[Found, Facts]:
+        item = dataset.examine(index)
+        mask = item.mask
+        facts = facts_of(item, dataset, dataset.ids[index], request.ignore_index)
         labelled = mask[mask != request.ignore_index]
         pixels = np.bincount(labelled, minlength=dataset.num_classes)
         objects = [
             object_sizes(mask, number) if pixels[number] else NO_OBJECTS
             for number in range(dataset.num_classes)
         ]
-        return Found(mask.shape, pixels, mask.size - labelled.size, objects)
+        return Found(mask.shape, pixels, mask.size - labelled.size, objects), facts
 
-    found = each(look, range(len(dataset)), "look")
-    content = summarize(found, dataset.classes)
+    looked = each(look, range(len(dataset)), "look")
+    facts = {name: one for name, (_, one) in zip(dataset.ids, looked, strict=True)}
+    _, warnings = judge(
+        {request.split: dataset},
+        {request.split: facts},
+        ignore_index=request.ignore_index,
+        trained=False,
+    )
+    content = summarize([found for found, _ in looked], dataset.classes)
     say(report(content))
+    for warning in warnings:
+        say(f"warning: {warning}")
     if path is not None and request.dry_run:
         say(f"dry run: would write {path}")
     elif path is not None:

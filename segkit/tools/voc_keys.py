@@ -18,7 +18,10 @@ class VOCKeys:
     label_map: dict[Any, Any] | None = key(
         "ids in the masks to classes", None, name="data.label_map"
     )
-    colormap: Any = key("for RGB masks", None, name="data.colormap")
+    colormap: Any = key("for RGB and palette masks", None, name="data.colormap")
+    value_range: Any = key(
+        "[low,high]: numbers in pictures that become 0 and 255", None, name="data.range"
+    )
 
     def open(self, split: str) -> VOCSegmentation:
         """The pictures and masks of a split."""
@@ -30,4 +33,5 @@ class VOCKeys:
             ignore_index=self.ignore_index,
             label_map=self.label_map,
             colormap=self.colormap,
+            value_range=self.value_range,
         )

@@ -22,7 +22,7 @@ from segkit.errors import DataError
 Array = NDArray[Any]
 LIMIT = 10  # seconds for one file
 
-# Lossless unless it is a JPEG. GIF is not among the formats that are read.
+# Lossless unless it is a JPEG.
 FORMATS = {
     "1": ("PNG", "BMP", "TIFF"),
     "L": ("PNG", "BMP", "TIFF", "JPEG", "GIF"),
@@ -94,9 +94,9 @@ def draw(rng: np.random.Generator, mode: str) -> Drawn:
     if known:
         colors = voc_palette()[classes]
     image = Image.fromarray(colors)
+    colormap = "voc" if known or rng.random() < 0.5 else None
     if mode == "RGBA":
         image = with_alpha(image, rng)
-    colormap = "voc" if known or rng.random() < 0.5 else None
     return Drawn(image, colors, classes if known else None, colormap)
 
 
@@ -130,9 +130,14 @@ def save(drawn: Drawn, kind: str, path: Path, rng: np.random.Generator) -> None:
         drawn.rgb = turned(drawn.rgb, orientation)
         if kind == "TIFF":  # there it is part of the format, and holds for masks too
             drawn.labels = turned(drawn.labels, orientation)
-    drawn.image.save(path, format=kind, **options)
+    if drawn.image.mode == "RGBA" and kind != "BMP":  # Pillow writes BMPs without alpha
+        pixels = np.array(drawn.image).reshape(-1, 4)
+        # Transparency that tells pixels of one colour apart must not be dropped.
+        if len(np.unique(pixels, axis=0)) > len(np.unique(pixels[:, :3], axis=0)):
+            drawn.labels = None
     if kind == "GIF":
-        drawn.rgb = drawn.labels = None
+        options["optimize"] = False  # else the indices are renumbered
+    drawn.image.save(path, format=kind, **options)
     if kind == "JPEG":
         drawn.labels = None
         drawn.rgb = read_image(path)  # lossy: compared with what the sound file gives
@@ -174,7 +179,7 @@ def text(data: bytes, rng: np.random.Generator) -> bytes:
 
 DAMAGES: tuple[Callable[[bytes, np.random.Generator], bytes], ...] = (cut, flip, zero, append, text)
 # Damage to the pixels of these cannot be seen: they hold no check sum.
-UNCHECKED = ("BMP", "TIFF", "WEBP", "JPEG")
+UNCHECKED = ("BMP", "TIFF", "WEBP", "JPEG", "GIF")
 
 
 class Hang(BaseException):

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.decode import read_image, read_labels
+from segkit.data.decode import load, read_labels
+from segkit.data.orientation import shown_size
 from segkit.data.threads import each
 from segkit.errors import DataError
 from segkit.files import user_path
@@ -143,8 +144,7 @@ def _size(content: dict[str, Any], path: Path, image: Path | bytes) -> Size:
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if height is not None or width is not None or isinstance(image, bytes):
         return mask_size(height, width, str(path))
-    height, width, _ = read_image(image).shape
-    return height, width
+    return shown_size(load(image))
 
 
 def _area(shape: dict[str, Any], kind: str, size: Size) -> Area:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from segkit.data.classes import read_lines
 from segkit.data.colors import classes_of_colors, fill_palette
 from segkit.data.contract import first_ten
-from segkit.data.decode import read_labels, read_palette
+from segkit.data.decode import load_labels
+from segkit.data.levels import picture_of
 from segkit.data.threads import each
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
@@ -32,7 +33,7 @@ Draw = Callable[[Path], NDArray[np.uint8]]
 
 
 def read_colors(request: Request) -> Annotations:
-    """A folder of RGB (or palette) masks, whose colours stand for classes.
+    """A folder of RGB, palette or grey masks, whose colours stand for classes.
 
     The classes are those of ``colors``, in its order, and keep their colours. Every pixel must have
     one of them, or VOC's border colour.
@@ -55,7 +56,7 @@ def read_colors(request: Request) -> Annotations:
 
     def draw(path: Path) -> NDArray[np.uint8]:
         # An unlisted colour is an error there; the border's, if unlisted, comes back as len(ids).
-        found = classes_of_colors(_read_rgb(path), known, len(ids), str(path))
+        found = classes_of_colors(_read_rgb(path), known, len(ids), str(path), "colors")
         return np.append(ids, np.uint8(IGNORE))[found]
 
     items = _items(request, masks, source, draw)
@@ -189,25 +190,44 @@ def _pictures(request: Request) -> dict[str, Path]:
 
 
 def _read_rgb(path: Path) -> NDArray[np.integer[Any]]:
-    labels = read_labels(path)
-    if labels.ndim == 3:
-        return labels
-    palette = read_palette(path)
-    if palette is None:
+    """The colours of a mask, (H, W, 3); grey ones are three equal values."""
+    stored = load_labels(path)
+    if stored.numbers.ndim == 3:
+        return stored.numbers
+    if stored.palette is not None:
+        if stored.numbers.max(initial=0) >= len(stored.palette):
+            raise DataError(
+                f"{path}: holds the index {stored.numbers.max()}, but its palette has "
+                f"{len(stored.palette)} colours; expected one for each. Export the mask again"
+            )
+        colors: NDArray[np.uint8] = stored.palette[stored.numbers]
+        return colors
+    if stored.white is None or stored.white > 255:
         raise DataError(
-            f"{path}: is grey, not coloured. Masks of 0 and 255 are format=binary. Grey values "
-            "that are class ids need no conversion: copy the masks to OUT/SegmentationClass, the "
-            "pictures to OUT/JPEGImages under the same names, write the names of the classes to "
-            "OUT/labels.txt, one a line, and divide them: python -m segkit.tools.split "
-            "data.root=OUT"
+            f"{path}: is grey with more than 8 bits, so its values are no colours; expected RGB, a "
+            "palette, or grey of 8 bits. Save it as one of them"
         )
-    colors: NDArray[np.uint8] = fill_palette(palette)[labels]
-    return colors
+    return picture_of(stored, None, str(path))
 
 
 def _read_grey(path: Path) -> NDArray[np.integer[Any]]:
-    """Values of a mask that has one channel, or three equal ones."""
-    values = read_labels(path)
+    """Values of a mask that has one channel, or three equal ones.
+
+    A palette of greys stands for its greys, if that tells the same pixels from 0 as the indices do.
+    """
+    stored = load_labels(path)
+    values = stored.numbers
+    if stored.palette is not None and values.max(initial=0) < len(stored.palette):
+        used = np.unique(values)
+        colors = stored.palette[used]
+        if (colors == colors[:, :1]).all() and len(np.unique(colors[:, 0])) == len(used):
+            if ((colors[:, 0] > 0) != (used > 0)).any():
+                raise DataError(
+                    f"{path}: its palette shows the index 0 as {tuple(stored.palette[0].tolist())} "
+                    "or another as black, so which of them is the object? Say it by colour: "
+                    "format=rgb 'colors={background: [0,0,0], object: [255,255,255]}'"
+                )
+            return stored.palette[values][..., 0]
     if values.ndim == 3:
         if (values != values[..., :1]).any():
             raise DataError(f"{path}: has colours; expected black and white, or format=rgb")

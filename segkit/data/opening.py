@@ -1,0 +1,112 @@
+"""What is asked of an image file besides its pixels: a regular file, one picture, no loss."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+
+from segkit.data.file_kinds import irregular
+from segkit.data.stored import Stored, is_garbled
+from segkit.errors import DataError
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe, a socket, a device or a folder is never touched.
+
+    Raises:
+        DataError: It is one of them, or not there.
+    """
+    try:
+        mode = path.stat().st_mode  # of what a link leads to
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: no such file") from None
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: is {irregular(mode)}, not a file; expected a picture")
+    return path.open("rb")
+
+
+def check_picture(image: Image.Image, path: Path) -> None:
+    """Raise a DataError unless it is one picture that Pillow decodes as it is stored."""
+    if image.format == "GIF":
+        if getattr(image, "is_animated", False):
+            _check_frames(image, path)
+        return
+    # A JPEG of format MPO holds a preview beside the picture; that one comes first.
+    pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if pictures != 1:
+        raise DataError(f"{path}: holds {pictures} pictures; expected one. Split the file")
+    if is_garbled(image):
+        raise DataError(
+            f"{path}: is a TIFF that stores colours of 16 bits band after band (planar), which is "
+            "not read. Save it with the bands of a pixel side by side (planar configuration 1)"
+        )
+
+
+def _check_frames(image: Image.Image, path: Path) -> None:
+    """Raise a DataError if the frames of a GIF are not all the same picture."""
+    first = np.array(image.convert("RGB"))
+    for number, frame in enumerate(ImageSequence.Iterator(image), start=1):
+        if not np.array_equal(first, np.array(frame.convert("RGB"))):
+            raise DataError(
+                f"{path}: is an animation, whose frame {number} differs from the first; expected "
+                "one picture. Save the frame that is meant as PNG"
+            )
+
+
+def compression_loss(image: Image.Image, file: BinaryIO) -> str:
+    """The compression that changes the numbers given to it, in words, or nothing."""
+    names = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WEBP"}
+    kind = {"JPEG": "JPEG", "MPO": "JPEG"}.get(image.format or "")
+    if image.format == "TIFF":
+        kind = names.get(image.info.get("compression", ""))
+    if image.format == "WEBP":
+        file.seek(12)
+        while len(head := file.read(8)) == 8:  # one chunk after the other
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                kind = "lossy WEBP" if head[:4] == b"VP8 " else None
+                break
+            length = int.from_bytes(head[4:], "little")
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return f"a {kind}, whose compression" if kind else ""
+
+
+def check_mask_file(stored: Stored, path: str | os.PathLike[str]) -> None:
+    """Raise a DataError unless its numbers are labels, exactly as a program wrote them."""
+    way_out = "Save it as an 8-bit palette or grey PNG"
+    if stored.computed:
+        raise DataError(
+            f"{path}: the mask is {stored.computed} changes label values; expected a palette or "
+            "grey PNG. Export the masks again as PNG"
+        )
+    if stored.mode in ("LA", "PA") or stored.numbers.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: the mask has pixels of Pillow's mode {stored.mode}; expected palette, "
+            f"8- or 16-bit grey, or RGB. {way_out}"
+        )
+    if stored.unused:
+        raise DataError(
+            f"{path}: the mask has {stored.unused + (3 if stored.numbers.ndim == 3 else 1)} bands; "
+            f"expected one, or RGB: which of them holds the classes? {way_out}"
+        )
+    if stored.numbers.ndim == 3 and stored.numbers.dtype != np.uint8:
+        raise DataError(
+            f"{path}: the mask has colours of 16 bits; expected 8 bits per colour. {way_out}"
+        )
+    if stored.alpha is not None and _alpha_matters(stored.numbers, stored.alpha):
+        raise DataError(
+            f"{path}: pixels of one colour differ in their transparency, which would make one "
+            "class of them. Paint the transparent ones in a colour of their own, and save it as RGB"
+        )
+
+
+def _alpha_matters(rgb: NDArray[Any], alpha: NDArray[np.uint8]) -> bool:
+    """Whether dropping alpha makes equal what was not."""
+    if alpha.min(initial=255) == alpha.max(initial=0):
+        return False
+    colors = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    both = np.unique(colors.astype(np.uint64) << 8 | alpha)
+    return len(np.unique(both >> np.uint64(8))) < len(both)
