@@ -64,7 +64,8 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
     subjects = [make_subject(one, cfg, data, device) for one in sources]
     if cfg.data.check:
         splits = {data.split: data.dataset}
-        check = partial(check_splits, splits, ignore_index=data.ignore_index, trained=False)
+        palette, ignored = data.palette, data.ignore_index
+        check = partial(check_splits, splits, ignore_index=ignored, trained=False, palette=palette)
         for warning in world.from_main(check).warnings:
             log.warning("warning: %s", warning)
     output = Output(cfg, data, subjects[0].paths)

@@ -82,6 +82,17 @@ def test_palettes_in_another_order_are_refused_and_read_by_their_colours(tmp_pat
     check(root, colormap="indices")  # the user has spoken
 
 
+def test_a_split_whose_palettes_are_not_those_of_the_model_is_told(tmp_path):
+    root = voc(tmp_path / "voc", lambda i, path: in_order(f"{path}.png", ORDERS[1]))
+    sets = {"val": VOCSegmentation(root, "val")}
+    settings = {"trained": False, "progress": False}
+    (warning,) = check_splits(sets, **settings, palette=voc_palette()).warnings
+    assert "2 masks have the colours that the model was trained with, but at other" in warning
+    assert check_splits(sets, **settings, palette=COLORS[ORDERS[1]]).warnings == []
+    # Other colours say nothing: the model's may be VOC's for want of better ones.
+    assert check_splits(sets, **settings, palette=COLORS + np.uint8(1)).warnings == []
+
+
 TOOLS = {
     "stats": lambda root, colormap: stats.stats(stats.Request(root, colormap=colormap)),
     "split": lambda root, colormap: split_tool.split(

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from segkit.data.cache import CheckCache
+from segkit.data.colors import Palette
 from segkit.data.contract import FileDataset, IncompleteSplit, SegmentationDataset, first_ten
 from segkit.data.counts import Counts, check_foreground, class_table, total, unseen_classes
 from segkit.data.facts import Facts, look
-from segkit.data.judge import compare_ignored, compare_palettes, notes
+from segkit.data.judge import compare_ignored, compare_palettes, compare_with_model, notes
 from segkit.data.leaks import check_disjoint, linked_twice
 from segkit.data.threads import attempt
 from segkit.errors import DataError
@@ -41,6 +42,7 @@ def check_splits(
     *,
     ignore_index: int = 255,
     trained: bool = True,
+    palette: Palette | None = None,
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Report:
@@ -50,6 +52,7 @@ def check_splits(
         splits: Data sets by name, such as ``{"train": ..., "val": ...}``.
         ignore_index: Mask value of pixels without a label.
         trained: Whether the first split is trained on; what is only scored may show one class.
+        palette: Colours that a model knows, uint8 (n, 3), to compare those of the masks with.
         num_workers: Threads that read; by default one per core, at most 8. A data set without
             ``files`` may not expect threads, so it is read by one.
         progress: Show a bar if the standard error stream is a terminal.
@@ -82,6 +85,9 @@ def check_splits(
     if leaks:
         raise DataError("\n".join(leaks))
     counts, found = judge(splits, facts, ignore_index=ignore_index, trained=trained)
+    if palette is not None:
+        palettes = {n: one.palette for n, one in facts[train_name].items() if one.palette}
+        warnings += compare_with_model(palettes, palette[: len(train.classes)])
     return Report(train.classes, counts, warnings + found)
 
 

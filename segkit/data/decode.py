@@ -122,7 +122,7 @@ def palette_of_head(path: PathLike) -> bytes:
     try:
         with open_regular(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
             return bytes(image.palette.palette) if image.mode == "P" and image.palette else b""
-    except (DataError, OSError):
+    except Exception:  # what is wrong with the file is told when it is read
         return b""
 
 
@@ -136,7 +136,7 @@ def is_turned(path: PathLike, size: tuple[int, int] | None = None) -> bool | Non
             orientation = orientation_of(partial(Image.Image.getexif, image))
             head = np.broadcast_to(np.uint8(0), (image.height, image.width))
             return turned(Stored(head, 255, "", "", orientation=orientation), size)
-    except (DataError, OSError):
+    except Exception:  # likewise
         return None
 
 

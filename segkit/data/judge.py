@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.colors import VOID_COLOR
+from segkit.data.colors import VOID_COLOR, Palette
 from segkit.data.facts import Facts
 from segkit.errors import DataError
 
@@ -72,6 +72,28 @@ def compare_palettes(
             "colours in class order. If the indices are right and only the colours differ: "
             f"{key}=indices"
         )
+
+
+def compare_with_model(found: Mapping[str, list[Any]], palette: Palette) -> list[str]:
+    """A warning if masks give a model's colours to other classes than the model does.
+
+    Args:
+        found: ``Facts.palette`` of each file.
+        palette: Colours of the model's classes, uint8 (C, 3).
+    """
+    colors = [int(r) << 16 | int(g) << 8 | int(b) for r, g, b in palette]
+    permuted = [
+        name
+        for name, (_, *pairs) in found.items()
+        if {color for _, color in pairs} <= {*colors}
+        and any(colors[index : index + 1] != [color] for index, color in pairs)
+    ]
+    if not permuted:
+        return []
+    return [
+        f"{len(permuted)} masks have the colours that the model was trained with, but at other "
+        f"indices ({_named(permuted)}), so their classes are others, unless the colours say nothing"
+    ]
 
 
 def compare_ignored(
