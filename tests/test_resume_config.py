@@ -13,6 +13,7 @@ from torch import nn
 
 from segkit.config import absolute_paths, choices, plain_config, resumed
 from segkit.config.command import CONFIGS, _hide_overrides
+from segkit.config.growth import grows
 from segkit.config.resume import differences
 from segkit.engine.checkpoint import Checkpoint, save_checkpoint
 from segkit.engine.distributed import World
@@ -383,6 +384,31 @@ def test_a_state_that_lacks_something_is_refused(run: Path, key: str) -> None:
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=f"state lacks {key}; was it edited"):
         resume("resume=run")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {f"k{i}": f"${{.k{i + 1}}}" * 10 for i in range(40)},
+        {f"k{i}": [f"${{optimizer.k{i + 1}}}"] * 10 for i in range(40)},
+        {f"k,{i}": f"${{optimizer[k,{i + 1}]}}" * 2 for i in range(90)},
+        {"a": "${optimizer.b}", "b": "${optimizer.a}"},
+        {"a": "${${.b}}" * 5, "b": "optimizer.c"},
+        {"a": "${optimizer}"},
+    ],
+)
+def test_interpolations_that_grow_without_end_are_refused(run: Path, node: Any) -> None:
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    content["about"]["recipe"]["config"]["optimizer"] |= node
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="its interpolations name each other, or make it far"):
+        resume("resume=run")
+
+
+def test_what_a_configuration_of_ours_names_is_small() -> None:
+    cfg, _, _ = composed("data.root=${oc.env:HOME,data}/x", "optimizer.lr=${oc.decode:'1'}")
+    assert not grows(OmegaConf.to_container(cfg, resolve=False))
 
 
 def test_a_configuration_that_does_not_fit_is_refused(run: Path) -> None:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segkit.config.build import resolved, targets
 from segkit.config.check import check_config
 from segkit.config.explain import explain
+from segkit.config.growth import grows
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS
 from segkit.config.slots import HYDRA_KEYS, SLOT_OF, is_below, refuse_foreign
@@ -100,6 +101,10 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     from segkit.engine.saved_state import check_resumable
 
     check_resumable(saved.path, saved.state)
+    if grows(recipe["config"]):
+        raise CheckpointError(
+            f"{saved.path}: its interpolations name each other, or make it far larger: refused"
+        )
     try:
         schema = OmegaConf.structured(SCHEMAS["train"])
         before = DictConfig(OmegaConf.merge(schema, recipe["config"]))
