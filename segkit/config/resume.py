@@ -125,6 +125,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
         new.out_dir = str(_run_folder(saved.path))
     # What the user's own configuration names; of ours each has its place.
     own = set(targets(OmegaConf.to_container(cfg))) - SLOT_OF.keys()
+    refuse_foreign(saved.about.config, "run", [*cfg.allow, *own], saved.path, "")
     _refuse_code(new, [*cfg.allow, *own], saved.path)
     if problems:
         raise ConfigError(together(problems))
