@@ -364,6 +364,15 @@ def test_code_that_a_checkpoint_names_is_refused(run: Path, key: str, value: Any
     assert "last.pt" in str(info.value)
 
 
+def test_what_only_other_readers_would_build_is_refused_too(run: Path) -> None:
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    content["about"]["config"]["model"] = {"_target_": "segkit.data.classes.write_lines"}
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=r"last\.pt: the checkpoint names segkit.data.classes"):
+        resume("resume=run")
+
+
 def test_what_an_interpolation_computes_is_replaced_by_what_was_looked_at(run: Path) -> None:
     edit(run, "optimizer.lr", '${oc.decode:"0.5"}')
     edit(run, "optimizer.weight_decay", "${scheduler.power}")
