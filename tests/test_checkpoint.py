@@ -222,7 +222,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
         ("lfs", "run 'git lfs pull'"),
         ("plain_weights", r"no checkpoint of segkit .*0\.weight.*model\.backbone\.weights=PATH"),
         ("newer", r"format 99; segkit \S+ reads format 1. Use the segkit that wrote it, 9\.0"),
-        ("other_description", "its description lacks config, palette"),
+        ("other_description", "its description does not fit"),
         ("malicious", "holds code"),
         ("old_pickle", "not a file written by torch.save"),
         ("folder", "no checkpoints/best.pt"),

@@ -37,7 +37,7 @@ def test_what_was_written_is_read() -> None:
     assert described(PATH, about()) == ABOUT
     recipe = {"config": {"a": "${b}", "b": {1: None}}, "choices": {"loss": ["ce"]}}
     env = {"data": {"root": "${oc.env:A,${oc.env:B}}/x"}}
-    found = described(PATH, about(recipe=recipe, config=env, ignore_index=0, device="cuda:1"))
+    found = described(PATH, about(recipe=recipe, config=env, device="cuda:1"))
     assert (found.recipe, found.config) == (recipe, env)
 
 
@@ -75,14 +75,13 @@ def test_what_was_written_is_read() -> None:
         ({"config": {"trainer": {"channels_last": 1}}}, "trainer.channels_last in it is 1"),
         ({"config": {"trainer": {"max_epochs": 0}}}, "trainer.max_epochs in it is 0"),
         ({"config": {"a": "${b}"}}, "config.a in it is '${b}'; expected a text, resolved but for"),
-        ({"config": {"a": r"\${oc.env:A}"}}, "config.a in it is"),
+        ({"config": {"a": r"\${oc.env:A}"}}, "hides a second interpolation in '"),
         ({"config": {"a": ["???"]}}, "config.a[0] in it is '???'"),
         ({"config": {"a": torch.zeros(2)}}, "config.a in it is a tensor of shape (2,)"),
         ({"config": {"a": {None: 1}}}, "a key of config.a in it is None"),
         ({"config": {"a": 2**63}}, "config.a in it is 9223372036854775808"),
-        ({"config": {"data": {"classes": ["a", "c"]}}}, "config.data.classes in it is ['a', 'c']"),
         ({"config": {"data": {"num_classes": 6}}}, "config.data.num_classes in it is 6, and num_c"),
-        ({"config": {"data": {"std": [1, 1, 1]}}}, "config.data.std in it is [1, 1, 1], and std"),
+        ({"config": {"data": {"ignore_index": 0}}}, "config.data.ignore_index in it is 0, and"),
         ({"news": 5}, "its description does not fit (it has news)"),
     ],
 )
@@ -110,7 +109,9 @@ def test_no_odd_value_gets_past_in_an_entry(name: str) -> None:
     if name in ("threads", "device", "world_size", "recipe"):
         described(PATH, entries)
     else:
-        with pytest.raises(CheckpointError, match=f"its description lacks {name}"):
+        with pytest.raises(
+            CheckpointError, match=rf"its description does not fit \(it lacks {name}\)"
+        ):
             described(PATH, entries)
 
 
@@ -210,7 +211,7 @@ def test_what_a_resume_needs_is_missed(name: str) -> None:
         ("optimizer/state/0", {"other": None}, r"the optimizer keeps \['other'\], not \['momentum"),
         ("model/0.weight", torch.zeros(8, 3, 3, 3).int(), "0.weight is torch.int32 in the file"),
         ("average/model/0.bias", torch.zeros(9), "0.bias is 9 in the file, 8 in the model"),
-        ("model/more", torch.zeros(9), "more is not in the model"),
+        ("model/more", torch.zeros(9), "Unexpected key"),
     ],
 )
 def test_a_state_of_another_run_is_refused(place: str, value: Any, expected: str) -> None:

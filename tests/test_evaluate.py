@@ -144,10 +144,10 @@ def test_data_with_other_classes_is_refused(run: Path, home: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "target", "expected"),
     [
-        ("model", "torch.utils.collect_env.run", "as model.backbone, which is no part of segkit"),
-        ("model", "segkit.models.weights.torch.load", "as model.backbone: refused; expected"),
-        ("model", "segkitten.Model", "as model.backbone, which is no part of segkit: refused"),
-        ("dataset", "os.system", "as data.dataset, which is no part of segkit: refused; expected"),
+        ("model", "torch.utils.collect_env.run", "which is no part of segkit (model.backbone)"),
+        ("model", "segkit.models.weights.torch.load", "that may stand as model.backbone: refused"),
+        ("model", "segkitten.Model", "which is no part of segkit (model.backbone): ref"),
+        ("dataset", "os.system", "which is no part of segkit (data.dataset): ref"),
         ("hidden", "torch.utils.collect_env.run", "expected a text, resolved but for"),
     ],
 )
@@ -166,7 +166,10 @@ def test_a_checkpoint_that_names_foreign_code_is_refused(
     result = call("evaluate.py", f"checkpoint={tmp_path / 'evil.pt'}", cwd=home)
     assert result.status == 1
     assert expected in result.err
-    assert place == "hidden" or f"evil.pt: names {target} as " in result.err
+    assert (
+        place == "hidden"
+        or f"the checkpoint names {target}, which is no part of segkit" in result.err
+    )
     assert len(result.err.splitlines()) == 1
 
 
@@ -176,4 +179,4 @@ def test_a_second_interpolation_is_refused(run: Path, home: Path, tmp_path: Path
     torch.save(content, tmp_path / "evil.pt")
     result = call("evaluate.py", f"checkpoint={tmp_path / 'evil.pt'}", cwd=home)
     assert result.status == 1
-    assert "config.model.backbone in it is" in result.err
+    assert "hides a second interpolation" in result.err

@@ -48,7 +48,7 @@ def test_a_checkpoint_may_only_name_what_the_user_allows(home: Path, trained: Re
     lines = [line for line in refused.err.splitlines() if not line.startswith("import time:")]
     assert refused.status == 1
     assert len(lines) == 1
-    assert "names my_data.Stripes as data.dataset, which is no part of segkit" in lines[0]
+    assert "my_data.Stripes, which is no part of segkit" in lines[0]
     assert "add 'allow=[my_data]'" in lines[0]
     assert "| my_data" not in refused.err  # not even imported
 

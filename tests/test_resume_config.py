@@ -13,6 +13,7 @@ from torch import nn
 
 from segkit.config import absolute_paths, choices, plain_config, resumed
 from segkit.config.command import CONFIGS, _hide_overrides
+from segkit.config.growth import grows
 from segkit.config.resume import differences
 from segkit.engine.checkpoint import Checkpoint, save_checkpoint
 from segkit.engine.distributed import World
@@ -54,8 +55,7 @@ def save_run(folder: Path, *arguments: str) -> Path:
     take_steps(state, 3)
     state.epoch, state.images = 1, 8
     recipe = {"config": OmegaConf.to_container(cfg, resolve=False), "choices": chosen}
-    data = {"classes": CLASSES, "mean": list(cfg.data.mean), "std": list(cfg.data.std)}
-    about = ABOUT.__dict__ | data | {"config": plain_config(cfg), "recipe": recipe}
+    about = ABOUT.__dict__ | {"config": plain_config(cfg), "recipe": recipe}
     (folder / "checkpoints").mkdir(parents=True)
     save_checkpoint(folder / "checkpoints/last.pt", state, type(ABOUT)(**about), {})
     return folder
@@ -358,11 +358,20 @@ def test_mistakes_are_refused_as_in_a_new_run(run: Path, given: str, message: st
 )
 def test_code_that_a_checkpoint_names_is_refused(run: Path, key: str, value: Any) -> None:
     edit(run, key, value)
-    expected = r"which is no part of segkit|: refused|last.pt: its configuration (does not|cannot)"
+    expected = r"no part of segkit|: refused|hides a second|last.pt: its configuration (does|can)"
     with pytest.raises((ConfigError, CheckpointError), match=expected) as info:
         resume("resume=run")
     assert "\n" not in str(info.value)
     assert "last.pt" in str(info.value)
+
+
+def test_what_only_other_readers_would_build_is_refused_too(run: Path) -> None:
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    content["about"]["config"]["model"] = {"_target_": "segkit.data.classes.write_lines"}
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=r"last\.pt: the checkpoint names segkit.data.classes"):
+        resume("resume=run")
 
 
 def test_what_an_interpolation_computes_is_replaced_by_what_was_looked_at(run: Path) -> None:
@@ -384,6 +393,31 @@ def test_a_state_that_lacks_something_is_refused(run: Path, key: str) -> None:
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=f"state lacks {key}; was it edited"):
         resume("resume=run")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {f"k{i}": f"${{.k{i + 1}}}" * 10 for i in range(40)},
+        {f"k{i}": [f"${{optimizer.k{i + 1}}}"] * 10 for i in range(40)},
+        {f"k,{i}": f"${{optimizer[k,{i + 1}]}}" * 2 for i in range(90)},
+        {"a": "${optimizer.b}", "b": "${optimizer.a}"},
+        {"a": "${${.b}}" * 5, "b": "optimizer.c"},
+        {"a": "${optimizer}"},
+    ],
+)
+def test_interpolations_that_grow_without_end_are_refused(run: Path, node: Any) -> None:
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    content["about"]["recipe"]["config"]["optimizer"] |= node
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="its interpolations name each other, or make it far"):
+        resume("resume=run")
+
+
+def test_what_a_configuration_of_ours_names_is_small() -> None:
+    cfg, _, _ = composed("data.root=${oc.env:HOME,data}/x", "optimizer.lr=${oc.decode:'1'}")
+    assert not grows(OmegaConf.to_container(cfg, resolve=False))
 
 
 def test_a_configuration_that_does_not_fit_is_refused(run: Path) -> None:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segkit.config.build import resolved, targets
 from segkit.config.check import check_config
 from segkit.config.explain import explain
+from segkit.config.growth import grows
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS
 from segkit.config.slots import HYDRA_KEYS, SLOT_OF, is_below, refuse_foreign
@@ -105,6 +106,10 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     from segkit.engine.saved_state import check_resumable
 
     check_resumable(saved.path, saved.state)
+    if grows(recipe["config"]):
+        raise CheckpointError(
+            f"{saved.path}: its interpolations name each other, or make it far larger: refused"
+        )
     try:
         schema = OmegaConf.structured(SCHEMAS["train"])
         before = DictConfig(OmegaConf.merge(schema, recipe["config"]))
@@ -125,6 +130,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
         new.out_dir = str(_run_folder(saved.path))
     # What the user's own configuration names; of ours each has its place.
     own = set(targets(OmegaConf.to_container(cfg))) - SLOT_OF.keys()
+    refuse_foreign(saved.about.config, "run", [*cfg.allow, *own], saved.path, "")
     _refuse_code(new, [*cfg.allow, *own], saved.path)
     if problems:
         raise ConfigError(together(problems))

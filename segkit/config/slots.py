@@ -168,7 +168,7 @@ class _Check:
         """Values, with components at the places ``inner`` and nowhere else."""
         if isinstance(node, dict) and (found := [key for key in HYDRA_KEYS if key in node]):
             raise ConfigError(
-                f"{self.source}: names {node.get('_target_', found[0])} as "
+                f"{self.source}: the checkpoint names {node.get('_target_', found[0])} as "
                 f"{path or 'the whole configuration'}, where no component is expected: refused"
             )
         for key, child, below in _children(node, path):
@@ -227,13 +227,13 @@ def _refusal(target: str, slot: str, path: str) -> str:
     """Why a name is refused; how to allow it where it can be a component of the user's own."""
     names = SLOTS[slot].names
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    text = f"the checkpoint names {target}, which is no part of segkit"
     if is_below(target, ("segkit",)):
-        return f"names {target} as {path}: refused; expected {listed}"
-    text = f"names {target} as {path}, which is no part of segkit"
+        return f"{text} that may stand as {path}: refused; expected {listed}"
     if defines_class(target):
         module = target.rpartition(".")[0]
-        return f"{text}; if you know and trust that code, add 'allow=[{module}]'"
-    return f"{text}: refused; expected {listed}, or a class in a module of your own"
+        return f"{text} ({path}); if you know and trust that code, add 'allow=[{module}]'"
+    return f"{text} ({path}): refused; expected {listed}, or a class in a module of your own"
 
 
 def defines_class(target: str) -> bool:

@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, and the check of it: one for .pt files and exported ones."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -75,7 +75,11 @@ def described(path: Path, entries: Any) -> Description:
     needed = [
         name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING
     ]
-    expect_entries(path, "its description", entries, needed)
+    expect(path, "its description", entries, is_dict, "named entries")
+    if missing := [name for name in needed if name not in entries]:
+        raise CheckpointError(
+            f"{path}: its description does not fit (it lacks {', '.join(missing)}); was it edited?"
+        )
     if unknown := [str(name) for name in entries if name not in known]:
         raise CheckpointError(
             f"{path}: its description does not fit (it has {', '.join(unknown)[:80]}); a newer "
@@ -91,8 +95,7 @@ def described(path: Path, entries: Any) -> Description:
 def _check_agreement(path: Path, about: Description) -> None:
     """Raise a CheckpointError if the configuration says something else of the data."""
     data = about.config.get("data", {})
-    said = {name: getattr(about, name) for name in ("classes", "ignore_index", "mean", "std")}
-    said["num_classes"] = len(about.classes)
+    said = {"num_classes": len(about.classes), "ignore_index": about.ignore_index}
     for name, value in said.items():
         found = data.get(name)
         if not (found is None or found == value or str(found).startswith("${")):
@@ -105,6 +108,10 @@ def _check_agreement(path: Path, about: Description) -> None:
 def _config(path: Path, name: str, config: Any) -> None:
     expect(path, name, config, is_dict, "named entries")
     check_plain(path, name, config, _is_resolved, "a text, resolved but for ${oc.env:NAME}")
+    if hidden := [text for text in texts(config) if "\\$" in text]:
+        raise CheckpointError(
+            f"{path}: hides a second interpolation in {in_short(hidden[0])}: refused"
+        )
     for key, test, expected in CONFIG:
         node: Any = config
         *parents, last = key.split(".")
@@ -115,13 +122,20 @@ def _config(path: Path, name: str, config: Any) -> None:
             expect(path, f"{name}.{key}", node[last], test, expected)
 
 
+def texts(node: Any) -> Iterator[str]:
+    """All texts among the values of a configuration."""
+    if isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from texts(child)
+    elif isinstance(node, str):
+        yield node
+
+
 def _is_resolved(text: str) -> bool:
-    if "\\$" in text:  # which would hide one interpolation in another
-        return False
     count = 1
     while count:
         text, count = ENVIRONMENT.subn("", text)
-    return is_text(text) and "${" not in text and text != "???"
+    return is_text(text) and text.count("${") == text.count("\\${") and text != "???"
 
 
 def _is_split(value: Any) -> bool:

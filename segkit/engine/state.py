@@ -127,8 +127,8 @@ class TrainState:
             CheckpointError: It does not fit model or optimizer, or lacks something.
         """
         try:
-            _fit(self.model, state["model"])
             self.model.load_state_dict(state["model"])
+            _fit(self.model, state["model"])
             settings = [
                 # Not lr: every step sets it, from base_lr.
                 {name: value for name, value in group.items() if name not in ("params", "lr")}
