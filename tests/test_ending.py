@@ -187,6 +187,7 @@ def test_what_hangs_in_a_library_is_ended_the_hard_way(tmp_path: Path) -> None:
     where = "segkit.training.data.check_splits"
     with command(TRAIN, here, lambda p, line: at(p, line, where, hang_in_c)) as (pid, line):
         assert line.poll(60)
+        time.sleep(1)  # it says so a moment before it hangs
         os.kill(pid, signal.SIGTERM)
         assert end_of(pid, ending.GRACE + 3) == 143
     assert (tmp_path / "err").read_text() == "SIGTERM: something hangs; ended nevertheless\n"

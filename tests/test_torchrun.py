@@ -291,3 +291,31 @@ def test_what_all_find_wrong_is_told_once(here: Path, wrong: tuple[str, ...], to
     assert lines[0].startswith("error in process 0: ")
     assert told in lines[0]
     assert run.text.count("Traceback") == 1  # torchrun's own, at the end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_before_the_first_step_a_signal_ends_both_and_leaves_nothing(
+    here: Path, number: int
+) -> None:
+    """Process 0 checks the data, the other waits for it inside of a library."""
+    ready, place = here / f"ready-{number}", here / f"unbegun-{number}"
+    script = here / "slow_check.py"
+    script.write_text(
+        "import pathlib, runpy, sys, time\n"
+        "import segkit.training.data\n"
+        "def check(*_, **__):\n"
+        f"    pathlib.Path({str(ready)!r}).touch()\n"
+        "    time.sleep(100)\n"
+        "segkit.training.data.check_splits = check\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    )
+    with torchrun(str(script), *SAME, f"out_dir={place}", cwd=here) as run:
+        run.until(ready.exists)
+        workers = run.workers
+        run.process.send_signal(number)
+        assert all_end(list(workers.values()), within=10)
+        assert run.wait() != 0
+    assert run.text.count("stopped before the first step") == 1
+    assert "lost another process" not in run.text
+    assert not place.exists()

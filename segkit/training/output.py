@@ -126,7 +126,9 @@ class Output:
     def from_first(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches of an epoch. With the first one the run has something to finish and save."""
         for batch in batches:
-            self.signals.begin()
+            if not self.signals.begun:
+                self.world.gather(None)  # all together: none waits for one that has ended at once
+                self.signals.begin()
             yield batch
 
     def on_step(self, values: dict[str, float]) -> None:
