@@ -49,6 +49,7 @@ FILLED = {
     ),
     "seed=0,1,2": "seed=0,1",
     "--kills 30": "--kills 0",
+    "--repeats 1000": "--repeats 1",
 }
 # Nothing else that stands for something may be left after that.
 STAND_IN = re.compile(rf"\.\.\.|<\w|\$(?!{{hydra:)|\b(?!{RUN}\b)[A-Z]{{2,}}\b")
@@ -131,7 +132,7 @@ RULES = [
     Rule(r"-m segkit\.tools\.download", ("dry_run=true",)),
     Rule(r"-m segkit\.(tools|data|config)\."),
     Rule(r"tensorboard ", ("--inspect",)),  # reads what it would show, and ends
-    Rule(r"benchmarks/(kills|loss_slopes|result_picture)\.py", alone=True),
+    Rule(r"benchmarks/(intervals|kills|loss_slopes|result_picture)\.py", alone=True),
 ]
 
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scripts import ROOT, call
 from states import ABOUT
+from test_load_model import picture
 from torch import Tensor, nn
 from torch.testing import assert_close
 from voc_folder import make_voc
@@ -35,6 +36,7 @@ from segkit.engine.state import Best, TrainState
 from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
+from segkit.predict.model import load_model as load_for_pictures
 
 onnx = pytest.importorskip("onnx", reason="needs segkit[export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs segkit[export]")
@@ -438,7 +440,9 @@ def test_pictures_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> Non
         next(read_pictures(cfg, moved))
     root = make_voc(tmp_path / "voc", {"train": ["a", "b", "c"]})
     cfg.calibration.root = str(root)
-    assert [p.shape for p in read_pictures(cfg, moved)] == [(1, 3, 8, 12)] * 2
+    found = [(name, p.shape) for name, p in read_pictures(cfg, moved)]
+    assert [shape for _, shape in found] == [(1, 3, 8, 12)] * 2
+    assert {name for name, _ in found} < {"a", "b", "c"}
     pictures = read_pictures(cfg, moved)
     next(pictures)
     for name in "abc":  # each is read when it is asked for
@@ -527,10 +531,19 @@ def test_the_examples_of_the_docs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "best.onnx").symlink_to(bytes_file)
-    Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(tmp_path / "photo.png")
-    failed, tried = doctest.testfile(str(DOCS), module_relative=False, encoding="utf-8")
-    assert failed == 0
-    assert tried >= 9
+    photo = Image.fromarray(picture(56, 40))  # stored on its side
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = DOCS.read_text(encoding="utf-8")
+    for mode in ("RGB", "L"):
+        photo.convert(mode).save(tmp_path / "photo.jpg", exif=exif)
+        example = doctest.DocTestParser().get_doctest(text, {}, "export.md", str(DOCS), 0)
+        failed, tried = doctest.DocTestRunner().run(example, clear_globs=False)
+        assert failed == 0
+        assert tried >= 9
+        expected = load_for_pictures("best.onnx", device="cpu").predict("photo.jpg")
+        assert len(np.unique(expected)) > 1
+        assert np.array_equal(example.globs["mask"], expected)
 
 
 @pytest.mark.slow

@@ -125,12 +125,12 @@ def test_without_a_run_or_confidences_a_page_is_made(tmp_path: Path) -> None:
 
 
 def compared(resamples: int) -> dict[str, Any]:
-    """Two models on four images of 10 pixels of class 0 and 10 of class 1, the others are absent.
+    """Two models on six images of 10 pixels of class 0 and 10 of class 1, the others are absent.
 
     The first finds 5 of 10 pixels of class 0 and takes the others for class 1, which it knows; the
     second finds all. So their IoU are 5 / 10 and 10 / 15 against 1 and 1.
     """
-    counts = torch.zeros(2, 4, 3, 5, dtype=torch.int64)
+    counts = torch.zeros(2, 6, 3, 5, dtype=torch.int64)
     counts[0, :, :, :2] = torch.tensor([[5, 10], [10, 10], [5, 15]])
     counts[1, :, :, :2] = 10
     first = {"miou": (1 / 2 + 2 / 3) / 2, "iou": [1 / 2, 2 / 3, None, None, None]}
@@ -152,8 +152,8 @@ def test_a_comparison_shows_both_models(tmp_path: Path) -> None:
             [unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
             for row in re.findall(r"<tr>.*?</tr>", section, re.DOTALL)
         ]
-        chances = [["95 % interval", "p"], ["+50.0 to +50.0", "0.020"], ["+33.3 to +33.3", "0.020"]]
-        chances += [["-", "-"]] * 3 + [["+41.7 to +41.7", "0.020"]]  # all 99 draws are above 0
+        chances = [["95 % interval", "p"], ["+50.0 to +50.0", "0.031"], ["+33.3 to +33.3", "0.031"]]
+        chances += [["-", "-"]] * 3 + [["+41.7 to +41.7", "0.031"]]  # 2 of 64 swaps
         expected = [
             ["class", "first", "second", "difference"],
             [NAMES[0], "50.0", "100.0", "+50.0"],
@@ -166,6 +166,7 @@ def test_a_comparison_shows_both_models(tmp_path: Path) -> None:
         images = [["<i>1", "50.0", "90.0", "+40.0"], ["<i>2", "50.0", "20.0", "-30.0"]]
         assert rows == [*expected, ["image", "first", "second", "difference"], *images]
         assert section.count('class="sure"') == (3 if resamples else 0)
+        assert ("Few images, 6: 89 to 96 % of 95 % intervals" in section) is bool(resamples)
         assert "<b>first</b> a.pt + b.pt" in section and "<b>second</b> masks" in section
 
 
