@@ -64,6 +64,7 @@ KEYS = [
     (tool, f.metadata["name"] or f.name)
     for tool, (settings, _, _) in TOOLS.items()
     for f in _fields(settings)
+    if f.name not in ("dry_run", "force")
 ]
 
 
@@ -82,13 +83,17 @@ def voc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("voc")
+@pytest.mark.parametrize("count", [6, pytest.param(len(HOSTILE), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("tool", "key"), KEYS)
-def test_a_key_of_a_tool(tool: str, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_of_a_tool(
+    tool: str, key: str, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings, task, usual = TOOLS[tool]
     before = tree(".")
     found: Counter[int] = Counter()
-    for value in HOSTILE:
-        if key in ("dry_run", "force"):
+    rng = np.random.default_rng([8, KEYS.index((tool, key))])
+    for value in rng.permutation(np.array(HOSTILE, object))[:count]:
+        if value == "/" and key in ("source", "images"):  # takes what it takes to walk a disk
             continue
         arguments = [word for word in usual if not word.startswith(f"{key}=")]
         status = run_tool(settings, task, [*arguments, f"{key}={value}"], "About.")
@@ -101,5 +106,4 @@ def test_a_key_of_a_tool(tool: str, key: str, capsys: pytest.CaptureFixture[str]
             assert not JARGON.search(said.err), (value[:60], said.err[:300])
         found[status] += 1
         assert tree(".") == before, value
-    if key not in ("dry_run", "force"):
-        assert found[1] > 0
+    assert found[1] > 0 or count < len(HOSTILE)
