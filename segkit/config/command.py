@@ -162,6 +162,9 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
 def _stumbled(error: Exception, given: Sequence[str]) -> str:
     """What to say where Hydra cannot even compose the configuration, and does not know why."""
     overrides = [x for x in given[1:] if "=" in x and not x.startswith("-")]
+    if isinstance(error, ValueError) and "integer string conversion" in str(error):
+        digits = [x for x in overrides if re.search(r"\d{4000}", x)]
+        return f"{' '.join(map(short, digits))}: a number of thousands of digits"
     if known := list(null_choices(OverridesParser.create().parse_overrides(overrides))):
         return together(known)
     groups = [x for x in overrides if "${" in x and "." not in x.partition("=")[0]]

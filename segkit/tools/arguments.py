@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from segkit.config.explain import short
 from segkit.console import say, say_error
 from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, SegkitError, together
@@ -26,6 +27,7 @@ def key(
     choices: Sequence[str] = (),
     low: float | None = None,
     path: bool = False,
+    high: float | None = None,
 ) -> Any:
     """A field of a tool's settings.
 
@@ -35,9 +37,11 @@ def key(
         name: What the user writes, where that is no Python name, such as ``data.root``.
         choices: All texts that make sense.
         low: Least number that makes sense.
+        high: Largest number that makes sense.
         path: It names a file or folder.
     """
-    metadata = {"text": text, "name": name, "choices": choices, "low": low, "path": path}
+    limits = {"low": low, "high": high, "path": path}
+    metadata = {"text": text, "name": name, "choices": choices, **limits}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -94,7 +98,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            problems.append(f"unknown key {name}; {hint}")
+            problems.append(f"unknown key {short(name)}; {hint}")
             continue
         this = known[name]
         given.add(name)
@@ -103,7 +107,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
                 raise ValueError("expected key=value")
             values[this.name] = _value(text if equals else "true", kinds[this.name], this)
         except ValueError as error:
-            problems.append(f"{argument}: {error}")
+            problems.append(f"{short(argument)}: {error}")
     missing = [n for n, f in known.items() if _is_required(f) and n not in given]
     problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
     if problems:
@@ -136,6 +140,9 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
         low = this.metadata["low"]
         if low is not None and not number >= low:
             raise ValueError(f"expected at least {low}")
+        high = this.metadata["high"]
+        if high is not None and number > high:
+            raise ValueError(f"expected at most {high}")
         return number
     if kind is str:
         if choices := this.metadata["choices"]:
@@ -153,6 +160,8 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
         value = OverridesParser.create().parse_override(f"value={text}").value()
     except HydraException as error:
         raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from None
+    except ValueError:  # Python turns no text of more than 4300 digits into a number
+        raise ValueError("cannot be read (a number of thousands of digits)") from None
     if kind == list[str] and not (
         isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     ):

@@ -34,8 +34,8 @@ from segkit.tools.arguments import key, output_file, run_tool
 class Request:
     """The keys of ``browse`` itself."""
 
-    pictures: int = key("rows of the sheet: pictures from all over the split", 6, low=1)
-    epochs: int = key("what is fed in so many first epochs", 3, low=1)
+    pictures: int = key("rows of the sheet: pictures from all over the split", 6, low=1, high=1000)
+    epochs: int = key("what is fed in so many first epochs", 3, low=1, high=1000)
     out: str = key("the sheet, a PNG file", "browse.png", path=True)
     force: bool = key("replace a file that is there", False)
     dry_run: bool = key("do everything but write", False)

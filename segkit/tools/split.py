@@ -5,6 +5,7 @@ python -m segkit.tools.split data.root=PATH [val=0.2] [test=0.1] [folds=5] [key=
 
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,16 +40,16 @@ class Request:
     data_root: str = key("folder in VOC layout", name="data.root", path=True)
     val: float = key("part for validation; not with folds", 0.2, low=0)
     test: float = key("part for the test, taken first", 0.0, low=0)
-    folds: int = key("number of folds instead of one train and val; 0: none", 0, low=0)
+    folds: int = key("number of folds instead of one train and val; 0: none", 0, low=0, high=1000)
     group: str | None = key(
         "pattern in the ids: pictures with the same match (or first group) stay together", None
     )
     stratify: bool = key("balance the pixels of each class, not only the pictures", True)
-    seed: int = key("of the order", 0, low=0)
+    seed: int = key("of the order", 0, low=0, high=2**63 - 1)
     of: str | None = key("list of the ids to divide; null: all masks", None)
     prefix: str | None = key("start of the names of the lists, as a_ for a_train.txt", None)
     colormap: Any = key("for RGB masks, as data.colormap", None, name="data.colormap")
-    ignore_index: int = key("value without a label", 255, name="data.ignore_index")
+    ignore_index: int = key("value without a label", 255, name="data.ignore_index", high=65535)
     force: bool = key("overwrite lists that are there", False)
     dry_run: bool = key("do everything but write", False)
 
@@ -144,7 +145,9 @@ def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
     if pattern is None:
         return np.arange(len(ids))
     try:
-        expression = re.compile(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what may mean more some day
+            expression = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"group={pattern}: is no regular expression ({error})") from None
     matches = [expression.search(name) for name in ids]

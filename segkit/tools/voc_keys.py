@@ -14,7 +14,7 @@ class VOCKeys:
     data_root: str = key("folder in VOC layout", name="data.root", path=True)
     classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
     num_classes: int | None = key("enough without names", None, name="data.num_classes")
-    ignore_index: int = key("value without a label", 255, name="data.ignore_index")
+    ignore_index: int = key("value without a label", 255, name="data.ignore_index", high=65535)
     label_map: dict[Any, Any] | None = key(
         "ids in the masks to classes", None, name="data.label_map"
     )

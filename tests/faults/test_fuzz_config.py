@@ -178,3 +178,83 @@ def test_a_command_line_is_accepted_or_refused_in_words(
     assert sum(found.values()) == COMMAND_LINES
     assert min(found["accepted"], found["refused"]) > 0.05 * COMMAND_LINES
     assert list(tmp_path.iterdir()) == []
+
+
+# What a value can be at worst, for a key that is in the schema or an argument of a component
+HOSTILE = [
+    *(
+        "99999999999999999999",
+        "1e400",
+        "nan",
+        "-inf",
+        "0.5",
+        "-1",
+        "2",
+        "''",
+        "[]",
+        "{}",
+        "null",
+        "true",
+    ),
+    *(
+        "[1,[2]]",
+        "[null]",
+        "{a:{b:1}}",
+        "\u00e4\u65e5",
+        "'a\0b'",
+        "x" * 3000,
+        "9" * 5000,
+        "${nope}",
+    ),
+    *("${oc.env:NOPE}", "${oc.env:HOME}", "'${oc.nope:1}'", "'${oc.select:nope,5}'"),
+    *("'${oc.decode:\"[1,2]\"}'", "'${oc.decode:\"[\"}'", "'${oc.create:{a:1}}'"),
+    *("'${oc.create:[1,2]}'", "'${oc.dict.keys:data}'"),
+]
+COMPONENTS = ("data.", "augment.", "optimizer.", "scheduler.", "loss.", "model.")
+KNOWN = {
+    "data.dataset.root=2": r"data\.dataset\.root=2: expected a text",
+    "data.dataset.root=[a]": r"data\.dataset\.root=\['a'\]: expected a text",
+    '+experiment=${oc.decode:"[1,2]"}': r"\+experiment=.*: Hydra cannot compose this",
+    "optimizer=3": r"optimizer=3: Hydra cannot compose this .* takes the name of a file",
+    f"trainer.max_epochs={'9' * 5000}": "a number of thousands of digits",
+    f"loss={'x' * 3000}": "loss=x",
+}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("override", list(KNOWN), ids=range(len(KNOWN)))
+def test_what_a_library_stumbles_over_is_said(
+    override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", override])
+    with pytest.raises(SystemExit, match=KNOWN[override]) as error:
+        check_command_line("train")
+        run("train", lambda cfg: None)
+    assert "CheckJobs" not in str(error.value)
+    assert "set_int_max" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # OmegaConf's own
+def test_every_argument_of_a_component(monkeypatch: pytest.MonkeyPatch) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        keys = [key for key in keys_of(compose("train")) if key.startswith(COMPONENTS)]
+    keys += [f"augment.train.0.{name}" for name in ("_target_", "p", "scale", "nope")]
+    assert len(keys) > 50
+    rng = np.random.default_rng(6)
+    failures = []
+    for key in keys:
+        for value in rng.choice(HOSTILE, 4, replace=False):
+            try:
+                outcome([f"{key}={value}"], monkeypatch)
+            except Exception as error:
+                failures.append(f"{key}={value[:60]}: {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)

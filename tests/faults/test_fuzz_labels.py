@@ -34,8 +34,8 @@ HOSTILE: list[Any] = [
 ]
 # What a library says, not what a person can use
 JARGON = re.compile(
-    r"object is not|unpack|subscript|NoneType|dtype|Traceback|broadcast|could not convert|codec|"
-    r"^'\w+'$|too large to convert|out of bounds|set_int_max"
+    r"object is not|values to unpack|subscript|NoneType|dtype|Traceback|broadcast|"
+    r"could not convert|codec|^'\w+'$|too large to convert|out of bounds|set_int_max"
 )
 SHAPES = {
     "polygon": (box(0, 0, 4, 2), {}),

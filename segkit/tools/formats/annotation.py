@@ -47,7 +47,9 @@ class Request:
         "what covers what; auto: area for coco, else last", "auto", choices=("auto", *OVERLAPS)
     )
     colors: Any = key("rgb: {name: [r,g,b], ...}, or a file with lines of name:r,g,b", None)
-    threshold: int = key("binary: least value of an object; 0: only 255 (or 1) is one", 0, low=0)
+    threshold: int = key(
+        "binary: least value of an object; 0: only 255 (or 1) is one", 0, low=0, high=65535
+    )
     mask_suffix: str | None = key("end of mask names that picture names lack, as _mask", None)
     split: str = key("list of the ids to write to ImageSets/Segmentation", "all")
     force: bool = key("overwrite what is there", False)
