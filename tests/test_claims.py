@@ -174,7 +174,7 @@ def test_nests_and_circles_end(path: Path) -> None:
 
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.pt")
-    assert "no regular file" in refusal(tmp_path / "a.pt")
+    assert "is a pipe (FIFO), not a file" in refusal(tmp_path / "a.pt")
 
 
 def test_all_storages_are_counted_alike() -> None:

@@ -33,7 +33,7 @@ def voc(root, save, classes="background red green"):
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     for number in range(6):
-        Image.new("RGB", (64, 48)).save(root / f"JPEGImages/{number}.png")
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(root / f"JPEGImages/{number}.png")
         save(number, root / f"SegmentationClass/{number}")
     for split, ids in {"train": range(4), "val": (4, 5)}.items():
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{i}\n" for i in ids))

@@ -361,8 +361,8 @@ def test_only_regular_files_are_opened(tmp_path):
     with end:
         end.bind(str(tmp_path / "s.png"))
         expected = {
-            "fifo": "a named pipe, not a file",
-            "link": "a named pipe, not a file",
+            "fifo": "a pipe (FIFO), not a file",
+            "link": "a pipe (FIFO), not a file",
             "null": "a device, not a file",
             "s": "a socket, not a file",
             "folder": "a folder, not a file",

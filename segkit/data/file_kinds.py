@@ -1,6 +1,5 @@
 """What a file is that cannot be read as a picture, and what can be done about it."""
 
-import stat
 from pathlib import Path
 
 from PIL import TiffImagePlugin
@@ -16,13 +15,6 @@ _SIGNATURES = {
     b"BM": "BMP",
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
-}
-_PLACES: dict[int, str] = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
 }
 # Where a signature stands, the signature, what has it, and the way out.
 _KINDS: tuple[tuple[int, bytes, str, str], ...] = (
@@ -68,11 +60,6 @@ _KINDS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x00\x05\x16\x07", "a file of macOS that goes with another", "Delete it"),
     *((0, b"P%d" % n, "a PNM picture", _CONVERT) for n in range(1, 8)),
 )
-
-
-def irregular(mode: int) -> str:
-    """What a place in the file system is that is no file, by its ``st_mode``."""
-    return _PLACES.get(stat.S_IFMT(mode), "something else")
 
 
 def describe(path: Path) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """What is asked of an image file besides its pixels: a regular file, one picture, no loss."""
 
 import os
-import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from segkit.data.file_kinds import irregular
 from segkit.data.stored import Stored, is_garbled
 from segkit.errors import DataError
+from segkit.files import refuse_special
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -20,13 +19,13 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         DataError: It is one of them, or not there.
     """
+    refuse_special(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a file; expected a picture")
     try:
-        mode = path.stat().st_mode  # of what a link leads to
+        return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file") from None
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: is {irregular(mode)}, not a file; expected a picture")
-    return path.open("rb")
 
 
 def check_picture(image: Image.Image, path: Path) -> None:
