@@ -90,7 +90,8 @@ def test_exports_remember_them(tmp_path: Path) -> None:
     result = call("export.py", *command, cwd=tmp_path / "here")
     assert result.status == 0, result.err
     exported = read_onnx(tmp_path / "here/best.onnx")
-    assert exported.network.facts["window"] == WINDOW["val"]["window"]
+    properties = exported.network.session.get_modelmeta().custom_metadata_map
+    assert json.loads(properties["window"]) == WINDOW["val"]["window"]
     assert exported.about.window == WINDOW["val"]["window"]
     model = load_model(tmp_path / "here/best.onnx", device="cpu")
     assert (model.inference.window, model.inference.stride) == ((32, 40), (16, 20))

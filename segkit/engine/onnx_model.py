@@ -92,7 +92,7 @@ class OnnxModel(nn.Module):
 
     Attributes:
         facts: The metadata as builtins: ``classes``, ``palette``, ``mean``, ``std``,
-            ``ignore_index``, ``window``, ``preprocessing``, ``precision``, ``opset``, ...
+            ``ignore_index``, ``preprocessing``, ``precision``, ``opset``, ...
 
     Raises:
         CheckpointError: Not there, no ONNX file, or none of ours.
