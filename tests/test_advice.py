@@ -143,7 +143,7 @@ CASES = {
     "grey for rgb": Case(
         f"format=rgb {MASKS} colors={{a:[0,0,0],b:[9,9,9]}}",
         PAIR,
-        "Masks of 0 and 255 are format=binary",
+        "masks of 0 and 255 are format=binary",
         "format=binary",
         without="format=rgb",
     ),

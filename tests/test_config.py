@@ -21,7 +21,7 @@ from segkit.config import (
     needs_class_counts,
     plain_config,
     rebuild,
-    without_weights,
+    without_effects,
 )
 from segkit.config.check import check_start, missing_keys
 from segkit.config.command import CONFIGS
@@ -114,11 +114,11 @@ def test_a_check_leaves_the_config_as_it_was() -> None:
 
 def test_a_model_whose_weights_come_from_elsewhere() -> None:
     cfg = composed("model/backbone=resnet18", "data.num_classes=3", "model.norm=gn")
-    plain = without_weights(cfg.model)
+    plain = without_effects(cfg.model)
     assert (plain.backbone.weights, cfg.model.backbone.weights) == (None, "imagenet")
     assert build(plain).classifier.out_channels == 3  # what it refers to is still there
     own = OmegaConf.create({"_target_": "torch.nn.Identity"})
-    assert without_weights(own) == own
+    assert without_effects(own) == own
 
 
 # Paths
@@ -161,6 +161,10 @@ def test_environment_variables_are_not_spelt_out(monkeypatch: pytest.MonkeyPatch
 
 
 # Targets
+
+
+class Own(nn.Identity):
+    """A model of the user's own."""
 
 
 class Part:
@@ -274,18 +278,20 @@ def test_a_refused_value_names_its_node() -> None:
 
 
 def test_what_a_checkpoint_names_must_be_allowed() -> None:
-    node = {"_target_": PART, "size": 1}
+    node = {"_target_": f"{__name__}.Own"}
     with pytest.raises(ConfigError, match="which is no part of segkit"):
-        rebuild(node, [])
-    assert isinstance(rebuild(node, [__name__]), Part)
-    assert isinstance(rebuild({"_target_": "segkit.losses.DiceLoss"}, []), nn.Module)
+        rebuild(Path("a.pt"), "model", node, [])
+    assert isinstance(rebuild(Path("a.pt"), "model", node, [__name__]), Own)
+    assert isinstance(
+        rebuild(Path("a.pt"), "term", {"_target_": "segkit.losses.DiceLoss"}, []), nn.Module
+    )
 
 
 def test_allowing_a_module_does_not_allow_what_it_imports() -> None:
     with pytest.raises(ConfigError, match="which is no part of segkit"):
-        rebuild({"_target_": f"{__name__}.nn.Identity"}, [__name__])
+        rebuild(Path("a.pt"), "model", {"_target_": f"{__name__}.nn.Identity"}, [__name__])
     with pytest.raises(ConfigError, match="which is no part of segkit"):
-        rebuild({"_target_": f"{__name__}_more.Part"}, [__name__])
+        rebuild(Path("a.pt"), "model", {"_target_": f"{__name__}_more.Part"}, [__name__])
 
 
 # Small parts

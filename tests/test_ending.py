@@ -50,6 +50,7 @@ def command(arguments: list[str], cwd: Path, prepare: Prepare) -> Iterator[tuple
             prepare(patch, line)
             patch.setattr(sys, "argv", arguments)
             status: object = 0
+            sys.modules.pop(arguments[0], None)  # another test may have imported it
             try:
                 if arguments[0].endswith(".py"):
                     runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
@@ -87,7 +88,7 @@ def at(patch: pytest.MonkeyPatch, line: Connection, where: str, hang: Callable[[
 
 TRAIN = ["train.py", "data=voc", "data.root=voc", "model/backbone=tiny", *SMALL[4:]]
 BEFORE_THE_FIRST_STEP = [
-    "segkit.data.voc.VOCSegmentation.read",  # the check of the data, in threads
+    "segkit.data.voc.VOCSegmentation.examine",  # the check of the data, in threads
     "segkit.training.data.check_splits",
     "segkit.config.check_command_line",
     "segkit.data.loader.Samples.read",  # after the check
@@ -139,14 +140,14 @@ def test_many_files_that_are_still_to_be_checked_do_not_delay_the_end(tmp_path: 
     make_voc(here / "voc", {"train": [f"t{i}" for i in range(200)], "val": ["v"]})
 
     def slowly(patch: pytest.MonkeyPatch, line: Connection) -> None:
-        read = VOCSegmentation.read
+        examine = VOCSegmentation.examine
 
         def wait(self: VOCSegmentation, index: int) -> object:
             line.send("ready")
             time.sleep(0.2)
-            return read(self, index)
+            return examine(self, index)
 
-        patch.setattr(VOCSegmentation, "read", wait)
+        patch.setattr(VOCSegmentation, "examine", wait)
 
     with command(["segkit.data.check", "data.root=voc"], here, slowly) as (pid, line):
         assert line.poll(30)
@@ -159,8 +160,8 @@ COMMANDS = [
     (["evaluate.py", "checkpoint=voc"], "segkit.config.load.read_checkpoints"),
     (["predict.py", "checkpoint=voc", "source=voc"], "segkit.predict.model.open_model"),
     (["export.py", "checkpoint=voc"], "segkit.engine.checkpoint.read_checkpoint"),
-    (["segkit.tools.stats", "data.root=voc"], "segkit.data.voc.VOCSegmentation.read"),
-    (["segkit.tools.split", "data.root=voc"], "segkit.data.masks.read_mask"),
+    (["segkit.tools.stats", "data.root=voc"], "segkit.data.voc.VOCSegmentation.examine"),
+    (["segkit.tools.split", "data.root=voc"], "segkit.data.decode.load_labels"),
     (["segkit.tools.model", "checkpoint=voc"], "segkit.engine.checkpoint.read_checkpoint"),
     (["segkit.tools.browse", "data=voc", "data.root=voc"], "segkit.data.voc.VOCSegmentation.read"),
 ]

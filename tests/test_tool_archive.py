@@ -186,7 +186,7 @@ def test_a_process_that_was_killed_leaves_no_trouble(tmp_path: Path) -> None:
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        with pytest.raises(DataError, match=f"{path}: is no file"):
+        with pytest.raises(DataError, match=f"{path}: is (a pipe|a device|no file)"):
             list(members(path, str))
         with pytest.raises(DataError, match=f"{path}: is no file"):
             fetch("http://127.0.0.1:1/x", path, None)

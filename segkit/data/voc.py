@@ -202,7 +202,7 @@ def _check_layout(root: Path) -> None:
     if missing:
         near = [root.parent, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]
         better = [str(folder) for folder in near if all((folder / part).is_dir() for part in parts)]
-        hint = f". Did you mean data.root={' or '.join(better)}?" if better else ""
+        hint = f". Did you mean data.root={' or '.join(better[:3])}?" if better else ""
         raise DataError(f"data.root={root}: has no {', no '.join(missing)}; {expected}{hint}")
 
 

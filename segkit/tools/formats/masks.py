@@ -31,6 +31,13 @@ from segkit.tools.formats.drawing import IGNORE, paint
 
 Draw = Callable[[Path], NDArray[np.uint8]]
 
+GREY = (
+    "The mask is grey: masks of 0 and 255 are format=binary. Grey values that are class ids need "
+    "no conversion: copy the masks to OUT/SegmentationClass, the pictures to OUT/JPEGImages under "
+    "the same names, write the names of the classes to OUT/labels.txt, one a line, and divide them: "
+    "python -m segkit.tools.split data.root=OUT"
+)
+
 
 def read_colors(request: Request) -> Annotations:
     """A folder of RGB, palette or grey masks, whose colours stand for classes.
@@ -56,7 +63,13 @@ def read_colors(request: Request) -> Annotations:
 
     def draw(path: Path) -> NDArray[np.uint8]:
         # An unlisted colour is an error there; the border's, if unlisted, comes back as len(ids).
-        found = classes_of_colors(_read_rgb(path), known, len(ids), str(path), "colors")
+        rgb = _read_rgb(path)
+        try:
+            found = classes_of_colors(rgb, known, len(ids), str(path), "colors")
+        except DataError as error:
+            if (rgb == rgb[..., :1]).all():
+                raise DataError(f"{error}. {GREY}") from None
+            raise
         return np.append(ids, np.uint8(IGNORE))[found]
 
     items = _items(request, masks, source, draw)
