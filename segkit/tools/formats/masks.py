@@ -34,8 +34,8 @@ Draw = Callable[[Path], NDArray[np.uint8]]
 GREY = (
     "The mask is grey: masks of 0 and 255 are format=binary. Grey values that are class ids need "
     "no conversion: copy the masks to OUT/SegmentationClass, the pictures to OUT/JPEGImages under "
-    "the same names, write the names of the classes to OUT/labels.txt, one a line, and divide them: "
-    "python -m segkit.tools.split data.root=OUT"
+    "the same names, write the names of the classes to OUT/labels.txt, one a line, and divide "
+    "them: python -m segkit.tools.split data.root=OUT"
 )
 
 
