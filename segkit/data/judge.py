@@ -63,13 +63,14 @@ def compare_palettes(
             color_of[index], index_of[color] = color, index
     if problems:
         used = sorted({color for _, color in pairs if _rgb(color) != VOID_COLOR})
-        colors = ",".join(str(list(_rgb(color))).replace(" ", "") for color in used)
+        # Apart, not as a list to copy: which of them is which class only the user knows.
+        colors = " ".join(str(list(_rgb(color))).replace(" ", "") for color in used)
         more = f"\n  ... and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise DataError(
             f"the {what} have palettes that disagree, so their indices cannot all be class ids:\n"
             + "\n".join(f"  - {problem}" for problem in problems[:NAMED])
-            + f"{more}\nSay which colour is which class: '{key}=[{colors}]' with the "
-            "colours in class order. If the indices are right and only the colours differ: "
+            + f"{more}\nSay which colour is which class: '{key}=[...]' with these in the order "
+            f"of the classes: {colors}. If the indices are right and only the colours differ: "
             f"{key}=indices"
         )
 
