@@ -167,7 +167,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     log.info("%s", headline(cfg, model, precision, world, num_workers))
     log.info("%d images to train on, %d to validate on", len(data.train), len(data.val))
     for warning in [
-        *view_warnings(cfg.model, size, source),
+        *view_warnings(cfg.model, size, source, goes_on=saved is not None),
         *warnings_at_start(cfg, model, saved, world),
     ]:
         log.warning("warning: %s", warning)

@@ -63,8 +63,17 @@ def start_unreached_taps_at_zero(module: nn.Module, cells: tuple[int, int]) -> N
                 layer.weight[:, :, unreached_taps(layer.dilation[0], cells)] = 0
 
 
-def misfit(rates: Sequence[int], train_crop: Sequence[int], output_stride: int) -> str | None:
-    """What to say of rates that the crop has no room for; None where all fit."""
+def misfit(
+    rates: Sequence[int], train_crop: Sequence[int], output_stride: int, *, fixed: bool = False
+) -> str | None:
+    """What to say of rates that the crop has no room for; None where all fit.
+
+    Args:
+        rates: Dilations of ASPP.
+        train_crop: Height and width of what training sees, in pixels.
+        output_stride: 8 or 16.
+        fixed: The rates are those of weights that are there, and cannot change.
+    """
     cells = feature_size(train_crop, output_stride)
     counts = {rate: int(unreached_taps(rate, cells).sum()) for rate in rates}
     parts = [f"{count} of 9 at rate {rate}" for rate, count in counts.items() if count]
@@ -78,6 +87,6 @@ def misfit(rates: Sequence[int], train_crop: Sequence[int], output_stride: int) 
         f"least {side} x {side} reaches all"
     )
     fitting = fitting_rates(train_crop, output_stride)
-    if max(fitting) < min(cells):
+    if max(fitting) < min(cells) and not fixed:
         text += f"; rates that fit this one: 'model.atrous_rates=[{','.join(map(str, fitting))}]'"
     return text

@@ -61,7 +61,11 @@ def view_text(model: Mapping[Any, Any]) -> str:
 
 
 def view_warnings(
-    model: Mapping[Any, Any], size: tuple[int, int], source: Mapping[Any, Any] | None
+    model: Mapping[Any, Any],
+    size: tuple[int, int],
+    source: Mapping[Any, Any] | None,
+    *,
+    goes_on: bool,
 ) -> Iterator[str]:
     """What does not fit together, one line each.
 
@@ -69,11 +73,12 @@ def view_warnings(
         model: The node of the model that is trained.
         size: Height and width in pixels of what training sees.
         source: The node of the model whose weights it starts from (``init_from``).
+        goes_on: The run is resumed.
     """
     rates = atrous_rates(model)
     if rates is None:
         return
-    if text := misfit(rates, size, model.get("output_stride", 16)):
+    if text := misfit(rates, size, model.get("output_stride", 16), fixed=goes_on):
         yield text
     before = None if source is None else atrous_rates(source)
     if source is None or before is None:
