@@ -25,6 +25,7 @@ from voc_folder import make_voc
 
 from segkit.config.load import load_model
 from segkit.config.schema import ExportConfig, LatencyConfig
+from segkit.data.shapes import shapes
 from segkit.engine import export, onnx_model, parity
 from segkit.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from segkit.engine.inference import Inference
@@ -281,6 +282,7 @@ def test_torchscript_from_the_command_line(run: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8_dynamic", "int8_static"])
 def test_fewer_bits_from_the_command_line(precision: str, run: Path) -> None:
+    shapes(run.parent / "shapes", "train", num_train=4, num_val=2)  # as the training made them
     arguments = (f"checkpoint={run}", f"precision={precision}", "calibration.images=3", *QUICK)
     result = call("export.py", *arguments, cwd=run.parent)
     assert result.status == 0, result.err
