@@ -23,6 +23,7 @@ from segkit.engine.inference import Inference
 from segkit.engine.precision import Precision, pick_device
 from segkit.errors import SegkitError
 from segkit.training.data import check_agreement
+from segkit.training.field_of_view import complete_model, likely_causes, view_warnings
 from segkit.training.monitor import make_best
 from segkit.training.words import warnings_at_start
 
@@ -429,6 +430,49 @@ def test_an_ensemble_of_other_windows(here: Path) -> None:
     assert load(found[2]).window is None
 
 
+def test_a_search_for_the_best(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    given = ["train.py", "-m", "hydra/sweeper=optuna", "seed=choice(0,1)"]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit, match="the search minimises") as error:
+        check_command_line("train")
+    found = re.search(r"use (\S+), or add (\S+)$", str(error.value))
+    assert found is not None
+    for more in ([given[0], "-m", found[1], given[3]], [*given, found[2]]):
+        monkeypatch.setattr(sys, "argv", more)
+        check_command_line("train")
+
+
+def test_rates_of_earlier_weights(here: Path) -> None:
+    source = {"atrous_rates": [2, 4, 6]}
+
+    def warned(*arguments: str) -> list[str]:
+        cfg = config("train", *arguments)
+        assert isinstance(cfg, DictConfig), cfg
+        complete_model(cfg.model, (400, 400))
+        return list(view_warnings(cfg.model, (400, 400), source))
+
+    (said,) = warned()
+    found = re.search(r"'(\S+)' keeps the rates", said)
+    assert found is not None, said
+    assert warned(found[1]) == []
+
+
+def test_a_score_that_falls(here: Path) -> None:
+    cfg = config("train")
+    assert isinstance(cfg, DictConfig), cfg
+    said = likely_causes(cfg, (96, 64), 8)
+    found = re.findall(
+        r"(val\.window\.size=\[96,64\]|model\.freeze_bn=true|optimizer\.lr=[\d.e-]+)", said
+    )
+    assert len(found) == 3, said
+    followed = config("train", *found, "loader.batch_size=16")
+    assert isinstance(followed, DictConfig), followed
+    assert followed.val.window.size == [96, 64]
+    assert followed.model.freeze_bn
+    assert followed.optimizer.lr < cfg.optimizer.lr
+
+
 def test_resume_auto(here: Path) -> None:
     def start(*arguments: str) -> object:
         cfg = config("train", "resume=auto", *arguments)
@@ -521,6 +565,13 @@ def test_weights_that_are_no_checkpoint(home: Path) -> None:
     found = re.search(r"with (init_from=)PATH", str(error.value))
     assert found is not None
     said = done(home, *NEW, "out_dir=other", f"{found[1]}plain.pt")
+    assert "init_from=" in said
+
+
+def test_weights_that_no_run_goes_on_from(home: Path) -> None:
+    save_model(home / "net.pt")
+    found = refused(home, r"net\.pt: .*use (init_from) instead", "resume=net.pt", "out_dir=other")
+    said = done(home, *NEW, "out_dir=other", f"{found[1]}=net.pt")
     assert "init_from=" in said
 
 
