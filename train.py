@@ -98,6 +98,8 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
 
     # Model -> loss -> optimizer: the state that each step changes
     model = build(cfg.model if saved is None else without_effects(cfg.model))
+    if saved is None and (weights := OmegaConf.select(cfg, "model.backbone.weights")) is not None:
+        refuse_weights(model, f"model.backbone.weights={weights}")
     source: dict[str, Any] | None = None
     if cfg.init_from is not None and saved is None:
         taken = init_from(model, cfg.init_from, cfg.init_parts)

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices, short
-from segkit.config.hydra_keys import typed_problems
+from segkit.config.hydra_keys import file_problems, typed_problems
 from segkit.config.quoting import quote_texts
 from segkit.config.resume import SWAPPED
 from segkit.config.saved import absolute_paths
@@ -68,6 +68,10 @@ def check_command_line(name: str) -> None:
 
     def cheap_check(cfg: DictConfig) -> None:
         checked.append(cfg)
+        runtime = HydraConfig.get().runtime
+        folders = [source.path for source in runtime.config_sources if source.schema == "file"]
+        if problems := list(file_problems(runtime.choices, folders, name, is_sweep())):
+            raise ConfigError(together(problems))
         if _typed is not None:  # only the checkpoint tells what they are about
             return
         check_values(cfg, name)

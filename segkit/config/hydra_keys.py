@@ -3,7 +3,12 @@
 Or worse: Hydra makes the folder, and the run goes elsewhere.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 # Key -> values that change nothing, and what to give instead. Of a sweep, hydra.sweep.dir holds
 # multirun.yaml and the logs of a cluster's jobs.
@@ -40,9 +45,47 @@ def typed_problems(arguments: Sequence[str], name: str) -> Iterator[str]:
         value = value.strip("'\"")
         if key not in KEYS or not equals or (key == "hydra.sweep.dir" and is_sweep):
             continue
-        usual, text = KEYS[key]
-        if value.lower() not in (usual, "null"):
-            yield f"{key}={value}: {_filled(text, name, value)}"
+        if changes(key, value):
+            yield f"{key}={value}: {_filled(KEYS[key][1], name, value)}"
+
+
+def file_problems(
+    choices: Mapping[str, Any], sources: Sequence[str], name: str, is_sweep: bool
+) -> Iterator[str]:
+    """The same keys in the group files of a configuration, where the script's own come after them.
+
+    Args:
+        choices: Group -> chosen file; see ``hydra.runtime.choices``.
+        sources: Folders that the files may lie in.
+        name: Of the script.
+        is_sweep: Whether the command is one.
+    """
+    chosen = [(group, c) for group, c in choices.items() if not group.startswith("hydra/")]
+    places = [
+        Path(source) / group / f"{choice}.yaml" for group, choice in chosen for source in sources
+    ]
+    for file in filter(Path.is_file, places):
+        text = file.read_text(encoding="utf-8")
+        # Hydra has read them all; most say nothing of it, and need no second look.
+        node = yaml.safe_load(text) if re.search(r"^hydra:", text, re.MULTILINE) else {}
+        for key in KEYS:
+            value = _value(node, key)
+            if value is not None and changes(key, str(value)):
+                text = _filled(KEYS[key][1], name, str(value))
+                if key == "hydra.sweep.dir" and is_sweep:
+                    text = f"give {key}={value} on the command line"
+                yield f"{key}={value} in {file}: has no effect there; take it out, and {text}"
+
+
+def changes(key: str, value: str) -> bool:
+    """Whether the value is another one than that which changes nothing."""
+    return value.lower() not in (KEYS[key][0], "null")
+
+
+def _value(node: Any, key: str) -> object:
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def _filled(text: str, name: str, value: str) -> str:

@@ -202,7 +202,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if not content.keys() >= ENTRIES:
         raise CheckpointError(
             f"{path}: no checkpoint of segkit (its entries: {', '.join(map(str, content))[:80]}); "
-            "to start from foreign weights use train.py with model.backbone.weights=PATH"
+            "to start from foreign weights use train.py with init_from=PATH, or for those of a "
+            "backbone alone model.backbone.weights=PATH"
         )
     _check_format(path, content)
     for name in ("segkit", "torch"):
