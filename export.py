@@ -45,7 +45,10 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     if cfg.format == "onnx":
         require("onnx", "onnxruntime", "onnxscript")
     elif cfg.precision != "fp32":
-        raise ConfigError(f"precision={cfg.precision} is for format=onnx, not for {cfg.format}")
+        raise ConfigError(
+            f"precision={cfg.precision} is for format=onnx, not for {cfg.format}; leave precision "
+            "out, or give format=onnx"
+        )
 
     # Checkpoint -> network that takes normalised images, or bytes
     checkpoint = read_checkpoint(cfg.checkpoint)

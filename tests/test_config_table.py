@@ -81,7 +81,10 @@ TABLE = [
     ("init_parts=[aspp]", "init_parts=['aspp']: needs init_from"),
     ("init_from=nothing.pt", "init_from=nothing.pt: no such file or folder"),
     ("init_parts=[neck]", "init_parts=['neck']: no such value"),
-    ("resume=nothing.pt", "/here/nothing.pt: no such file or folder; give a run folder, or auto"),
+    (
+        "resume=nothing.pt",
+        "/here/nothing.pt: no such file or folder; give a run folder, or resume=auto",
+    ),
     ("resume=auto", "resume=auto looks into the run folder: give out_dir=FOLDER too"),
     ("trainer.keep_best=0", "trainer.keep_best=0: expected at least 1"),
     ("trainer.save_every_minutes=0", "trainer.save_every_minutes=0.0: expected a number above 0"),

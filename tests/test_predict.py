@@ -179,8 +179,11 @@ def test_names_that_collide_overwrite_nothing(run: Path, here: Path) -> None:
         ("write=[cutout] background=disc", "background=disc is no class; did you mean disk?"),
         ("write=[overlay] background=disc", "background=disc is no class; did you mean disk?"),
         ("source=none", "source=none: no such file or folder"),
-        ("out_dir=photos", "the folder of the pictures; give another"),
-        ("out_dir=photos/a.png", "photos/a.png: cannot be written to (File exists); give another"),
+        ("out_dir=photos", "the folder of the pictures; give out_dir=FOLDER, another"),
+        (
+            "out_dir=photos/a.png",
+            "photos/a.png: cannot be written to (File exists); give out_dir=FOLDER, one that can",
+        ),
         ("checkpoint=[]", "checkpoint=[]: expected at least one"),
         ("checkpoint=none.pt", "checkpoint=none.pt: no such file or folder"),
         ("windw.size=[2,2]", "windw: no such key; did you mean window?"),

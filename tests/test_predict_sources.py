@@ -33,7 +33,7 @@ def test_a_folder_is_searched_to_its_end(tmp_path: Path) -> None:
 def test_results_of_an_earlier_run_are_no_sources(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "out/index/a.png", "other/out/b.png")
     assert names(tmp_path, tmp_path / "out") == ["a", "other/out/b"]
-    with pytest.raises(ConfigError, match="the folder of the pictures; give another"):
+    with pytest.raises(ConfigError, match="the folder of the pictures; give out_dir="):
         names(tmp_path, tmp_path)
 
 

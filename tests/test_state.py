@@ -198,3 +198,14 @@ def test_what_does_not_fit_is_refused_in_one_line(state: dict[str, Any], reason:
     assert str(info.value).startswith("the state in it does not fit this run")
     assert str(info.value).endswith("use init_from instead of resume")
     assert "\n" not in str(info.value)
+
+
+def test_a_learning_rate_that_is_far_too_high_is_not_said_to_misfit() -> None:
+    state = make_state()
+    take_steps(state, 2)
+    other = make_state(seed=1)
+    other.optimizer = torch.optim.AdamW(other.model.parameters(), lr=1e38)
+    state.optimizer = torch.optim.AdamW(state.model.parameters(), lr=0.1)
+    take_steps(state, 1)
+    other.load_state_dict(state.state_dict())
+    assert_same(dict(other.model.state_dict()), dict(state.model.state_dict()))

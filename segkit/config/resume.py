@@ -87,7 +87,10 @@ def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpo
     elif place.exists():
         saved = read_checkpoint(place)
     else:
-        raise ConfigError(f"resume={place}: no such file or folder; give a run folder, or auto")
+        raise ConfigError(
+            f"resume={place}: no such file or folder; give a run folder, or "
+            "resume=auto with out_dir=FOLDER"
+        )
     if saved is None and auto:
         return cfg, None
     if saved is None:

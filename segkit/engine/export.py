@@ -97,9 +97,10 @@ def write_model(
                 reduce_precision(path, precision, calibration)
                 _add_properties(path, facts)
     except RuntimeError as error:  # the exporters' own errors are such
+        others = " or ".join(f"format={other}" for other in SUFFIXES if other != format)
         raise CheckpointError(
-            f"{path}: PyTorch cannot export this model as {format} ({in_short(error)}); another "
-            "format may do"
+            f"{path}: PyTorch cannot export this model as {format} ({in_short(error)}); perhaps it "
+            f"can with {others}"
         ) from error
 
 
@@ -159,11 +160,14 @@ def _open(path: Path, format: str) -> Callable[[Tensor], Tensor]:
 def appearing(path: Path) -> Iterator[Path]:
     """A name to write to; the file gets the name ``path`` at the end, if nothing was raised.
 
+    If something was, folders that were made for it go away again.
+
     Raises:
         CheckpointError: What was raised in between, with ``path`` in front.
         DataError: There can be no file of this name.
     """
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -178,3 +182,6 @@ def appearing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # the file is there, or another one
+                folder.rmdir()

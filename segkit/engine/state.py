@@ -172,7 +172,8 @@ def _check_buffers(optimizer: torch.optim.Optimizer) -> None:
     """Raise a ValueError if what it keeps of a parameter is not what its next step reads."""
     if not type(optimizer).__module__.startswith("torch.optim."):
         return  # of the user's own, which may keep anything
-    trial = nn.Parameter(torch.zeros(2, 2))
+    # In 64 bits no setting overflows: a learning rate may be far too high, that is not asked here.
+    trial = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
     trial.grad = torch.zeros_like(trial)
     known = inspect.signature(type(optimizer)).parameters  # AdamW has one default more
     settings = {name: value for name, value in optimizer.defaults.items() if name in known}

@@ -53,7 +53,7 @@ class Outputs:
         if not 0 <= opacity <= 1:
             raise ConfigError(f"opacity={opacity}: expected a number from 0 to 1")
         if kinds is not None and not kinds:
-            raise ConfigError("write=[]: nothing to write; give index, or leave it out")
+            raise ConfigError("write=[]: nothing to write; give write=[index], or leave write out")
         cuts = "cutout" in (kinds or ())
         if background not in classes and (cuts or background != BACKGROUND):
             raise ConfigError(
@@ -161,7 +161,8 @@ class Areas(AbstractContextManager["Areas"]):
             )
         except OSError as error:
             raise ConfigError(
-                f"out_dir={self.path.parent}: cannot be written to ({error.strerror}); give another"
+                f"out_dir={self.path.parent}: cannot be written to ({error.strerror}); give "
+                "out_dir=FOLDER, one that can"
             ) from error
         self._rows = CSVTable(self._file)
         columns = [f"{name} {unit}" for name in self.classes for unit in ("pixels", "percent")]

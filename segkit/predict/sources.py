@@ -63,7 +63,7 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
     elif path.is_dir():
         if path.resolve() == out_dir.resolve():
             raise ConfigError(
-                f"out_dir={out_dir}: the folder of the pictures; give another, for the results"
+                f"out_dir={out_dir}: the folder of the pictures; give out_dir=FOLDER, another one"
             )
         home, files = path, list(walk(path, out_dir))
     else:
@@ -120,7 +120,7 @@ def refuse_results(files: Sequence[Path], out_dir: Path) -> None:
         if homes & {resolved, *resolved.parents}:
             raise ConfigError(
                 f"out_dir={out_dir}: the results would come to {folder}, where the pictures are; "
-                "give another"
+                "give out_dir=FOLDER, another one"
             )
 
 

@@ -117,7 +117,8 @@ def make_folder(out_dir: str | None, paths: Sequence[Path], split: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"out_dir={folder}: cannot be made ({error.strerror}); give out_dir=..."
+            f"out_dir={folder}: cannot be made ({error.strerror}); give out_dir=FOLDER, one that "
+            "can"
         ) from None
     return folder.absolute()
 
