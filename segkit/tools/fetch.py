@@ -50,6 +50,7 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
             _continue(url, part)
             break
         except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
             if error.code < 500:
                 raise DataError(f"{url}: {error.code} {error.reason}. {by_hand}") from None
             reason = f"{error.code} {error.reason}"
@@ -104,6 +105,7 @@ def _continue(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and start:  # nothing behind the last byte: all there, or not ours
             length = error.headers.get("Content-Range", "").rpartition("/")[2]
             if length == str(start):
