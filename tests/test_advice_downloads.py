@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from test_tool_archive import FILES, encrypted, tar_bytes, unknown_method, zip_bytes
-from test_tool_download import CONTENT, MD5, Server, server, url
+from test_tool_download import CONTENT, MD5, Server, server, small_voc, url
 
+from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 from segkit.tools import fetch as fetching
 from segkit.tools.archive import extract
+from segkit.tools.arguments import parse
+from segkit.tools.download import Request, download
 from segkit.tools.fetch import fetch
 
-__all__ = ["server"]  # the fixture
+__all__ = ["server", "small_voc"]  # the fixtures
 
 
 def unpacked(archive: Path, out: Path) -> bool:
@@ -117,3 +120,23 @@ def test_what_is_no_url(server: Server, tmp_path: Path) -> None:
     found = told(r"expected one that starts with (http://)", bare, tmp_path / "file.tar")
     fetch(found[1] + bare, tmp_path / "file.tar", MD5)
     assert (tmp_path / "file.tar").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("advice", ["force=true", "out=another"])
+@pytest.mark.usefixtures("small_voc")
+def test_a_folder_that_holds_a_data_set(
+    advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["dataset=voc2012", "out=voc", f"mirror={(tmp_path / 'server').as_uri()}"]
+    download(parse(Request, given))
+    with pytest.raises(DataError, match="Add force=true to unpack over it, or give out= another"):
+        download(parse(Request, given))
+    capsys.readouterr()
+    kept = [word for word in given if not word.startswith(advice.partition("=")[0])]
+    download(parse(Request, [*kept, advice]))
+    found = re.search(
+        r"next: python -m segkit\.data\.check data\.root=(\S+)", capsys.readouterr().out
+    )
+    assert found is not None
+    assert VOCSegmentation(found[1], "train").ids == ["t_1", "t_2"]

@@ -626,3 +626,15 @@ def test_weights_of_a_backbone_that_hold_nan(home: Path) -> None:
     message = rf"error: (model\.backbone\.weights={home}/bad\.pt): \S+ and \d+ more of its weights"
     refused(home, message, *given, "model.backbone.weights=bad.pt")
     assert not (home / "other").exists()
+
+
+@pytest.mark.parametrize("start", [("out_dir=other",), ("resume=run", "trainer.max_epochs=2")])
+def test_a_learning_rate_beyond_all_numbers(home: Path, start: tuple[str, ...]) -> None:
+    given = start if start[0] == "resume=run" else (*NEW, *start)
+    found = refused(
+        home, r"step \d: .* overflow.* Try a lower (optimizer\.lr)$", *given, "optimizer.lr=1e39"
+    )
+    shutil.rmtree(home / "other", ignore_errors=True)
+    said = done(home, *given, f"{found[1]}=0.001")
+    assert "NaN" not in said
+    assert epochs(home / ("run" if start[0] == "resume=run" else "other")) == len(start)

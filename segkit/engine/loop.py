@@ -199,7 +199,15 @@ def _optimizer_step(state: TrainState, group: list[Batch], clip: float | None) -
     if math.isfinite(grad_norm):
         if clip is not None:
             nn.utils.clip_grads_with_norm_(params, clip, norm)
-        state.scaler.step(state.optimizer)
+        try:
+            state.scaler.step(state.optimizer)
+        except RuntimeError as error:  # of a setting like lr=1e39, which no float32 holds
+            if "without overflow" not in str(error):
+                raise
+            raise TrainingError(
+                f"step {state.step + 1}: a number of the optimizer's overflows ({error}). Try a "
+                "lower optimizer.lr"
+            ) from error
     elif not state.scaler.is_enabled():
         raise TrainingError(
             f"step {state.step + 1}: the gradient of {_first_bad_layer(state.model)} is not "
