@@ -35,9 +35,11 @@ from segkit.errors import SegkitError
 from segkit.predict.outputs import Outputs
 from segkit.predict.sources import Source, find_sources
 from segkit.predict.video import open_video, write_video
+from segkit.report.contact_sheet import LINE
 from segkit.report.html import page
+from segkit.tools import browse
 from segkit.tools import model as model_tool
-from segkit.tools.arguments import run_tool
+from segkit.tools.arguments import parse, run_tool
 
 Pixels = NDArray[np.uint8]
 RNG = np.random.default_rng(0)
@@ -581,3 +583,32 @@ def test_weights_of_a_diverged_training_are_not_handed_on(
     assert not Path("small.pt").exists()
     assert tool("net.pt") == 0
     assert np.array_equal(load_model("small.pt").predict(PICTURE), expected())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "advice"),
+    [
+        ("resume=net.pt", "leave out (resume)$", ""),
+        ("out=sheet.jpg", r"expected a name that ends in (\.png)$", "out=sheet{0}"),
+        ("out=photos/a.png", r"Add (force=true) to replace a file", "out=photos/a.png {0}"),
+        ("out=photos/a.png", r"or give (out=) another name", "{0}sheet.png"),
+    ],
+)
+def test_the_sheet_of_browse(wrong: str, message: str, advice: str, here: Path) -> None:
+    usual = ("data=voc", "data.root=voc", "augment=none")
+
+    def sheet(*words: str) -> Path:
+        own = [word for word in words if word.startswith(("out=", "force="))]
+        cfg = config("train", *usual, *(word for word in words if word not in own))
+        assert isinstance(cfg, DictConfig), cfg
+        request = parse(browse.Request, own)
+        browse.write_sheet(cfg, request)
+        return Path(request.out)
+
+    with pytest.raises(SegkitError) as error:
+        sheet(wrong)
+    found = re.search(message, str(error.value))
+    assert found is not None, str(error.value)
+    picture = np.asarray(Image.open(sheet(*advice.format(*found.groups()).split())))
+    kept = np.asarray(Image.open("voc/JPEGImages/a.png"))
+    assert np.array_equal(picture[LINE : LINE + 8, :12], kept)
