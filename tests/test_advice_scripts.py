@@ -612,3 +612,23 @@ def test_the_sheet_of_browse(wrong: str, message: str, advice: str, here: Path) 
     picture = np.asarray(Image.open(sheet(*advice.format(*found.groups()).split())))
     kept = np.asarray(Image.open("voc/JPEGImages/a.png"))
     assert np.array_equal(picture[LINE : LINE + 8, :12], kept)
+
+
+@pytest.mark.slow
+def test_an_exported_file_has_its_weights_and_precision(here: Path) -> None:
+    given = "export.py checkpoint=net.pt latency.runs=0 precision=fp16"
+    told = command(f"{given} format=torchscript")
+    found = re.search(r"or give (format=onnx)$", told.err.strip())
+    assert found is not None, told.err
+    told = command(given, found[1])
+    assert told.status == 0, told.err
+    usual = "predict.py source=photos/a.png out_dir=out checkpoint=export/net-fp16.onnx"
+    for key in ("weights=raw", "precision=fp32"):
+        told = command(usual, key)
+        found = re.search(r"leave (\w+) out, or take the checkpoint", told.err)
+        assert found is not None, told.err
+        assert found[1] == key.partition("=")[0]
+        assert command(usual).status == 0
+        assert (read_mask(Path("out/index/a.png")) == expected()).mean() > 0.99
+        assert command(f"{usual.rpartition(' ')[0]} checkpoint=net.pt", key).status == 0
+        assert masked("out/index/a.png")()
