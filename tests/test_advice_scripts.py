@@ -352,7 +352,10 @@ def outputs(kinds: list[str], classes: list[str], background: str = "background"
 def probs(kinds: str) -> bool:
     outputs([kinds], NAMES).write("a", np.zeros((4, 4, 3), np.uint8), MASK, PROBS)
     with np.load("out/probs/a.npz") as found:
-        return bool((found["probs"] == PROBS.astype(np.float16)).all()) and len(found["classes"])
+        return (
+            bool((found["probs"] == PROBS.astype(np.float16)).all())
+            and len(found["classes"]) == 300
+        )
 
 
 def cut(names: str) -> bool:
@@ -453,7 +456,7 @@ STEPS = {
         lambda number: find_sources(number, Path("out")) == [Source(0, "camera-0")],
     ),
     "floats": Step(
-        lambda: load_model("net.pt").predict(PICTURE[..., ::-1] / 255),
+        lambda: load_model("net.pt").predict(PICTURE[..., ::-1] / 255),  # type: ignore[arg-type]
         r"expected uint8 .* \(OpenCV: image\[\.\.\., ::-1\]\)",
         lambda: np.array_equal(
             load_model("net.pt").predict(PICTURE[..., ::-1][..., ::-1]), expected()
@@ -501,9 +504,9 @@ STEPS = {
         lambda key: make_run_folder("new", "x").is_dir(),
     ),
     "a folder that holds a run": Step(
-        lambda: (make_run_folder("run", "x"), refuse_used("run")),
+        lambda: (make_run_folder("run", "x"), refuse_used("run")),  # type: ignore[func-returns-value]
         "give another folder, or none for a new one",
-        lambda: refuse_used("run2") is None and refuse_used(None) is None,
+        lambda: refuse_used("run2") is None and refuse_used(None) is None,  # type: ignore[func-returns-value]
     ),
 }
 
