@@ -69,6 +69,7 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
         for warning in world.from_main(check).warnings:
             log.warning("warning: %s", warning)
     output = Output(cfg, data, subjects[0].paths)
+    stack.callback(output.close)
 
     # Data set -> batches -> predictions -> measures, and masks as files
     image_batches = eval_loader(

@@ -7,6 +7,8 @@ Every path that is given goes through :func:`user_path`, every file that is ther
 import os
 import re
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from segkit.errors import DataError, SegkitError
@@ -78,3 +80,17 @@ def refuse_special(path: PathLike, error: type[SegkitError] = DataError) -> None
             f"{path}: is {kind}, not a file: reading it may wait for ever. Write what it gives "
             "into a file, and use that"
         )
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder with its parents; returns those that were not there, the innermost first."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove what :func:`make_folder` made, where nothing was written to it."""
+    for folder in folders:
+        with suppress(OSError):  # not empty
+            folder.rmdir()

@@ -457,7 +457,7 @@ def test_rates_of_earlier_weights(here: Path) -> None:
         cfg = config("train", *arguments)
         assert isinstance(cfg, DictConfig), cfg
         complete_model(cfg.model, (400, 400))
-        return list(view_warnings(cfg.model, (400, 400), source))
+        return list(view_warnings(cfg.model, (400, 400), source, goes_on=False))
 
     (said,) = warned()
     found = re.search(r"'(\S+)' keeps the rates", said)

@@ -50,6 +50,7 @@ def test_what_was_written_is_read() -> None:
         ({"classes": ["a", " "]}, "expected two or more names"),
         ({"classes": "ab"}, "classes in it is 'ab'; expected two or more names"),
         ({"classes": ["a", "b\ud800"]}, "expected two or more names"),
+        ({"classes": ["a", "b\nc"]}, r"classes in it is ['a', 'b\nc']; expected two or more names"),
         ({"palette": [[0, 0, 0]] * 255}, "expected 256 colours of three numbers from 0 to 255"),
         ({"palette": [[0, 0, 256]] * 256}, "expected 256 colours"),
         ({"palette": [[0, 0, True]] * 256}, "expected 256 colours"),

@@ -36,12 +36,12 @@ def whole(home: Path) -> tuple[Result, dict[str, Any]]:
 
 def test_the_rates_follow_whole_images(home: Path, whole: tuple[Result, dict[str, Any]]) -> None:
     result, model = whole
-    assert (model["train_crop"], model["atrous_rates"]) == ([96, 160], [2, 3, 5])
-    assert "atrous rates 2, 3, 5 at output stride 16, crops of 96 x 160;" in result.out
+    assert (model["train_crop"], model["atrous_rates"]) == ([96, 160], [1, 2, 3])
+    assert "atrous rates 1, 2, 3 at output stride 16, crops of 96 x 160;" in result.out
     assert NEVER not in result.out + result.err
     saved = read_checkpoint(home / "whole")
-    assert saved.about.config["model"]["atrous_rates"] == [2, 3, 5]
-    assert load_model(saved).aspp.branches[3][0].dilation == (5, 5)
+    assert saved.about.config["model"]["atrous_rates"] == [1, 2, 3]
+    assert load_model(saved).aspp.branches[3][0].dilation == (3, 3)
 
 
 def test_the_rates_follow_the_crop_and_the_output_stride(home: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_rates_follow_the_crop_and_the_output_stride(home: Path) -> None:
         "model.output_stride=8",
     )
     _, model = train(home, "crop", *ONCE, *own)
-    assert (model["train_crop"], model["atrous_rates"]) == ([72, 64], [2, 5, 7])
+    assert (model["train_crop"], model["atrous_rates"]) == ([72, 64], [1, 3, 4])
     crop = ("augment=standard", "augment.crop_size=[64,80]")
     _, model = train(home, "standard", *ONCE, *crop)
     assert (model["train_crop"], model["atrous_rates"]) == ([64, 80], [1, 2, 3])
@@ -62,10 +62,10 @@ def test_rates_that_do_not_fit_are_taken_and_said_once(home: Path) -> None:
     (line,) = [x for x in (result.out + result.err).splitlines() if NEVER in x]
     assert "(6 of 9 at rate 6, 8 of 9 at rate 12)" in line
     assert "A crop of at least 193 x 193 reaches all" in line
-    assert "'model.atrous_rates=[2,3,5]'" in line
+    assert "'model.atrous_rates=[1,2,3]'" in line
     weight = read_checkpoint(home / "unfit").state["model"]["aspp.branches.3.0.weight"]
     assert (weight[:, :, [0, 0, 2, 2], [0, 2, 0, 2]] == 0).all()
-    advised, _ = train(home, "advised", *ONCE, "model.atrous_rates=[2,3,5]")
+    advised, _ = train(home, "advised", *ONCE, "model.atrous_rates=[1,2,3]")
     assert NEVER not in advised.out + advised.err
 
 
@@ -73,12 +73,12 @@ def test_a_resume_keeps_the_rates(home: Path, whole: tuple[Result, dict[str, Any
     more = ("resume=whole", "out_dir=more", "trainer.max_epochs=2", "loader.num_workers=0")
     result = call("train.py", *more, cwd=home)
     assert result.status == 0, result.err
-    assert "atrous rates 2, 3, 5 at output stride 16, crops of 96 x 160;" in result.out
+    assert "atrous rates 1, 2, 3 at output stride 16, crops of 96 x 160;" in result.out
     smaller = "augment.train=[{_target_:albumentations.RandomCrop,height:48,width:48}]"
     result = call("train.py", *more, "resume=whole", "out_dir=small", smaller, cwd=home)
     (line,) = [x for x in (result.out + result.err).splitlines() if NEVER in x]
     assert "in 48 x 48 pixels (3 x 3 cells)" in line
-    assert line.endswith("A crop of at least 81 x 81 reaches all")  # the rates cannot change
+    assert line.endswith("A crop of at least 49 x 49 reaches all")  # the rates cannot change
 
 
 def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
@@ -101,19 +101,19 @@ def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
     ("arguments", "said"),
     [
         (
-            ["model.atrous_rates=[1,2,3]"],
-            "init_from: its weights were trained with atrous rates 2, 3, 5 at output stride 16, "
-            "crops of 96 x 160; this run has atrous rates 1, 2, 3 at output stride 16, crops of 96 "
+            ["model.atrous_rates=[2,3,5]"],
+            "init_from: its weights were trained with atrous rates 1, 2, 3 at output stride 16, "
+            "crops of 96 x 160; this run has atrous rates 2, 3, 5 at output stride 16, crops of 96 "
             "x 160. Branches of another rate look at other places and have to learn anew; "
-            "'model.atrous_rates=[2,3,5]' keeps the rates",
+            "'model.atrous_rates=[1,2,3]' keeps the rates",
         ),
         (
-            ["data.dataset.height=112", "data.root=tall", "model.atrous_rates=[2,3,5]"],
-            "init_from: its weights were trained with atrous rates 2, 3, 5 at output stride 16, "
+            ["data.dataset.height=112", "data.root=tall", "model.atrous_rates=[1,2,3]"],
+            "init_from: its weights were trained with atrous rates 1, 2, 3 at output stride 16, "
             "crops of 96 x 160; this run trains on 112 x 160",
         ),
-        (["model.atrous_rates=[2,3,5]"], None),
-        (["model.atrous_rates=[1,2,3]", "init_parts=[backbone]"], None),
+        (["model.atrous_rates=[1,2,3]"], None),
+        (["model.atrous_rates=[2,3,5]", "init_parts=[backbone]"], None),
     ],
 )
 def test_other_rates_or_crops_of_init_from_are_said(

@@ -9,7 +9,7 @@ from PIL import Image
 from voc_folder import SHARED, example_mask, make_pair, make_voc, needs_shared
 
 from segkit.data.masks import voc_palette, write_mask
-from segkit.data.voc import VOCSegmentation
+from segkit.data.voc import VOCSegmentation, read_split, split_file
 from segkit.errors import DataError
 
 
@@ -146,6 +146,13 @@ def test_bad_split_files_are_refused(root, text, message):
 def test_an_unknown_split_lists_those_that_exist(root):
     with pytest.raises(DataError, match=r"test\.txt: no such file.*: train, val$"):
         VOCSegmentation(root, "test")
+
+
+@pytest.mark.parametrize("split", ["../train", "/train", "a/../../b", "", " ", "a\nb", "..\\b"])
+def test_a_split_outside_of_the_folder_of_lists_is_refused(root, split):
+    for use in (VOCSegmentation, read_split, split_file):
+        with pytest.raises(DataError, match="is no name of a split; expected the name of a file"):
+            use(root, split)
 
 
 # --- folders and files ---------------------------------------------------------------------------

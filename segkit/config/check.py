@@ -150,10 +150,17 @@ def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterato
             if limits["whole"] and type(item) is not int:
                 yield f"{name}[{i}]={item}: expected a whole number"
                 return
-        if limits["rising"] and any(a >= b for a, b in pairwise(value)):
-            yield f"{start}: expected numbers that rise"
     numbers = (problem for item in items for problem in number_problems(start, item, limits))
-    yield from islice(numbers, 1)
+    if found := list(islice(numbers, 1)):
+        yield from found
+    elif limits["rising"] and not _rises(items):
+        yield f"{start}: expected numbers that rise"
+
+
+def _rises(items: Sequence[Any]) -> bool:
+    if any(isinstance(item, bool) or not isinstance(item, int | float) for item in items):
+        return False
+    return all(a < b for a, b in pairwise(items))
 
 
 def path_problems(start: str, path: str, exists: bool) -> Iterator[str]:

@@ -17,6 +17,15 @@ _PAIR = re.compile(rf"(.+?{_FILE})(?:\s*[,;|]\s*|\s+)(\S.*{_FILE})", re.IGNORECA
 _COLUMNS = (re.compile(r"(\S.*?)\s+-?[01]"), re.compile(r"(\S.*?)\s+\d+\s+\d+\s+\d+"))
 
 
+def is_split_name(value: object) -> bool:
+    """Whether a split may have this name, which also names files that must not land elsewhere."""
+    if not isinstance(value, str) or not value.strip() or len(value) > 200:
+        return False
+    if not value.isprintable() or "\\" in value:
+        return False
+    return not (PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts)
+
+
 def parse_split(
     lines: Sequence[str], path: Path, folders: tuple[Path, Path], is_there: Callable[[str], bool]
 ) -> dict[str, int]:

@@ -26,7 +26,7 @@ from segkit.data.labels import apply_label_map
 from segkit.data.levels import parse_range
 from segkit.data.masks import to_labels
 from segkit.data.orientation import to_picture
-from segkit.data.split_list import hint, parse_split
+from segkit.data.split_list import hint, is_split_name, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
 
@@ -158,7 +158,16 @@ class VOCSegmentation:
 
 
 def split_file(root: Path, split: str) -> Path:
-    """Where the ids of a split are listed."""
+    """Where the ids of a split are listed.
+
+    Raises:
+        DataError: The name of the split leads to another folder.
+    """
+    if not is_split_name(split):
+        raise DataError(
+            f"{split!r} is no name of a split; expected the name of a file in {root / LISTS} "
+            "without .txt, such as train"
+        )
     return root / LISTS / f"{split}.txt"
 
 

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from segkit.data.split_list import is_split_name
 from segkit.engine.plain import (
     check_plain,
     expect,
@@ -138,13 +139,6 @@ def _is_resolved(text: str) -> bool:
     return is_text(text) and text.count("${") == text.count("\\${") and text != "???"
 
 
-def _is_split(value: Any) -> bool:
-    """A name that also serves in names of files, which must not land anywhere else."""
-    if not is_text(value) or not value or "\\" in value or "\0" in value or len(value) > 200:
-        return False
-    return not (PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts)
-
-
 def _is_component(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("_target_"), str)
 
@@ -157,8 +151,8 @@ def _is_pair(value: Any) -> bool:
 CONFIG = (
     ("model", _is_component, "a node with _target_"),
     ("data.dataset", _is_component, "a node with _target_"),
-    ("data.train_split", _is_split, "the name of a split"),
-    ("data.val_split", _is_split, "the name of a split"),
+    ("data.train_split", is_split_name, "the name of a split"),
+    ("data.val_split", is_split_name, "the name of a split"),
     ("trainer.channels_last", lambda value: type(value) is bool, "true or false"),
     ("val.window.size", _is_pair, "a height and a width, or null"),
     ("val.window.stride", _is_pair, "a height and a width, or null"),
@@ -174,7 +168,7 @@ def _classes(path: Path, name: str, classes: Any) -> None:
 
 
 def _is_class(value: Any) -> bool:
-    return is_text(value) and bool(value.strip())
+    return is_text(value) and bool(value.strip()) and value.isprintable()
 
 
 def _recipe(path: Path, name: str, recipe: Any) -> None:

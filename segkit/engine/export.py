@@ -16,6 +16,7 @@ from segkit.engine.onnx_model import open_session
 from segkit.engine.parity import in_short
 from segkit.engine.quantize import reduce_precision
 from segkit.errors import CheckpointError, DataError
+from segkit.files import make_folder, remove_empty
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "pt2": ".pt2"}
 EXTRA_FILE = "segkit.json"  # the metadata in formats other than ONNX
@@ -167,9 +168,9 @@ def appearing(path: Path) -> Iterator[Path]:
         DataError: There can be no file of this name.
     """
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    made = [folder for folder in path.parents if not folder.exists()]
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make_folder(path.parent)
         yield temporary
         temporary.replace(path)
     except CheckpointError as error:
@@ -182,6 +183,4 @@ def appearing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        for folder in made:
-            with suppress(OSError):  # the file is there, or another one
-                folder.rmdir()
+        remove_empty(made)

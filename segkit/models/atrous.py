@@ -25,15 +25,17 @@ def feature_size(image_size: Sequence[int], output_stride: int) -> tuple[int, in
 def fitting_rates(train_crop: Sequence[int], output_stride: int) -> tuple[int, int, int]:
     """DeepLab's rates where the crop has room for them, else smaller ones in the same proportion.
 
-    The largest is at most the shorter side of the feature map less one cell, the others a third
-    and two thirds of it. All are at least 1 and distinct, even where the map is too small for it.
+    The largest is a share of the shorter side n of the feature map: n over the usual rate, at least
+    half, so that taps still see data for most cells of a small map (benchmarks/README.md, "Crops
+    and rates"). The others are a third and two thirds of it. All are at least 1 and distinct, even
+    where the map is too small for it, and below n where that is possible.
 
     Args:
         train_crop: Height and width of what training sees, in pixels.
         output_stride: 8 or 16.
     """
-    largest = min(ATROUS_RATES[output_stride][-1], min(feature_size(train_crop, output_stride)) - 1)
-    largest = max(largest, 3)
+    usual, cells = ATROUS_RATES[output_stride][-1], min(feature_size(train_crop, output_stride))
+    largest = max(min(usual, cells - 1, round(cells * max(0.5, cells / usual))), 3)
     return round(largest / 3), round(2 * largest / 3), largest
 
 

@@ -13,6 +13,7 @@ from segkit.data.decode import Pixels
 from segkit.data.masks import write_mask
 from segkit.engine.export import appearing
 from segkit.errors import ConfigError
+from segkit.files import make_folder, remove_empty
 from segkit.predict.model import Mask, Probabilities
 from segkit.predict.video import write_video
 from segkit.report.pictures import color, write_picture
@@ -153,8 +154,9 @@ class Areas(AbstractContextManager["Areas"]):
 
     def __enter__(self) -> "Areas":
         self._temporary = self.path.with_name(f".{self.path.name}.tmp")
+        self._made: list[Path] = []
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._made = make_folder(self.path.parent)
             # Names of files are bytes, which need be no text.
             self._file: IO[str] = self._temporary.open(
                 "w", newline="", encoding="utf-8", errors="surrogateescape"
@@ -182,3 +184,4 @@ class Areas(AbstractContextManager["Areas"]):
             self._temporary.replace(self.path)
         else:
             self._temporary.unlink()
+            remove_empty(self._made)

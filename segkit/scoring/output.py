@@ -12,6 +12,7 @@ from segkit.engine.evaluation import PredictedMask
 from segkit.engine.log import log
 from segkit.engine.run_folder import run_of
 from segkit.errors import ConfigError, DataError
+from segkit.files import make_folder, remove_empty
 from segkit.report.answer import Answer
 from segkit.report.comparison import comparison_table
 from segkit.report.files import write_scores
@@ -49,11 +50,15 @@ class Output:
                 f"leave {key} out"
             )
         self.data = data
-        self.folder = make_folder(cfg.out_dir, paths, data.split)
+        self.folder, self._made = evaluation_folder(cfg.out_dir, paths, data.split)
         self.mask_folders = [self.folder / name for name, write in wanted.items() if write]
         names = [] if cfg.compare else ["compare.json"]
         names += [] if cfg.report.write else ["report.html", "suspicious_labels.csv"]
         self.others = [self.folder / name for name in names]
+
+    def close(self) -> None:
+        """Remove the folders that were made for it, where nothing was written."""
+        remove_empty(self._made)
 
     def add(self, image: PredictedMask) -> None:
         """Write the mask that was predicted for an image, if that was asked for."""
@@ -108,19 +113,25 @@ class Output:
         write_report(self.folder / "report.html", page)
 
 
-def make_folder(out_dir: str | None, paths: Sequence[Path], split: str) -> Path:
-    """Where the files go: by default ``eval/<split>-<checkpoint>`` in the run folder."""
+def evaluation_folder(
+    out_dir: str | None, paths: Sequence[Path], split: str
+) -> tuple[Path, Sequence[Path]]:
+    """Where the files go: by default ``eval/<split>-<checkpoint>`` in the run folder.
+
+    Returns:
+        The folder, and what did not exist of it and its parents, the innermost first.
+    """
     name = paths[0].stem if len(paths) == 1 else f"ensemble-of-{len(paths)}"
     kind = "-onnx" if len(paths) == 1 and paths[0].suffix == ".onnx" else ""
     folder = Path(out_dir) if out_dir else run_of(paths[0]) / "eval" / f"{split}-{name}{kind}"
+    folder = folder.absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        return folder, make_folder(folder)
     except OSError as error:
         raise ConfigError(
             f"out_dir={folder}: cannot be made ({error.strerror}); give out_dir=FOLDER, one that "
             "can"
         ) from None
-    return folder.absolute()
 
 
 def answer(image: PredictedMask) -> Answer:
