@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segkit.config import check_command_line, run
+from segkit.cli import check_command_line, run
 
 if __name__ == "__main__":
     check_command_line("evaluate")  # before the imports that take seconds: a wrong key ends at once
@@ -26,21 +26,21 @@ if __name__ == "__main__":
 import torch
 from omegaconf import DictConfig
 
-from segkit.config.load import read_checkpoints
 from segkit.data.check import check_splits
 from segkit.data.loader import Collate, eval_loader
 from segkit.data.workers import batches, close, resolve_num_workers
-from segkit.engine.distributed import World, connect
-from segkit.engine.log import log, log_to_console, progress
-from segkit.engine.precision import pick_device, set_up
-from segkit.report.comparison import compare
+from segkit.evaluation.comparison import compare
+from segkit.evaluation.measures import Measures
+from segkit.evaluation.outputs import Output, answer
+from segkit.evaluation.split import own_data, saved_data
+from segkit.evaluation.target import make_subject, open_source
+from segkit.inference.loading import read_checkpoints
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import check_libraries
-from segkit.report.tables import pace, shown
-from segkit.scoring.data import own_data, saved_data
-from segkit.scoring.measures import Measures
-from segkit.scoring.output import Output, answer
-from segkit.scoring.subject import make_subject, open_source
+from segkit.runtime.device import pick_device, set_up
+from segkit.runtime.distributed import World, connect
+from segkit.runtime.log import log, log_to_console, progress
+from segkit.text import pace, shown
 
 
 def score(cfg: DictConfig) -> dict[str, Any]:

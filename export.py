@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from segkit.config import check_command_line, run
+from segkit.cli import check_command_line, run
 
 if __name__ == "__main__":
     check_command_line("export")  # before the imports that take seconds: a wrong key ends at once
@@ -26,17 +26,18 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkit.config.load import load_model, rebuild_dataset, setting
-from segkit.engine.checkpoint import Checkpoint, read_checkpoint
-from segkit.engine.export import SUFFIXES, WithPreprocessing, appearing, open_model, write_model
-from segkit.engine.finite import all_finite, refuse_logits
-from segkit.engine.log import log, log_to_console, progress
-from segkit.engine.onnx_model import metadata, require
-from segkit.engine.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
-from segkit.engine.precision import Normalize, memory_order
-from segkit.engine.run_folder import run_of
 from segkit.errors import ConfigError, DataError
-from segkit.report.tables import shown
+from segkit.export.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
+from segkit.export.writer import SUFFIXES, WithPreprocessing, open_model, write_model
+from segkit.files import appearing
+from segkit.inference.loading import load_model, rebuild_dataset, setting
+from segkit.inference.onnx_network import metadata, require
+from segkit.models.normalize import Normalize, memory_order
+from segkit.runs.checkpoint import Checkpoint, read_checkpoint
+from segkit.runs.folder import run_of
+from segkit.runtime.finite import all_finite, refuse_logits
+from segkit.runtime.log import log, log_to_console, progress
+from segkit.text import shown
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from segkit.config import check_command_line, run
+from segkit.cli import check_command_line, run
 
 if __name__ == "__main__":
     check_command_line("predict")  # before the imports that take seconds: a wrong key ends at once
@@ -22,18 +22,17 @@ if __name__ == "__main__":
 import torch
 from omegaconf import DictConfig
 
-from segkit.data.contract import first_ten
 from segkit.data.decode import Pixels
-from segkit.engine.log import log, log_to_console, progress
-from segkit.engine.precision import set_up
-from segkit.engine.signals import Stopped, StopSignals, exit_code
 from segkit.errors import DataError
-from segkit.predict.model import Mask, Probabilities, SegmentationModel, open_model
+from segkit.inference.model import Mask, Probabilities, SegmentationModel, open_model
 from segkit.predict.outputs import Areas, Outputs
 from segkit.predict.sources import Source, find_sources
 from segkit.predict.stopwatch import Stopwatch
 from segkit.predict.video import open_video
-from segkit.report.tables import shown
+from segkit.runtime.device import set_up
+from segkit.runtime.log import log, log_to_console, progress
+from segkit.runtime.signals import Stopped, StopSignals, exit_code
+from segkit.text import first_ten, shown
 
 BENCHMARK_IMAGES = 50  # at least so many are measured; pictures are computed again to get there
 WARM_UP = 3  # of each size, not measured

@@ -14,17 +14,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from segkit.config import (
-    build,
-    build_augment,
-    check_command_line,
-    choices,
-    plain_config,
-    resumed,
-    run,
-    typed_overrides,
-    without_effects,
-)
+from segkit.cli import check_command_line, run, typed_overrides
+from segkit.config import build, build_augment, plain_config, without_effects
+from segkit.training.resume import choices, resumed
 
 if __name__ == "__main__":
     check_command_line("train")  # before the imports that take seconds: a wrong key ends at once
@@ -33,33 +25,36 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.data.loader import Collate, Samples, eval_loader, train_loader
-from segkit.data.order import EpochBatches
+from segkit.data.sampler import EpochBatches
 from segkit.data.workers import batches, close, resolve_num_workers, shm_warning
-from segkit.engine.checkpoint import Checkpoint, init_from
-from segkit.engine.description import Description
-from segkit.engine.determinism import explain_nondeterminism, make_deterministic
-from segkit.engine.distributed import World, check_same_start, connect, sync_batch_norm, wrap
-from segkit.engine.ema import Average
-from segkit.engine.finite import refuse_weights
-from segkit.engine.forward import Forward
-from segkit.engine.log import log, log_to_console, progress
-from segkit.engine.loop import StepSettings, param_groups, train_one_epoch
-from segkit.engine.memory import peak_memory_mib
-from segkit.engine.precision import Normalize, Precision, memory_order, pick_device, set_up
-from segkit.engine.signals import Stopped, StopSignals, exit_code
-from segkit.engine.state import TrainState
-from segkit.engine.trial import Trial
+from segkit.models.normalize import Normalize, memory_order
+from segkit.runs.checkpoint import Checkpoint
+from segkit.runs.description import Description
+from segkit.runtime.determinism import explain_nondeterminism, make_deterministic
+from segkit.runtime.device import Precision, pick_device, set_up
+from segkit.runtime.distributed import World, check_same_start, connect, sync_batch_norm, wrap
+from segkit.runtime.finite import refuse_weights
+from segkit.runtime.log import log, log_to_console, progress
+from segkit.runtime.memory import peak_memory_mib
+from segkit.runtime.signals import Stopped, StopSignals, exit_code
 from segkit.training.data import Data, load_data
+from segkit.training.dry_run import Trial
+from segkit.training.ema import Average
 from segkit.training.field_of_view import (
     complete_model,
     likely_causes,
     typical_size,
     view_warnings,
 )
+from segkit.training.forward import Forward
+from segkit.training.loop import StepSettings, train_one_epoch
 from segkit.training.monitor import is_finished, is_over, make_best, make_patience
-from segkit.training.output import Output, claim, open_folder
+from segkit.training.optimizer import param_groups
+from segkit.training.recorder import Output, claim, open_folder
+from segkit.training.state import TrainState
+from segkit.training.summary import finish, headline, log_schedule, score_text, warnings_at_start
 from segkit.training.validation import Validation
-from segkit.training.words import finish, headline, log_schedule, score_text, warnings_at_start
+from segkit.training.warm_start import init_from
 
 
 def train(cfg: DictConfig) -> float | None:

@@ -1,4 +1,4 @@
-"""What `segkit.engine.memory.keep_freed_memory` is worth: one training step with and without it.
+"""What `segkit.runtime.memory.keep_freed_memory` is worth: one training step with and without it.
 
     python benchmarks/allocator.py [--steps 8] [--height 360] [--width 480]
 
@@ -38,9 +38,9 @@ def measure(kept: bool, steps: int, size: tuple[int, int]) -> None:
     import torch
 
     import segkit  # noqa: F401  (first: sets OMP_WAIT_POLICY)
-    from segkit.engine.memory import keep_freed_memory
     from segkit.losses import CrossEntropyLoss
     from segkit.models import DeepLabV3Plus
+    from segkit.runtime.memory import keep_freed_memory
 
     if kept and not keep_freed_memory():
         raise SystemExit("not possible here: no glibc")

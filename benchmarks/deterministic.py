@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from segkit.engine.determinism import make_deterministic
 from segkit.losses import CrossEntropyLoss, DiceLoss, WeightedSum
 from segkit.models import DeepLabV3Plus
+from segkit.runtime.determinism import make_deterministic
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segkit.predict.model import load_model as load_model
+    from segkit.inference.model import load_model as load_model
 
 __version__ = "0.1.0"
 
@@ -37,7 +37,7 @@ if sys.argv[:1] == ["-m"]:  # python -m segkit.tools.stats, say, whose imports t
 def __getattr__(name: str) -> Any:
     """``segkit.load_model``, whose import takes seconds: only for those who ask for it."""
     if name == "load_model":
-        from segkit.predict.model import load_model
+        from segkit.inference.model import load_model
 
         return load_model
     raise AttributeError(f"module 'segkit' has no attribute {name!r}")

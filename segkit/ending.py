@@ -1,7 +1,7 @@
 """What Ctrl-C or SIGTERM does to a command of segkit: it ends, in a line, and soon.
 
 As long as nothing else is said the command ends at once, in order: temporary files go, processes
-are ended. :class:`~segkit.engine.signals.StopSignals` is what asks for patience, for one signal.
+are ended. :class:`~segkit.runtime.signals.StopSignals` is what asks for patience, for one signal.
 Whatever then hangs, in a library or on a dead network disk, ends a few seconds later the hard way.
 """
 

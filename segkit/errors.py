@@ -1,12 +1,5 @@
 """Errors that a user can act on. The scripts print them as one message and exit with status 1."""
 
-from collections.abc import Iterable
-
-
-def together(lines: Iterable[str]) -> str:
-    """Several problems as one message: all lines stand under the first, past ``error: ``."""
-    return "\n       ".join(lines)
-
 
 class SegkitError(ValueError):
     """Something the user gave is wrong; says what, where, what was expected, the way out."""

@@ -4,14 +4,18 @@ Every path that is given goes through :func:`user_path`, every file that is ther
 :func:`refuse_special` before it is opened.
 """
 
+import csv
+import errno
+import json
 import os
 import re
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
-from segkit.errors import DataError, SegkitError
+from segkit.errors import CheckpointError, DataError, SegkitError
 
 PathLike = str | os.PathLike[str]
 
@@ -94,3 +98,76 @@ def remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
         with suppress(OSError):  # not empty
             folder.rmdir()
+
+
+# A folder or its rights stand in the way, or the name is too long; other disk trouble meets all.
+PLACE_TROUBLE = {
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM),
+}
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name to write to; the file gets the name ``path`` at the end, if nothing was raised.
+
+    If something was, folders that were made for it go away again.
+
+    Raises:
+        CheckpointError: What was raised in between, with ``path`` in front.
+        DataError: There can be no file of this name.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    made: list[Path] = []
+    try:
+        made = make_folder(path.parent)
+        yield temporary
+        temporary.replace(path)
+    except CheckpointError as error:
+        text = str(error).removeprefix(f"{temporary}: ")
+        raise CheckpointError(f"{path}: {text}. Nothing was written") from error
+    except OSError as error:
+        if error.errno not in PLACE_TROUBLE:
+            raise
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        remove_empty(made)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Strict JSON: null where a score is not defined, never NaN."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table with a line of names; see :class:`CSVTable`."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = CSVTable(file)
+        table.add(header)
+        for row in rows:
+            table.add(row)
+
+
+class CSVTable:
+    """Rows of a CSV file that a spreadsheet may open.
+
+    A text that it would take for a formula (``=``, ``+``, ``-``, ``@``, a tab or an end of a line
+    in front) gets an apostrophe in front; texts that are numbers, as ``-0.5``, stay.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._writer = csv.writer(file)
+
+    def add(self, row: Iterable[object]) -> None:
+        self._writer.writerow([_cell(value) for value in row])
+
+
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

@@ -9,14 +9,16 @@ from loss_cases import LOSSES, NUM_CLASSES, UNEVEN, sum_of
 from torch import Tensor, nn
 
 from segkit.data.loader import Batch
-from segkit.engine.distributed import World, wrap
-from segkit.engine.forward import ALONE, Forward
-from segkit.engine.loop import StepSettings, param_groups, train_one_epoch
-from segkit.engine.precision import Precision
-from segkit.engine.schedule import Poly
-from segkit.engine.state import Best, TrainState
 from segkit.losses import CrossEntropyLoss, DiceLoss, PixelLoss, PixelScores
 from segkit.losses.processes import total
+from segkit.runtime.device import Precision
+from segkit.runtime.distributed import World, wrap
+from segkit.schedules import Poly
+from segkit.training.forward import ALONE, Forward
+from segkit.training.loop import StepSettings, train_one_epoch
+from segkit.training.monitor import Best
+from segkit.training.optimizer import param_groups
+from segkit.training.state import TrainState
 
 CPU = Precision("fp32", torch.device("cpu"))
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segkit.cli.arguments import parse
 from segkit.data.check import check_splits
 from segkit.data.voc import VOCSegmentation
-from segkit.tools.arguments import parse
 from segkit.tools.convert import convert
 from segkit.tools.formats.annotation import Request
 

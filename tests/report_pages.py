@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from segkit.data.masks import voc_palette
 from segkit.metrics import Calibration, ConfusionMatrix
-from segkit.report.answer import Answer
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData
+from segkit.report.image_result import Answer
 
 NAMES = ["background", "<script>alert(1)</script>", "a & \"b\" 'c' $x^$", "\u732b", "never"]
 CONFIG = "data:\n  root: </pre><script>alert(2)</script>\n"

@@ -74,7 +74,7 @@ def call(script: str, *arguments: str, cwd: Path) -> Result:
 def quick_call(*arguments: str, cwd: Path) -> Result:
     """``call("train.py", ...)`` without the early look at the command line, a second one there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segkit.config.check_command_line", lambda name: None)
+        patch.setattr("segkit.cli.check_command_line", lambda name: None)
         return call("train.py", *arguments, cwd=cwd)
 
 

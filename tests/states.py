@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.engine.checkpoint import Description
-from segkit.engine.determinism import seed_step
-from segkit.engine.early_stopping import Patience
-from segkit.engine.ema import Average
-from segkit.engine.state import Best, TrainState
+from segkit.runs.checkpoint import Description
+from segkit.runtime.determinism import seed_step
+from segkit.training.ema import Average
+from segkit.training.monitor import Best, Patience
+from segkit.training.state import TrainState
 
 ABOUT = Description(
     config={"data": {"root": "somewhere", "classes": ["a", "b"]}, "seed": 0},

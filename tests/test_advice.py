@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from label_files import PICTURE, area, box, coco, labelme, masks, png, run, shape, write
 
+from segkit.cli.arguments import parse
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import ConfigError, DataError
 from segkit.tools import check, convert, split, stats
-from segkit.tools.arguments import parse
 from segkit.tools.formats.annotation import Request as ConvertRequest
 
 TOOLS: dict[str, tuple[Any, Callable[[Any], None]]] = {

@@ -9,11 +9,11 @@ import pytest
 from test_tool_archive import FILES, encrypted, tar_bytes, unknown_method, zip_bytes
 from test_tool_download import CONTENT, MD5, Server, server, small_voc, url
 
+from segkit.cli.arguments import parse
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 from segkit.tools import fetch as fetching
 from segkit.tools.archive import extract
-from segkit.tools.arguments import parse
 from segkit.tools.download import Request, download
 from segkit.tools.fetch import fetch
 

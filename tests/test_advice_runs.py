@@ -15,17 +15,19 @@ from scripts import SMALL, SMALL_DATA, quick_call
 from trained import save_model
 from voc_folder import make_voc
 
-from segkit.config import build, check_command_line, resumed, run
-from segkit.config.load import load_inference, load_model, read_checkpoints
-from segkit.engine.checkpoint import find_checkpoint, read_checkpoint
-from segkit.engine.distributed import World
-from segkit.engine.inference import Inference
-from segkit.engine.precision import Precision, pick_device
+from segkit.cli import check_command_line, run
+from segkit.config import build
 from segkit.errors import SegkitError
+from segkit.inference.loading import load_inference, load_model, read_checkpoints
+from segkit.inference.predictor import Inference
+from segkit.runs.checkpoint import find_checkpoint, read_checkpoint
+from segkit.runtime.device import Precision, pick_device
+from segkit.runtime.distributed import World
 from segkit.training.data import check_agreement
 from segkit.training.field_of_view import complete_model, likely_causes, view_warnings
 from segkit.training.monitor import make_best
-from segkit.training.words import warnings_at_start
+from segkit.training.resume import resumed
+from segkit.training.summary import warnings_at_start
 
 OURS = "segkit.losses.CrossEntropyLoss"
 

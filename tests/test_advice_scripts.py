@@ -23,23 +23,25 @@ from trained import CLASSES, MODEL, save_model
 from voc_folder import make_voc
 
 from segkit import load_model
+from segkit.cli.arguments import parse, run_tool
 from segkit.config import build
 from segkit.data.masks import read_mask, voc_palette
-from segkit.engine import onnx_model
-from segkit.engine.checkpoint import init_from, read_checkpoint
-from segkit.engine.export import open_model, write_model
-from segkit.engine.inference import Inference
-from segkit.engine.precision import Normalize, Precision
-from segkit.engine.run_folder import locked, make_run_folder, refuse_used
 from segkit.errors import SegkitError
+from segkit.export.writer import open_model, write_model
+from segkit.inference import onnx_network as onnx_model
+from segkit.inference.predictor import Inference
+from segkit.models.normalize import Normalize
 from segkit.predict.outputs import Outputs
 from segkit.predict.sources import Source, find_sources
 from segkit.predict.video import open_video, write_video
 from segkit.report.contact_sheet import LINE
 from segkit.report.html import page
+from segkit.runs.checkpoint import read_checkpoint
+from segkit.runs.folder import locked, make_run_folder, refuse_used
+from segkit.runtime.device import Precision
 from segkit.tools import browse
 from segkit.tools import model as model_tool
-from segkit.tools.arguments import parse, run_tool
+from segkit.training.warm_start import init_from
 
 Pixels = NDArray[np.uint8]
 RNG = np.random.default_rng(0)
@@ -86,8 +88,8 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_early_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the early look at the command line: :func:`segkit.config.run` looks again."""
-    monkeypatch.setattr("segkit.config.check_command_line", lambda name: None)
+    """Without the early look at the command line: :func:`segkit.cli.run` looks again."""
+    monkeypatch.setattr("segkit.cli.check_command_line", lambda name: None)
 
 
 def command(line: str, *more: str) -> Result:

@@ -15,24 +15,25 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segkit.data.loader import Batch
-from segkit.engine.batch_size import (
+from segkit.errors import TrainingError
+from segkit.losses import CrossEntropyLoss
+from segkit.models.normalize import Normalize
+from segkit.runtime.device import Precision
+from segkit.runtime.distributed import World
+from segkit.runtime.memory import CudaMemory, is_out_of_memory
+from segkit.schedules import Poly
+from segkit.training.batch_size import (
     MARGIN,
-    CudaMemory,
     MemoryModel,
-    is_out_of_memory,
     largest_batch_size,
     out_of_memory_advice,
     untouched,
 )
-from segkit.engine.distributed import World
-from segkit.engine.forward import Forward
-from segkit.engine.loop import StepSettings
-from segkit.engine.precision import Normalize, Precision
-from segkit.engine.schedule import Poly
-from segkit.engine.state import Best, TrainState
-from segkit.engine.trial import Trial
-from segkit.errors import TrainingError
-from segkit.losses import CrossEntropyLoss
+from segkit.training.dry_run import Trial
+from segkit.training.forward import Forward
+from segkit.training.loop import StepSettings
+from segkit.training.monitor import Best
+from segkit.training.state import TrainState
 
 GIB = 2.0**30
 
@@ -292,7 +293,7 @@ def run_out_of_memory() -> None:
 
 def test_of_several_processes_none_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would meet their averaging of gradients in the middle of a step."""
-    monkeypatch.setattr("segkit.engine.trial.CudaMemory", lambda device: Device(GIB, 0, 1))
+    monkeypatch.setattr("segkit.training.dry_run.CudaMemory", lambda device: Device(GIB, 0, 1))
     monkeypatch.setattr(Trial, "steps", lambda trial, num_images: pytest.fail("a step alone"))
     trial = make_trial("cuda", num_processes=2)
     with (
@@ -306,7 +307,7 @@ def test_of_several_processes_none_measures(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_message_of_a_run_names_keys_that_help(
     augment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segkit.engine.loop._backward", lambda *args: run_out_of_memory())
+    monkeypatch.setattr("segkit.training.loop._backward", lambda *args: run_out_of_memory())
     stage = ("trainer.freeze_epochs=1", "loader.batch_size=4", "loader.freeze_batch_size=12")
     here = tmp_path / "here"
     here.mkdir()

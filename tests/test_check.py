@@ -13,8 +13,8 @@ from voc_folder import SHARED, example_mask, make_voc, needs_shared
 
 from segkit.data import cache
 from segkit.data.check import check_disjoint, check_splits
-from segkit.data.contract import FileDataset
 from segkit.data.counts import Counts, class_table
+from segkit.data.dataset import FileDataset
 from segkit.data.masks import write_mask
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError

@@ -14,17 +14,17 @@ import torch
 from states import ABOUT, assert_same, make_state, take_steps
 from torch import Tensor, nn
 
-from segkit.engine import checkpoint
-from segkit.engine.checkpoint import (
+from segkit.errors import CheckpointError
+from segkit.runs import checkpoint
+from segkit.runs.checkpoint import (
     find_checkpoint,
-    init_from,
     model_weights,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
-from segkit.engine.log import log_to_console
-from segkit.errors import CheckpointError
+from segkit.runtime.log import log_to_console
+from segkit.training.warm_start import init_from
 
 SCORES = {"miou": 0.5, "iou": [0.5, None]}
 

@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from segkit.cli.command import CONFIGS
 from segkit.config import (
     absolute_paths,
     build,
     build_augment,
     check_class_values,
     check_config,
-    did_you_mean,
     fill_class_weights,
     needs_class_counts,
     plain_config,
@@ -24,10 +24,10 @@ from segkit.config import (
     without_effects,
 )
 from segkit.config.check import check_start, missing_keys
-from segkit.config.command import CONFIGS
 from segkit.config.components import one_target_problem
 from segkit.config.schema import COMPONENTS, SCHEMAS
 from segkit.errors import ConfigError
+from segkit.text import did_you_mean
 
 YAMLS = sorted(
     path.relative_to(CONFIGS).with_suffix("").as_posix()

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segkit.cli.arguments import run_tool
 from segkit.console import one_line, visible
-from segkit.engine.log import log, log_to_console, log_to_file
-from segkit.engine.run_log import RunLog
 from segkit.errors import DataError
+from segkit.evaluation.files import write_scores
+from segkit.files import write_csv
 from segkit.predict.outputs import Areas
-from segkit.report.files import write_scores
 from segkit.report.pictures import confusion_picture, legend
-from segkit.report.tables import write_csv
-from segkit.tools.arguments import run_tool
+from segkit.runs.metrics_log import RunLog
+from segkit.runtime.log import log, log_to_console, log_to_file
 from segkit.tools.split import Request, split
 
 HOSTILE = {
@@ -144,7 +144,7 @@ def test_every_table_goes_that_way(tmp_path: Path) -> None:
 def test_no_other_file_writes_csv() -> None:
     root = Path(__file__).parents[1]
     sources = [*(root / "segkit").rglob("*.py"), *root.glob("*.py")]
-    assert [p.name for p in sources if "csv.writer" in p.read_text()] == ["tables.py"]
+    assert [p.name for p in sources if "csv.writer" in p.read_text()] == ["files.py"]
     tools = [p for p in (root / "segkit").rglob("*.py") if p.name != "console.py"]
     plain = [p.name for p in tools if " print(" in p.read_text()]
     assert plain == ["command.py"]  # which makes what it prints visible itself

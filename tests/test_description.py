@@ -14,10 +14,10 @@ from edits import ODD
 from states import ABOUT, make_state, take_steps
 
 from segkit.config.slots import OPTIMIZERS
-from segkit.engine.checkpoint import read_checkpoint, save_checkpoint
-from segkit.engine.description import CHECKS, Description, described
-from segkit.engine.saved_state import check_resumable, check_state
 from segkit.errors import CheckpointError
+from segkit.runs.checkpoint import read_checkpoint, save_checkpoint
+from segkit.runs.description import CHECKS, Description, described
+from segkit.runs.saved_state import check_resumable, check_state
 
 PATH = Path("best.pt")
 SCORES = {"miou": 0.5, "mean_accuracy": 0.5, "pixel_accuracy": 0.5, "fw_iou": None}

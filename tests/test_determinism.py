@@ -13,15 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from segkit import losses
-from segkit.engine.determinism import (
+from segkit.errors import TrainingError
+from segkit.models import DeepLabV3Plus
+from segkit.models.backbones import BACKBONES, Tiny
+from segkit.runtime.determinism import (
     CUBLAS_VARIABLE,
     explain_nondeterminism,
     make_deterministic,
     seed_step,
 )
-from segkit.errors import TrainingError
-from segkit.models import DeepLabV3Plus
-from segkit.models.backbones import BACKBONES, Tiny
 
 # Nodes of a graph that raise in deterministic mode on CUDA, forward or backward, by the list of
 # torch.use_deterministic_algorithms in PyTorch 2.15 (beginnings of names, without "Backward").

@@ -21,7 +21,10 @@ from accumulated import CASES, images, joined, one_epoch
 from loss_cases import LOSSES, NUM_CLASSES, UNEVEN, sum_of
 from torch import Tensor, nn
 
-from segkit.engine.distributed import (
+from segkit.errors import ConfigError, DataError
+from segkit.losses import CrossEntropyLoss, global_loss
+from segkit.metrics import ConfusionMatrix
+from segkit.runtime.distributed import (
     MainProcessError,
     World,
     check_device_for_each,
@@ -31,10 +34,7 @@ from segkit.engine.distributed import (
     sync_batch_norm,
     wrap,
 )
-from segkit.engine.ema import Average
-from segkit.errors import ConfigError, DataError
-from segkit.losses import CrossEntropyLoss, global_loss
-from segkit.metrics import ConfusionMatrix
+from segkit.training.ema import Average
 from segkit.training.validation import Validation
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 
 from segkit.config.schema import less_is_better
-from segkit.engine.early_stopping import Patience
+from segkit.training.monitor import Patience
 
 
 def waits(patience: Patience, values: list[float | None]) -> list[int]:

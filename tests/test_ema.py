@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from segkit.engine.ema import Average
 from segkit.errors import ConfigError
 from segkit.models import DeepLabV3Plus
+from segkit.training.ema import Average
 
 
 def one_weight(value: float) -> nn.Module:

@@ -90,9 +90,9 @@ TRAIN = ["train.py", "data=voc", "data.root=voc", "model/backbone=tiny", *SMALL[
 BEFORE_THE_FIRST_STEP = [
     "segkit.data.voc.VOCSegmentation.examine",  # the check of the data, in threads
     "segkit.training.data.check_splits",
-    "segkit.config.check_command_line",
+    "segkit.cli.check_command_line",
     "segkit.data.loader.Samples.read",  # after the check
-    "segkit.training.output.Output.from_first",  # after the run folder was made
+    "segkit.training.recorder.Output.from_first",  # after the run folder was made
 ]
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_was_there_stays_as_it_was(tmp_path: Path) -> None:
     make_voc(here / "voc")
     (here / "out").mkdir()
     (here / "out" / "notes.txt").write_text("mine")
-    where = "segkit.training.output.Output.from_first"
+    where = "segkit.training.recorder.Output.from_first"
     arguments = [*TRAIN, "out_dir=out"]
     with command(arguments, here, lambda p, line: at(p, line, where, hang_in_python)) as (
         pid,
@@ -157,12 +157,12 @@ def test_many_files_that_are_still_to_be_checked_do_not_delay_the_end(tmp_path: 
 
 
 COMMANDS = [
-    (["evaluate.py", "checkpoint=voc"], "segkit.config.load.read_checkpoints"),
-    (["predict.py", "checkpoint=voc", "source=voc"], "segkit.predict.model.open_model"),
-    (["export.py", "checkpoint=voc"], "segkit.engine.checkpoint.read_checkpoint"),
+    (["evaluate.py", "checkpoint=voc"], "segkit.inference.loading.read_checkpoints"),
+    (["predict.py", "checkpoint=voc", "source=voc"], "segkit.inference.model.open_model"),
+    (["export.py", "checkpoint=voc"], "segkit.runs.checkpoint.read_checkpoint"),
     (["segkit.tools.stats", "data.root=voc"], "segkit.data.voc.VOCSegmentation.examine"),
     (["segkit.tools.split", "data.root=voc"], "segkit.data.decode.load_labels"),
-    (["segkit.tools.model", "checkpoint=voc"], "segkit.engine.checkpoint.read_checkpoint"),
+    (["segkit.tools.model", "checkpoint=voc"], "segkit.runs.checkpoint.read_checkpoint"),
     (["segkit.tools.browse", "data=voc", "data.root=voc"], "segkit.data.voc.VOCSegmentation.read"),
 ]
 
@@ -205,7 +205,7 @@ def test_a_second_signal_ends_a_save_that_hangs(tmp_path: Path, hang: Callable[[
         "out_dir=out",
         "trainer.save_every_steps=1",
     ]
-    where = "segkit.engine.saving.save_checkpoint"
+    where = "segkit.training.saver.save_checkpoint"
     with command(arguments, here, lambda p, line: at(p, line, where, hang)) as (pid, line):
         assert line.poll(60)
         os.kill(pid, signal.SIGTERM)

@@ -27,17 +27,18 @@ from voc_folder import example_mask, make_voc
 from segkit.config.schema import EvaluateConfig
 from segkit.data.loader import Batch
 from segkit.data.masks import read_mask, voc_palette, write_mask
-from segkit.engine.checkpoint import Description, save_checkpoint
-from segkit.engine.distributed import connect
-from segkit.engine.evaluation import PredictedMask
-from segkit.engine.state import Best, TrainState
 from segkit.errors import ConfigError, DataError
+from segkit.evaluation.measures import Measures
+from segkit.evaluation.outputs import Output
+from segkit.evaluation.split import Data
+from segkit.inference.predictions import PredictedMask
 from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
-from segkit.scoring.data import Data
-from segkit.scoring.measures import Measures
-from segkit.scoring.output import Output
+from segkit.runs.checkpoint import Description, save_checkpoint
+from segkit.runtime.distributed import connect
+from segkit.training.monitor import Best
+from segkit.training.state import TrainState
 
 CLASSES = ["background", "cat", "dog"]
 IDS = ["a", "b", "c", "d", "e"]

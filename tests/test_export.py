@@ -23,21 +23,25 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from voc_folder import make_voc
 
-from segkit.config.load import load_model
 from segkit.config.schema import ExportConfig, LatencyConfig
 from segkit.data.shapes import shapes
-from segkit.engine import export, onnx_model, parity
-from segkit.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from segkit.engine.inference import Inference
-from segkit.engine.onnx_model import OnnxModel, read_onnx
-from segkit.engine.parity import TOLERANCES, Parity, check_parity, latency
-from segkit.engine.precision import Normalize, Precision
-from segkit.engine.quantize import reduce_precision
-from segkit.engine.state import Best, TrainState
 from segkit.errors import CheckpointError, ConfigError, DataError
+from segkit.export import parity
+from segkit.export import writer as export
+from segkit.export.parity import TOLERANCES, Parity, check_parity, latency
+from segkit.export.quantize import reduce_precision
+from segkit.inference import onnx_network as onnx_model
+from segkit.inference.loading import load_model
+from segkit.inference.model import load_model as load_for_pictures
+from segkit.inference.onnx_network import OnnxModel, read_onnx
+from segkit.inference.predictor import Inference
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
-from segkit.predict.model import load_model as load_for_pictures
+from segkit.models.normalize import Normalize
+from segkit.runs.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from segkit.runtime.device import Precision
+from segkit.training.monitor import Best
+from segkit.training.state import TrainState
 
 onnx = pytest.importorskip("onnx", reason="needs segkit[export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs segkit[export]")

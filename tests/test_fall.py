@@ -9,7 +9,7 @@ from PIL import Image
 from scripts import call, quick_call
 
 from segkit.data.masks import write_mask
-from segkit.engine.fall import FallWatch
+from segkit.training.fall import FallWatch
 
 
 @pytest.mark.parametrize(

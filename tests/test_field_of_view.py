@@ -8,8 +8,8 @@ import torch
 import yaml
 from scripts import SMALL, Result, call, quick_call
 
-from segkit.config.load import load_model
-from segkit.engine.checkpoint import read_checkpoint
+from segkit.inference.loading import load_model
+from segkit.runs.checkpoint import read_checkpoint
 
 LARGE = "data.dataset.width=160", "data.dataset.height=96"  # 10 x 6 cells
 ONCE = (*SMALL, *LARGE, "trainer.max_epochs=1")

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from scripts import call
 from voc_folder import make_voc
 
+from segkit.cli.arguments import parse
 from segkit.config.check import check_values
 from segkit.config.saved import path_keys
 from segkit.config.schema import SCHEMAS
@@ -20,15 +21,14 @@ from segkit.data.classes import read_lines
 from segkit.data.leaks import check_disjoint
 from segkit.data.shapes import shapes
 from segkit.data.voc import VOCSegmentation
-from segkit.engine.checkpoint import newest_checkpoint, read_checkpoint
-from segkit.engine.run_folder import locked
 from segkit.errors import ConfigError, SegkitError
 from segkit.files import path_problem, special_kind, user_path
 from segkit.models.weights import read_tensors
 from segkit.predict.sources import find_sources
 from segkit.predict.video import open_video
+from segkit.runs.checkpoint import newest_checkpoint, read_checkpoint
+from segkit.runs.folder import locked
 from segkit.tools.archive import members
-from segkit.tools.arguments import parse
 from segkit.tools.check import Request as CheckRequest
 from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Request as ConvertRequest

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision.models import segmentation
 
-from segkit.engine.checkpoint import init_from
 from segkit.errors import CheckpointError
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import BACKBONES
 from segkit.models.foreign import Translation, plain_weights, translate
 from segkit.models.weights import compare
+from segkit.training.warm_start import init_from
 
 
 def translated(weights: dict[str, Any]) -> Translation:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scripts import ROOT
 
-from segkit.engine.batch_size import MemoryModel, out_of_memory_advice
+from segkit.training.batch_size import MemoryModel, out_of_memory_advice
 
 GIB = 2.0**30
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segkit.engine.gradient_check import MAX_ERROR, check_precision
-from segkit.engine.precision import Precision
 from segkit.errors import TrainingError
 from segkit.losses import CrossEntropyLoss
 from segkit.models import DeepLabV3Plus
+from segkit.runtime.device import Precision
+from segkit.training.precision_check import MAX_ERROR, check_precision
 
 BF16 = Precision("bf16", torch.device("cpu"))
 CHANNELS = 32

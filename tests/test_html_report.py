@@ -19,12 +19,12 @@ from scripts import SMALL, call
 
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
-from segkit.report.answer import Answer, Box
-from segkit.report.comparison import compare
+from segkit.evaluation.comparison import compare
 from segkit.report.html import page
 from segkit.report.html.findings import Findings
 from segkit.report.html.object_sizes import SIDES, ObjectSizes
 from segkit.report.html.thumbnails import MAX_BYTES, thumbnail
+from segkit.report.image_result import Answer, Box
 
 VOID = {"meta", "img", "input", "link", "br"}
 

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,46 +13,44 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "segkit").rglob("*.py"))
 
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
-SIBLINGS = {"data", "models", "losses", "metrics"}
-# Room -> rooms that it may import, besides itself and segkit.errors.
-ALLOWED = {
-    **{room: set() for room in SIBLINGS},
-    "engine": SIBLINGS,
-    "report": SIBLINGS,
-    "config": SIBLINGS | {"engine", "report"},
-    "training": SIBLINGS | {"engine", "report", "config"},
-    "tools": SIBLINGS | {"engine", "report", "config"},
-    "scoring": SIBLINGS | {"engine", "report", "config"},
-    "predict": SIBLINGS | {"engine", "report", "config"},
-    "": {"predict"},  # segkit itself: load_model, for those who ask for it
-}
-# The check of a folder is a command too, and reads its arguments as the tools do.
-COMMANDS = {"segkit/data/check.py": {"tools"}}
+# The house, floor by floor: a room may import itself and the floors below its own, none beside it
+# unless that is said here. docs/architecture.md tells what each is for.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "text", "files", "console", "ending"),
+    ("data", "models", "losses", "metrics", "schedules"),
+    ("runtime", "config"),
+    ("runs", "report"),
+    ("inference",),
+    ("training", "evaluation", "export", "predict"),
+    ("cli",),
+    ("tools",),
+)
+BESIDE = {"files": {"errors"}}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Looking up, when it is asked for: the check of a folder is a command too; what segkit offers.
+ABOVE = {"segkit/data/check.py": {"tools"}, "segkit/__init__.py": {"ending", "inference"}}
 # Library -> the only files that may import it. Their end says which; "/" means the whole folder.
 HOMES = {
     "torchvision": ("segkit/models/backbones/",),
     "albumentations": ("segkit/data/augment.py",),
     "cv2": ("segkit/data/augment.py", "segkit/predict/video.py"),
-    "tensorboard": ("segkit/engine/run_log.py",),
-    "torch.utils.tensorboard": ("segkit/engine/run_log.py",),
-    "torch.distributed": ("segkit/engine/distributed.py", "segkit/losses/processes.py"),
-    "signal": ("segkit/ending.py", "segkit/engine/signals.py", "segkit/data/workers.py"),
+    "tensorboard": ("segkit/runs/metrics_log.py",),
+    "torch.utils.tensorboard": ("segkit/runs/metrics_log.py",),
+    "torch.distributed": ("segkit/runtime/distributed.py", "segkit/losses/processes.py"),
+    "signal": ("segkit/ending.py", "segkit/runtime/signals.py", "segkit/data/workers.py"),
     "matplotlib": ("segkit/report/html/plots.py",),
     "jinja2": ("segkit/report/html/page.py",),
-    "onnx": ("segkit/engine/export.py", "segkit/engine/quantize.py"),
+    "onnx": ("segkit/export/writer.py", "segkit/export/quantize.py"),
     "onnxruntime": (
-        "segkit/engine/export.py",
-        "segkit/engine/onnx_model.py",
-        "segkit/engine/quantize.py",
+        "segkit/export/writer.py",
+        "segkit/inference/onnx_network.py",
+        "segkit/export/quantize.py",
     ),
-    "scipy": ("segkit/report/", "segkit/tools/", "segkit/metrics/uncertainty.py"),
-    "hydra": ("segkit/config/", "segkit/tools/arguments.py"),
+    "scipy": ("segkit/report/", "segkit/tools/", "segkit/metrics/"),
+    "hydra": ("segkit/cli/", "segkit/config/", "segkit/training/resume.py"),
     "omegaconf": (
-        "segkit/config/",
-        "segkit/training/",
-        "segkit/scoring/",
-        "segkit/tools/browse.py",
-        "segkit/predict/model.py",
+        *("segkit/cli/", "segkit/config/", "segkit/training/", "segkit/evaluation/"),
+        *("segkit/inference/loading.py", "segkit/inference/model.py", "segkit/tools/browse.py"),
     ),
 }
 
@@ -73,20 +72,38 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_imports_point_one_way(path: Path) -> None:
-    parts = path.relative_to(ROOT / "segkit").parts
-    room = parts[0] if len(parts) > 1 else ""
+    room = room_of(path)
     for module in imports(path):
         assert module.partition(".")[0] not in SCRIPTS
         segkit, _, rest = module.partition(".")
         other = rest.partition(".")[0]
-        if segkit == "segkit" and other in ALLOWED.keys() - {"", room}:
-            allowed = ALLOWED[room] | COMMANDS.get(name(path), set())
-            assert other in allowed, f"{name(path)} imports {module}"
+        if segkit == "segkit" and other in FLOOR.keys() - {room}:
+            below = FLOOR[other] < FLOOR.get(room, 0) or other in BESIDE.get(room, ())
+            above = other in ABOVE.get(name(path), ())
+            assert below or above, f"{name(path)} imports {module}"
 
 
-def test_every_room_has_its_place() -> None:
-    rooms = {path.parent.name for path in (ROOT / "segkit").glob("*/__init__.py")}
-    assert rooms == ALLOWED.keys() - {""}
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "segkit").parts[0].removesuffix(".py")
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {room_of(path) for path in FILES} == {"__init__", *FLOOR}
+
+
+def test_there_is_no_circle() -> None:
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    graph = {
+        module.removesuffix(".__init__"): {
+            other
+            for node in ast.parse(path.read_text()).body  # what runs when it is imported
+            if isinstance(node, ast.ImportFrom)
+            for other in (str(node.module), *(f"{node.module}.{a.name}" for a in node.names))
+            if other in modules
+        }
+        for module, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

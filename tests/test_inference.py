@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.data.loader import Batch
-from segkit.engine import evaluation
-from segkit.engine.evaluation import predict_masks
-from segkit.engine.inference import Ensemble, Inference, seam_weight, starts
-from segkit.engine.log import log
-from segkit.engine.precision import Normalize, Precision
 from segkit.errors import ConfigError, TrainingError
+from segkit.inference import predictions as evaluation
+from segkit.inference.predictions import predict_masks
+from segkit.inference.predictor import Ensemble, Inference, seam_weight, starts
+from segkit.models.normalize import Normalize
+from segkit.runtime.device import Precision
+from segkit.runtime.log import log
 
 CPU = Precision("fp32", torch.device("cpu"))
 BYTES = Normalize((0.5,) * 3, (0.25,) * 3)
@@ -265,11 +266,11 @@ import segkit
 import torch
 torch.set_num_threads(1)
 from segkit.data.loader import Batch
-from segkit.engine.evaluation import predict_masks
-from segkit.engine.inference import Inference
-from segkit.scoring.measures import Measures
-from segkit.engine.memory import keep_freed_memory, peak_memory_mib
-from segkit.engine.precision import Normalize, Precision
+from segkit.inference.predictions import predict_masks
+from segkit.inference.predictor import Inference
+from segkit.evaluation.measures import Measures
+from segkit.runtime.memory import keep_freed_memory, peak_memory_mib
+from segkit.runtime.device import Normalize, Precision
 
 keep_freed_memory()
 torch.manual_seed(0)

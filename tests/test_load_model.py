@@ -17,13 +17,13 @@ from scripts import call
 from trained import CLASSES, save_model
 
 import segkit
-from segkit.config.load import load_model as load_network
 from segkit.data.decode import read_image
 from segkit.data.masks import read_mask
-from segkit.engine.checkpoint import read_checkpoint
-from segkit.engine.onnx_model import metadata
 from segkit.errors import CheckpointError, ConfigError, DataError
-from segkit.predict.model import SegmentationModel, load_model
+from segkit.inference.loading import load_model as load_network
+from segkit.inference.model import SegmentationModel, load_model
+from segkit.inference.onnx_network import metadata
+from segkit.runs.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 

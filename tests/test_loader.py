@@ -16,7 +16,7 @@ from voc_folder import make_voc
 
 from segkit.data.augment import Augment
 from segkit.data.loader import Batch, Collate, Sample, eval_loader, train_loader
-from segkit.data.order import EpochBatches
+from segkit.data.sampler import EpochBatches
 from segkit.data.voc import VOCSegmentation
 from segkit.data.workers import batches
 from segkit.errors import DataError

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from segkit.engine.log import log, log_to_console, log_to_file, progress
-from segkit.engine.run_log import RunLog, curve_name
-from segkit.engine.state import Best
-from segkit.training.words import results_of, score_text, settings_of
+from segkit.runs.metrics_log import RunLog, curve_name
+from segkit.runtime.log import log, log_to_console, log_to_file, progress
+from segkit.training.monitor import Best
+from segkit.training.summary import results_of, score_text, settings_of
 
 
 @pytest.fixture(autouse=True)

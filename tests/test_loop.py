@@ -13,21 +13,19 @@ from states import assert_same
 from torch import Tensor, nn
 
 from segkit.data.loader import Batch
-from segkit.engine.ema import Average
-from segkit.engine.evaluation import Prediction, evaluate
-from segkit.engine.forward import Forward
-from segkit.engine.loop import (
-    MAX_SKIPPED_IN_A_ROW,
-    StepSettings,
-    param_groups,
-    train_one_epoch,
-)
-from segkit.engine.precision import Normalize, Precision
-from segkit.engine.schedule import Poly
-from segkit.engine.state import Best, TrainState
 from segkit.errors import TrainingError
 from segkit.losses import CrossEntropyLoss, DiceLoss, WeightedSum
 from segkit.models import DeepLabV3Plus
+from segkit.models.normalize import Normalize
+from segkit.runtime.device import Precision
+from segkit.schedules import Poly
+from segkit.training.ema import Average
+from segkit.training.forward import Forward
+from segkit.training.loop import MAX_SKIPPED_IN_A_ROW, StepSettings, train_one_epoch
+from segkit.training.monitor import Best
+from segkit.training.optimizer import param_groups
+from segkit.training.state import TrainState
+from segkit.training.validation import Prediction, evaluate
 
 CPU = Precision("fp32", torch.device("cpu"))
 NORMALIZE = Normalize((0.5,) * 3, (0.25,) * 3)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from segkit.engine.memory import peak_memory_mib
+from segkit.runtime.memory import peak_memory_mib
 
 CPU = torch.device("cpu")
 CHILD = """
 import segkit, torch
-from segkit.engine.memory import peak_memory_mib
+from segkit.runtime.memory import peak_memory_mib
 print(peak_memory_mib(torch.device("cpu")))
 """
 

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.testing import assert_close
 
-from segkit.engine.distributed import World, sync_batch_norm, wrap
 from segkit.losses import CrossEntropyLoss
 from segkit.models import DeepLabV3Plus
+from segkit.runtime.distributed import World, sync_batch_norm, wrap
 
 pytestmark = pytest.mark.gpu
 

@@ -15,18 +15,19 @@ from test_load_model import picture
 from torch import Tensor, nn
 
 from segkit.data.loader import Batch
-from segkit.engine.checkpoint import read_checkpoint, save_checkpoint
-from segkit.engine.early_stopping import Patience
-from segkit.engine.evaluation import evaluate, predict_masks
-from segkit.engine.finite import all_finite, refuse_weights
-from segkit.engine.forward import Forward
-from segkit.engine.inference import Ensemble, Inference
-from segkit.engine.precision import Normalize, Precision
-from segkit.engine.state import Best
 from segkit.errors import CheckpointError
+from segkit.inference.model import SegmentationModel, load_model
+from segkit.inference.predictions import predict_masks
+from segkit.inference.predictor import Ensemble, Inference
 from segkit.losses import CrossEntropyLoss
 from segkit.metrics import Calibration, ConfusionMatrix
-from segkit.predict.model import SegmentationModel, load_model
+from segkit.models.normalize import Normalize
+from segkit.runs.checkpoint import read_checkpoint, save_checkpoint
+from segkit.runtime.device import Precision
+from segkit.runtime.finite import all_finite, refuse_weights
+from segkit.training.forward import Forward
+from segkit.training.monitor import Best, Patience
+from segkit.training.validation import evaluate
 
 CPU = Precision("fp32", torch.device("cpu"))
 BYTES = Normalize((0.0,) * 3, (1.0,) * 3)

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from segkit.data.order import EpochBatches, Key
+from segkit.data.sampler import EpochBatches, Key
 
 sizes = st.integers(1, 40)
 batch_sizes = st.integers(1, 9)

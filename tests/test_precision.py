@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from segkit.engine.precision import Normalize, Precision, per_channel, pick_device
 from segkit.errors import ConfigError
+from segkit.models.normalize import Normalize, per_channel
+from segkit.runtime.device import Precision, pick_device
 
 CPU = torch.device("cpu")
 

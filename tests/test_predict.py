@@ -22,8 +22,8 @@ from trained import CLASSES, save_model
 
 from segkit.data.masks import read_mask
 from segkit.errors import ConfigError, DataError
+from segkit.inference.model import SegmentationModel, load_model
 from segkit.predict import video
-from segkit.predict.model import SegmentationModel, load_model
 from segkit.predict.outputs import Outputs
 from segkit.predict.stopwatch import Stopwatch
 
@@ -50,8 +50,8 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_early_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the early look at the command line: :func:`segkit.config.run` looks again."""
-    monkeypatch.setattr("segkit.config.check_command_line", lambda name: None)
+    """Without the early look at the command line: :func:`segkit.cli.run` looks again."""
+    monkeypatch.setattr("segkit.cli.check_command_line", lambda name: None)
 
 
 def predict(run: Path, source: object, *arguments: str, cwd: Path) -> Result:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scripts import SMALL, call
 
-from segkit.config.quoting import quote_texts
+from segkit.cli.quoting import quote_texts
 from segkit.config.schema import SCHEMAS
 
 

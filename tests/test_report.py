@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from segkit.data.masks import voc_palette
+from segkit.files import write_csv, write_json
 from segkit.metrics import ConfusionMatrix
 from segkit.report.pictures import (
     GAP,
@@ -22,15 +23,8 @@ from segkit.report.pictures import (
     with_legend,
     write_picture,
 )
-from segkit.report.tables import (
-    class_table,
-    pace,
-    percent,
-    scalar_scores,
-    shown,
-    write_csv,
-    write_json,
-)
+from segkit.report.tables import class_table, scalar_scores
+from segkit.text import pace, percent, shown
 
 CLASSES = ["road", "traffic light", "sky"]
 

@@ -17,11 +17,10 @@ from scripts import Result, call
 from states import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segkit.engine import loop
-from segkit.engine.run_folder import locked
-from segkit.engine.run_log import RunLog
-from segkit.report.validation import ValidationPictures
-from segkit.training import data
+from segkit.runs.folder import locked
+from segkit.runs.metrics_log import RunLog
+from segkit.training import data, loop
+from segkit.training.validation_images import ValidationPictures
 
 # Twelve pictures in three steps, each of two batches; everything on that a state may hold.
 RUN = (
@@ -56,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         # The early check of the command line composes the configuration once more, which takes
         # longer than one of these runs. test_config_table.py tests it.
-        patch.setattr("segkit.config.check_command_line", lambda name: None)
+        patch.setattr("segkit.cli.check_command_line", lambda name: None)
         yield folder
 
 

@@ -11,15 +11,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from states import ABOUT, make_state, take_steps
 from torch import nn
 
-from segkit.config import absolute_paths, choices, plain_config, resumed
-from segkit.config.command import CONFIGS, _hide_overrides
+from segkit.cli.command import CONFIGS, _hide_overrides
+from segkit.config import absolute_paths, plain_config
 from segkit.config.growth import grows
-from segkit.config.resume import differences
-from segkit.engine.checkpoint import Checkpoint, save_checkpoint
-from segkit.engine.distributed import World
-from segkit.engine.log import log_to_console
 from segkit.errors import CheckpointError, ConfigError
-from segkit.training.words import warnings_at_start
+from segkit.runs.checkpoint import Checkpoint, save_checkpoint
+from segkit.runtime.distributed import World
+from segkit.runtime.log import log_to_console
+from segkit.training.resume import choices, differences, resumed
+from segkit.training.summary import warnings_at_start
 
 CLASSES = ["background", "disk"]
 
@@ -206,7 +206,7 @@ def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str])
     ("given", "key", "expected"),
     [
         ("loss=[ce,dice]", "loss.terms.dice.loss._target_", "segkit.losses.DiceLoss"),
-        ("scheduler=cosine", "scheduler._target_", "segkit.engine.schedule.Cosine"),
+        ("scheduler=cosine", "scheduler._target_", "segkit.schedules.Cosine"),
         ("augment=none", "augment.train", []),
         ("+trainer.clip_grad_norm=2", "trainer.clip_grad_norm", 2),
         ("++optimizer.eps=1e-6", "optimizer.eps", 1e-6),
@@ -352,7 +352,7 @@ def test_mistakes_are_refused_as_in_a_new_run(run: Path, given: str, message: st
         ("data.dataset._target_", "${data.classes.0}"),
         ("model.norm", "${oc.create:${data.classes.0}}"),
         ("optimizer", {"_target_": "torch.optim.Optimizer", "_partial_": True}),
-        ("scheduler._target_", "segkit.engine.schedule.math.sqrt"),
+        ("scheduler._target_", "segkit.schedules.math.sqrt"),
         ("model.backbone", r"\${oc.create:{_target_:os.system}}"),
     ],
 )

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from processes import run_apart
 
-from segkit.engine import run_folder
-from segkit.engine.run_folder import LOCK, locked, make_run_folder, refuse_used
 from segkit.errors import ConfigError
+from segkit.runs import folder as run_folder
+from segkit.runs.folder import LOCK, locked, make_run_folder, refuse_used
 
 
 def test_two_runs_in_one_second_get_two_folders(

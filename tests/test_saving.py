@@ -7,12 +7,13 @@ import pytest
 import torch
 from states import ABOUT, make_state, take_steps
 
-from segkit.engine import saving
-from segkit.engine.checkpoint import read_checkpoint
-from segkit.engine.log import log_to_console
-from segkit.engine.saving import Saver
-from segkit.engine.state import Best, TrainState
 from segkit.errors import CheckpointError
+from segkit.runs.checkpoint import read_checkpoint
+from segkit.runtime.log import log_to_console
+from segkit.training import saver as saving
+from segkit.training.monitor import Best
+from segkit.training.saver import Saver
+from segkit.training.state import TrainState
 
 NONE = Best("val/miou", "max")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.engine.schedule import Cosine, Poly, Schedule, Step
+from segkit.schedules import Cosine, Poly, Schedule, Step
 
 
 def factors(schedule: Schedule, total_steps: int, steps_per_epoch: int = 1) -> list[float]:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from scripts import ROOT, SMALL, quick_call
 
-from segkit.engine import signals
-from segkit.engine.checkpoint import read_checkpoint
-from segkit.engine.signals import StopSignals, exit_code
-from segkit.report.validation import ValidationPictures
+from segkit.runs.checkpoint import read_checkpoint
+from segkit.runtime import signals
+from segkit.runtime.signals import StopSignals, exit_code
+from segkit.training.validation_images import ValidationPictures
 
 needs_usr1 = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
 
@@ -126,7 +126,7 @@ def test_exit_codes() -> None:
 
 def run(body: str, number: int) -> subprocess.CompletedProcess[str]:
     """Start a script, send it a signal once it says so, and wait for its end."""
-    script = "import os, signal, sys, time\nfrom segkit.engine.signals import *\n" + body
+    script = "import os, signal, sys, time\nfrom segkit.runtime.signals import *\n" + body
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=ROOT,

@@ -8,9 +8,8 @@ import torch
 from states import assert_same, make_state, take_steps
 from torch import nn
 
-from segkit.engine.early_stopping import Patience
-from segkit.engine.state import Best
 from segkit.errors import CheckpointError
+from segkit.training.monitor import Best, Patience
 
 
 @pytest.mark.parametrize(

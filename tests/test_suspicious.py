@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from report_pages import answers, squares
 
-from segkit.report.answer import Answer, Box
-from segkit.report.suspicious import SuspiciousLabels, write_suspicious
+from segkit.report.image_result import Answer, Box
+from segkit.report.label_errors import SuspiciousLabels, write_suspicious
 
 C = 4
 

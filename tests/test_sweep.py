@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scripts import ROOT, SMALL, Result, call, spawn
 
-from segkit.config.sweep import CheckJobs, Failed, failures
+from segkit.cli.sweep import CheckJobs, Failed, failures
 
 ONE = (*SMALL, "trainer.max_epochs=1")
 LOSSES = "loss=ce,focal,[ce,dice]"
@@ -148,7 +148,7 @@ def test_a_failed_job_is_noted_where_its_result_arrives() -> None:
 )
 def test_the_check_stands_beside_the_overrides(given: list[str], position: int) -> None:
     shown = CheckJobs.on_the_command_line(["train.py", *given])
-    assert shown[position].startswith("+hydra.callbacks.check._target_=segkit.config.sweep.")
+    assert shown[position].startswith("+hydra.callbacks.check._target_=segkit.cli.sweep.")
     assert [word for i, word in enumerate(shown) if i != position] == ["train.py", *given]
 
 

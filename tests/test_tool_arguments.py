@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from segkit.cli.arguments import key, parse, run_tool
 from segkit.errors import ConfigError, DataError
-from segkit.tools.arguments import key, parse, run_tool
 
 
 @dataclass

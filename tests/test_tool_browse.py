@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from voc_folder import make_voc
 
+from segkit.cli.command import CONFIGS
 from segkit.config import build_augment
-from segkit.config.command import CONFIGS
 from segkit.data.colors import fill_palette
 from segkit.data.decode import read_image
 from segkit.data.loader import Samples

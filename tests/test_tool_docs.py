@@ -7,7 +7,7 @@ from importlib import import_module
 from doc_commands import commands
 from scripts import ROOT
 
-from segkit.tools.arguments import parse
+from segkit.cli.arguments import parse
 
 PAGES = ("data.md", "export.md")
 WRITTEN = [shown.written for page in PAGES for shown in commands(ROOT / "docs" / page)]

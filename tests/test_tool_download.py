@@ -18,12 +18,12 @@ from PIL import Image
 from scipy.io import savemat
 from voc_folder import SHARED, needs_shared
 
+from segkit.cli.arguments import parse
 from segkit.data.masks import read_mask
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 from segkit.tools import datasets, fetch
 from segkit.tools.archive import extract, members
-from segkit.tools.arguments import parse
 from segkit.tools.download import Request, download
 from segkit.tools.fetch import fetch as get
 

@@ -9,8 +9,8 @@ from torch import nn
 from trained import CLASSES, save_model
 
 from segkit import load_model
-from segkit.engine.checkpoint import read_checkpoint
-from segkit.tools.arguments import run_tool
+from segkit.cli.arguments import run_tool
+from segkit.runs.checkpoint import read_checkpoint
 from segkit.tools.model import Request, count_flops, image_size, model
 
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from voc_folder import SHARED, make_voc, needs_shared
 
+from segkit.cli.arguments import parse
 from segkit.data.check import check_disjoint
 from segkit.data.masks import write_mask
 from segkit.data.voc import VOCSegmentation, read_split
 from segkit.errors import ConfigError, DataError
-from segkit.tools.arguments import parse
-from segkit.tools.division import divide
 from segkit.tools.split import Request, find_groups, split
+from segkit.tools.stratify import divide
 
 
 def run(root: Path, *arguments: str) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from voc_folder import SHARED, make_voc, needs_shared
 
+from segkit.cli.arguments import parse
 from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
-from segkit.tools.arguments import parse
-from segkit.tools.objects import object_sizes
+from segkit.metrics.objects import object_sizes
 from segkit.tools.stats import Found, Request, stats, suggest_crop
 
 

@@ -19,10 +19,10 @@ from trained import CLASSES, MODEL, save_model
 
 import segkit
 from segkit.config.build import rebuild, without_effects
-from segkit.config.load import load_model
 from segkit.config.slots import LIBRARIES, OFF, SLOT_OF, SLOTS, refuse_foreign
-from segkit.engine.checkpoint import read_checkpoint
 from segkit.errors import CheckpointError, ConfigError, DataError
+from segkit.inference.loading import load_model
+from segkit.runs.checkpoint import read_checkpoint
 
 SLOT_NAMES = [name for name in SLOTS if name != "run"]
 SOURCE = Path("best.pt")
@@ -260,7 +260,7 @@ def test_what_is_built_is_of_the_kind_of_its_slot() -> None:
     for node in ({"_target_": "my_net.make"}, net | {"_partial_": True}):
         with pytest.raises(ConfigError, match=r"expected a torch\.nn\.Module"):
             rebuild(SOURCE, "model", node, allow)
-    with pytest.raises(ConfigError, match=r"made a int; expected a segkit.data.contract.Segm"):
+    with pytest.raises(ConfigError, match=r"made a int; expected a segkit.data.dataset.Segm"):
         rebuild(SOURCE, "dataset", {"_target_": "my_net.make", "_partial_": False}, allow)
 
 
@@ -301,7 +301,7 @@ COMMAND = {"_target_": "torch.utils.collect_env.run", "command": "touch RAN"}
 CHAIN = {
     "_target_": "segkit.config.build",
     "node": {
-        "_target_": "segkit.engine.checkpoint.model_weights",
+        "_target_": "segkit.runs.checkpoint.model_weights",
         "which": "raw",
         "state": {"_target_": "segkit.models.weights.read_tensors", "path": "best.pt"},
     },

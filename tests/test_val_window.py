@@ -12,9 +12,9 @@ from trained import save_model
 
 from segkit import load_model
 from segkit.data.masks import read_mask
-from segkit.engine.checkpoint import read_checkpoint
-from segkit.engine.onnx_model import read_onnx
 from segkit.errors import ConfigError
+from segkit.inference.onnx_network import read_onnx
+from segkit.runs.checkpoint import read_checkpoint
 
 WINDOW = {"val": {"window": {"size": [32, 40], "stride": [16, 20]}}}
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 120, 3), np.uint8)

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from segkit.data.colors import voc_palette
-from segkit.engine.checkpoint import Description, save_checkpoint
-from segkit.engine.ema import Average
-from segkit.engine.state import Best, TrainState
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
+from segkit.runs.checkpoint import Description, save_checkpoint
+from segkit.training.ema import Average
+from segkit.training.monitor import Best
+from segkit.training.state import TrainState
 
 CLASSES = ["background", "disk", "square"]
 MODEL = {

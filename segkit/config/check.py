@@ -11,10 +11,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.components import target_problems, trial_problems
-from segkit.config.explain import did_you_mean, explain, short
+from segkit.config.explain import explain, short
 from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS
-from segkit.errors import ConfigError, DataError, together
+from segkit.errors import ConfigError, DataError
 from segkit.files import path_problem, special_kind, user_path
+from segkit.text import did_you_mean, together
 
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))

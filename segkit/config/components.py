@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.build import build, build_augment, targets
-from segkit.config.explain import did_you_mean, short
+from segkit.config.explain import short
 from segkit.config.slots import is_below
 from segkit.config.weightings import named_weightings, unknown_weightings
+from segkit.text import did_you_mean
 
 # In these an error means that a value is wrong; in code of the user's own it may be a defect.
 KNOWN = ("segkit", "torch", "torchvision", "albumentations")
@@ -151,10 +152,7 @@ def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:
 
 
 def _trial_groups(lr: float) -> list[dict[str, object]]:
-    """Parameters as a model has them, in groups as :func:`segkit.engine.loop.param_groups` makes.
-
-    That is not called, because importing it imports the whole training loop.
-    """
+    """Parameters as a model has them, in the groups that the training makes of them."""
     import torch
 
     weight, bias = (torch.nn.Parameter(torch.zeros(size)) for size in ((1, 1, 1, 1), (1,)))

@@ -1,6 +1,5 @@
 """What Hydra and OmegaConf find wrong, said in one line, with a suggestion where one is near."""
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from segkit.config.schema import SCHEMAS
+from segkit.text import did_you_mean
 
 # OmegaConf's words -> ours, which stand behind the key.
 WORDS = (
@@ -93,17 +93,6 @@ def siblings(cause: BaseException, key: str, name: str) -> list[str]:
         if not is_dataclass(schema):
             return []
     return [f.name for f in fields(schema)]
-
-
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """``; did you mean x? (there are a, b, c)``, or nothing without options."""
-    known = sorted(option for option in options if not option.startswith("_"))
-    if not known:
-        return ""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    more = f", and {len(known) - 24} more" if len(known) > 24 else ""
-    listed = f"there are {', '.join(known[:24])}{more}"
-    return f"; did you mean {near[0]}? ({listed})" if near else f"; {listed}"
 
 
 def dashes(arguments: Iterable[str]) -> Iterator[str]:

@@ -432,3 +432,7 @@ SCHEMAS: dict[str, type] = {
 }
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
+
+
+# Groups whose file can be exchanged on the way, and those that make it another run.
+SWAPPED = ("loss", "augment", "optimizer", "scheduler")

@@ -84,16 +84,14 @@ SLOTS = {
     ),
     "dataset": Slot(
         ("segkit.data.voc.VOCSegmentation", "segkit.data.shapes.shapes"),
-        "segkit.data.contract.SegmentationDataset",
+        "segkit.data.dataset.SegmentationDataset",
     ),
     "loss": Slot(
         ("segkit.losses.WeightedSum", *LOSSES), "torch.nn.Module", {"terms.*.loss": "term"}
     ),
     "term": Slot(LOSSES, "torch.nn.Module"),
     "optimizer": Slot(OPTIMIZERS, "torch.optim.Optimizer"),
-    "scheduler": Slot(
-        _of("segkit.engine.schedule", "Cosine Poly Step"), "segkit.engine.schedule.Schedule"
-    ),
+    "scheduler": Slot(_of("segkit.schedules", "Cosine Poly Step"), "segkit.schedules.Schedule"),
     "transform": Slot(
         TRANSFORMS,
         "collections.abc.Callable",

@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.config.explain import did_you_mean
 from segkit.errors import ConfigError
+from segkit.text import did_you_mean
 
 
 def needs_class_counts(loss: DictConfig) -> bool:

@@ -4,6 +4,6 @@ A data set of your own needs no base class: :class:`SegmentationDataset` says wh
 Name it as ``data.dataset._target_`` with ``_partial_: true``; it is called with ``split=...``.
 """
 
-from segkit.data.contract import FileDataset, SegmentationDataset
+from segkit.data.dataset import FileDataset, SegmentationDataset
 
 __all__ = ["FileDataset", "SegmentationDataset"]

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from segkit.data.contract import FileDataset
+from segkit.data.dataset import FileDataset
 from segkit.errors import DataError
 from segkit.files import special_kind, user_path
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from segkit.data.cache import CheckCache
 from segkit.data.colors import Palette
-from segkit.data.contract import FileDataset, IncompleteSplit, SegmentationDataset, first_ten
 from segkit.data.counts import Counts, check_foreground, class_table, total, unseen_classes
+from segkit.data.dataset import FileDataset, IncompleteSplit, SegmentationDataset
 from segkit.data.facts import Facts, look
 from segkit.data.judge import compare_ignored, compare_palettes, compare_with_model, notes
 from segkit.data.leaks import check_disjoint, linked_twice
 from segkit.data.threads import attempt
 from segkit.errors import DataError
+from segkit.text import first_ten
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def open_splits(
     """The splits, each opened by ``make(name)``.
 
     Args:
-        make: Raises :class:`~segkit.data.contract.IncompleteSplit` where something can be used.
+        make: Raises :class:`~segkit.data.dataset.IncompleteSplit` where something can be used.
         names: Of the splits; one may stand there twice.
         ignore_index: Mask value of pixels without a label.
         look: If any split is incomplete, also look into the files of all that are there.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.contract import (
+from segkit.data.dataset import (
     Examined,
     ExaminedDataset,
     FileDataset,

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from segkit.errors import DataError, together
+from segkit.errors import DataError
+from segkit.text import together
 
 EXPECTED = "one class name per line, in index order, and nothing else"
 # labelme's first two labels; its scripts give them the ids -1, which is stored as 255, and 0.

@@ -6,8 +6,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from segkit.data.contract import FileDataset, SegmentationDataset, first_ten
+from segkit.data.dataset import FileDataset, SegmentationDataset
 from segkit.errors import DataError
+from segkit.text import first_ten
 
 CHUNK = 4096  # bytes in the middle of a file by which files of equal size mostly differ
 

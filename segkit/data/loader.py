@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Augment, Image, Mask
-from segkit.data.contract import SegmentationDataset
-from segkit.data.order import EpochBatches, Key
+from segkit.data.dataset import SegmentationDataset
+from segkit.data.sampler import EpochBatches, Key
 from segkit.data.workers import TIMEOUT, start_worker
 from segkit.errors import DataError, SegkitError
 

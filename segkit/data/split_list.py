@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from segkit.data.contract import first_ten
 from segkit.errors import DataError
+from segkit.text import first_ten
 
 _FILE = r"\.(?:jpe?g|png|bmp|tiff?|webp|gif|npy)"
 _PAIR = re.compile(rf"(.+?{_FILE})(?:\s*[,;|]\s*|\s+)(\S.*{_FILE})", re.IGNORECASE)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from segkit.data.contract import first_ten
 from segkit.errors import DataError
+from segkit.text import first_ten
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

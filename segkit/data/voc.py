@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segkit.data.classes import find_classes, parse_label_map, read_lines
 from segkit.data.colors import ColorMap, fill_palette, parse_colormap
-from segkit.data.contract import Examined, IncompleteSplit, check_pair, first_ten
+from segkit.data.dataset import Examined, IncompleteSplit, check_pair
 from segkit.data.decode import load, load_labels, read_palette
 from segkit.data.label_list import LabelList
 from segkit.data.labels import apply_label_map
@@ -29,6 +29,7 @@ from segkit.data.orientation import to_picture
 from segkit.data.split_list import hint, is_split_name, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
+from segkit.text import first_ten
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")

@@ -8,16 +8,14 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.config.explain import did_you_mean
 from segkit.data.decode import Pixels
 from segkit.data.masks import write_mask
-from segkit.engine.export import appearing
 from segkit.errors import ConfigError
-from segkit.files import make_folder, remove_empty
-from segkit.predict.model import Mask, Probabilities
+from segkit.files import CSVTable, appearing, make_folder, remove_empty
+from segkit.inference.model import Mask, Probabilities
 from segkit.predict.video import write_video
 from segkit.report.pictures import color, write_picture
-from segkit.report.tables import CSVTable
+from segkit.text import did_you_mean
 
 BACKGROUND = "background"  # need not be a class, unless it is to be cut away
 FILMED = ("overlay", "color")  # what of a video is a video again; the rest are files per frame

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from segkit.report.tables import pace
+from segkit.text import pace
 
 PERCENTILES = (50, 90, 99)
 

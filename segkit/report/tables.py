@@ -1,12 +1,9 @@
 """Scores as text and as files."""
 
-import csv
-import json
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segkit.text import percent
 
 
 def scalar_scores(
@@ -69,60 +66,3 @@ def more_scores(result: Mapping[str, Any]) -> str:
             f"{draws['images']} images; {draws['trust']})"
         )
     return ", ".join(parts)
-
-
-def percent(value: float | None) -> str:
-    """Six characters: `` 87.31``, or a dash where a score is not defined."""
-    return f"{'-':>6}" if value is None else f"{100 * value:6.2f}"
-
-
-def shown(path: Path) -> str:
-    """A path as people like to read it: from the current folder on, where there is such a way."""
-    try:
-        return os.path.relpath(path)
-    except ValueError:  # Windows: on another drive
-        return str(path.absolute())
-
-
-def pace(images_per_second: float) -> str:
-    """``12.3 images/s``, or ``21.4 s/image`` where that says more."""
-    if images_per_second >= 1:
-        return f"{images_per_second:.1f} images/s"
-    return f"{1 / images_per_second:.1f} s/image"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Strict JSON: null where a score is not defined, never NaN."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table with a line of names; see :class:`CSVTable`."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = CSVTable(file)
-        table.add(header)
-        for row in rows:
-            table.add(row)
-
-
-class CSVTable:
-    """Rows of a CSV file that a spreadsheet may open.
-
-    A text that it would take for a formula (``=``, ``+``, ``-``, ``@``, a tab or an end of a line
-    in front) gets an apostrophe in front; texts that are numbers, as ``-0.5``, stay.
-    """
-
-    def __init__(self, file: IO[str]) -> None:
-        self._writer = csv.writer(file)
-
-    def add(self, row: Iterable[object]) -> None:
-        self._writer.writerow([_cell(value) for value in row])
-
-
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") and not NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value

@@ -15,10 +15,12 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from segkit.config import build, build_augment, check_command_line, run
+from segkit.cli import check_command_line, run
+from segkit.cli.arguments import key, output_file, run_tool
+from segkit.config import build, build_augment
 from segkit.console import say
 from segkit.data.augment import Mask
-from segkit.data.contract import can_examine
+from segkit.data.dataset import can_examine
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
 from segkit.data.judge import compare_palettes
@@ -27,7 +29,6 @@ from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
 from segkit.report.contact_sheet import Tile, contact_sheet
 from segkit.report.pictures import Picture, write_picture
-from segkit.tools.arguments import key, output_file, run_tool
 
 
 @dataclass

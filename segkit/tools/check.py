@@ -6,9 +6,9 @@ python -m segkit.data.check data.root=PATH [data.train_split=train] [key=value .
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from segkit.cli.arguments import key, run_tool
 from segkit.console import say
 from segkit.data.check import check_splits, open_splits
-from segkit.tools.arguments import key, run_tool
 from segkit.tools.voc_keys import VOCKeys
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.cli.arguments import run_tool
 from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
-from segkit.data.contract import check_pair, first_ten
 from segkit.data.counts import Counts, class_table
+from segkit.data.dataset import check_pair
 from segkit.data.decode import load
 from segkit.data.masks import write_mask
 from segkit.data.orientation import shown_size
@@ -26,7 +27,7 @@ from segkit.data.threads import each
 from segkit.data.voc import IMAGES, MASKS, SUFFIXES, split_file
 from segkit.errors import DataError
 from segkit.files import user_path
-from segkit.tools.arguments import run_tool
+from segkit.text import first_ten
 from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
 from segkit.tools.formats.drawing import IGNORE

@@ -6,11 +6,11 @@ python -m segkit.tools.download dataset=voc2012 out=PATH [mirror=URL] [key=value
 import sys
 from dataclasses import dataclass
 
+from segkit.cli.arguments import key, run_tool
 from segkit.console import say
 from segkit.data.classes import write_lines
 from segkit.errors import DataError
 from segkit.files import user_path
-from segkit.tools.arguments import key, run_tool
 from segkit.tools.datasets import PUBLIC, check_room, room_needed
 from segkit.tools.fetch import fetch
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segkit.cli.arguments import key, output_file, run_tool
 from segkit.console import say
 from segkit.errors import ConfigError
-from segkit.tools.arguments import key, output_file, run_tool
 
 PARTS = ("backbone", "aspp", "decoder", "classifier")
 
@@ -39,8 +39,8 @@ def model(request: Request) -> None:
     height, width = image_size(request.size)
     path = None if request.out is None else output_file("out", request.out, request.force)
     # Slow imports, when the keys are known to be right
-    from segkit.config.load import load_model
-    from segkit.engine.checkpoint import read_checkpoint
+    from segkit.inference.loading import load_model
+    from segkit.runs.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(request.checkpoint)
     network = load_model(checkpoint, request.allow, request.weights)
@@ -88,7 +88,7 @@ def count_flops(network: Any, shape: tuple[int, ...]) -> int:
 
 def write_small(path: Path, checkpoint: Any, weights: str) -> None:
     """The checkpoint without optimizer, further weights, recipe, and paths of this computer."""
-    from segkit.engine.checkpoint import model_weights, save_checkpoint
+    from segkit.runs.checkpoint import model_weights, save_checkpoint
 
     config = copy.deepcopy(checkpoint.about.config)
     for name in ("out_dir", "resume", "init_from"):

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.cli.arguments import key, run_tool
 from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.colors import parse_colormap
-from segkit.data.contract import first_ten
 from segkit.data.counts import Counts, class_table
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
@@ -28,9 +28,9 @@ from segkit.data.threads import each
 from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
 from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
-from segkit.tools.arguments import key, run_tool
-from segkit.tools.division import divide
+from segkit.text import first_ten
 from segkit.tools.formats.annotation import files_below
+from segkit.tools.stratify import divide
 
 
 @dataclass

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.cli.arguments import key, output_file, run_tool
 from segkit.console import say
 from segkit.data.check import judge
 from segkit.data.facts import Facts, facts_of
 from segkit.data.threads import each
+from segkit.files import write_json
 from segkit.losses.class_weights import WEIGHTINGS
+from segkit.metrics.objects import object_sizes
 from segkit.models.atrous import ATROUS_RATES, fitting_rates, needed_crop
-from segkit.report.tables import write_json
-from segkit.tools.arguments import key, output_file, run_tool
-from segkit.tools.objects import object_sizes
 from segkit.tools.voc_keys import VOCKeys
 
 SMALL = 16 * 16  # pixels of one cell of the last features at output stride 16

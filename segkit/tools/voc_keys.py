@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from segkit.cli.arguments import key
 from segkit.data.voc import VOCSegmentation
-from segkit.tools.arguments import key
 
 
 @dataclass

@@ -16,13 +16,14 @@ from segkit.config import (
     without_effects,
 )
 from segkit.data.check import check_splits, open_splits
-from segkit.data.contract import SegmentationDataset
+from segkit.data.dataset import SegmentationDataset
 from segkit.data.masks import voc_palette
-from segkit.engine.checkpoint import Checkpoint
-from segkit.engine.description import CHECKS
-from segkit.engine.distributed import World
-from segkit.engine.log import log
-from segkit.errors import ConfigError, together
+from segkit.errors import ConfigError
+from segkit.runs.checkpoint import Checkpoint
+from segkit.runs.description import CHECKS
+from segkit.runtime.distributed import World
+from segkit.runtime.log import log
+from segkit.text import together
 
 
 @dataclass(frozen=True)

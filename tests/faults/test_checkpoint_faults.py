@@ -18,16 +18,17 @@ from disks import fill_last_page, filled_up, on_a_disk_of
 from scripts import SMALL, Result, call, quick_call
 from torch import Tensor, nn
 
-from segkit.engine.checkpoint import (
+from segkit.errors import CheckpointError
+from segkit.runs.checkpoint import (
     Description,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
-from segkit.engine.log import log_to_console
-from segkit.engine.run_log import RunLog
-from segkit.engine.state import Best, TrainState
-from segkit.errors import CheckpointError
+from segkit.runs.metrics_log import RunLog
+from segkit.runtime.log import log_to_console
+from segkit.training.monitor import Best
+from segkit.training.state import TrainState
 
 PLACES = 20
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scripts import SMALL, Result, call, quick_call
 from trained import CLASSES, save_model
 
-from segkit.engine.checkpoint import read_checkpoint
-from segkit.engine.description import described
-from segkit.engine.onnx_model import DESCRIBED, metadata, read_facts
 from segkit.errors import SegkitError
-from segkit.predict.model import load_model
+from segkit.inference.model import load_model
+from segkit.inference.onnx_network import DESCRIBED, metadata, read_facts
+from segkit.runs.checkpoint import read_checkpoint
+from segkit.runs.description import described
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 DATA = {

@@ -13,8 +13,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from segkit.config import check_command_line, run
-from segkit.config.command import CONFIGS
+from segkit.cli import check_command_line, run
+from segkit.cli.command import CONFIGS
 
 COMMAND_LINES = 560
 LIMIT = 10  # seconds for one command line

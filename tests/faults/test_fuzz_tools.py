@@ -10,8 +10,8 @@ import pytest
 from label_files import PICTURE, png, tree, write
 from test_fuzz_labels import JARGON
 
+from segkit.cli.arguments import _fields, run_tool
 from segkit.tools import check, convert, download, model, split, stats
-from segkit.tools.arguments import _fields, run_tool
 from segkit.tools.formats.annotation import Request as ConvertRequest
 
 HOSTILE = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scripts import call
 
-from segkit.engine.run_log import RunLog
+from segkit.runs.metrics_log import RunLog
 
 EPOCHS, STEPS = 50, 1000
 SLACK_MIB = 8  # for 800 steps; 10 KiB a step, a thousandth of what one batch and its network take

@@ -19,10 +19,10 @@ from processes import FORK, result_of
 from scripts import SMALL, Result, quick_call
 from torch import Tensor, nn
 
-from segkit.engine import run_folder
-from segkit.engine.checkpoint import read_checkpoint
-from segkit.engine.run_folder import locked
-from segkit.engine.run_log import RunLog
+from segkit.runs import folder as run_folder
+from segkit.runs.checkpoint import read_checkpoint
+from segkit.runs.folder import locked
+from segkit.runs.metrics_log import RunLog
 
 STEPS_PER_EPOCH = 3
 CURVE = "train/loss"
@@ -173,7 +173,7 @@ def test_a_folder_that_is_deleted_during_a_save(
                 elif path.name != "checkpoints":
                     shutil.rmtree(path)
 
-    monkeypatch.setattr("segkit.engine.checkpoint.torch.save", write_and_delete)
+    monkeypatch.setattr("segkit.runs.checkpoint.torch.save", write_and_delete)
     more = ("trainer.save_every_steps=4", f"out_dir={run}", f"data.root={home / 'data/shapes'}")
     result = quick_call(*SMALL, *more, cwd=home)
     assert result.status == 0, result.err

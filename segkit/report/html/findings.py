@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segkit.metrics.confusion import ratio
-from segkit.report.answer import Answer, Box
 from segkit.report.html.object_sizes import ObjectSizes
 from segkit.report.html.thumbnails import Thumbnail, thumbnail
+from segkit.report.image_result import Answer, Box
+from segkit.report.label_errors import Region, SuspiciousLabels
 from segkit.report.pictures import Picture
-from segkit.report.suspicious import Region, SuspiciousLabels
 
 CROP_SIDE = 256  # of the pictures of suspicious regions
 SPARE = 4  # times as many of them as are shown: the thresholds are known at the end

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segkit.report.suspicious import NEIGHBOURS
+from segkit.metrics.objects import NEIGHBOURS
 
 # Side of a square with as many pixels: below the first, from each to the next, from the last on.
 SIDES = (8, 16, 32, 64, 128, 256, 512)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segkit.data.labels import Labels
-from segkit.report.answer import Answer
+from segkit.report.image_result import Answer
 from segkit.report.pictures import Picture, shrunk
 
 SIDES = (512, 384, 256, 128)  # longest side, smaller until the bytes are few enough

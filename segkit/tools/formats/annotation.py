@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segkit.cli.arguments import key
 from segkit.data.colors import Palette
-from segkit.data.contract import first_ten
 from segkit.data.label_list import column_problem, line_problems
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import refuse_special, user_path
-from segkit.tools.arguments import key
+from segkit.text import first_ten
 from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size, brief
 
 FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")

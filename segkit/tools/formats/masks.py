@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from segkit.data.classes import read_lines
 from segkit.data.colors import classes_of_colors, fill_palette
-from segkit.data.contract import first_ten
 from segkit.data.decode import load_labels
 from segkit.data.levels import picture_of
 from segkit.data.threads import each
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import user_path
+from segkit.text import first_ten
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,

@@ -1,0 +1,201 @@
+"""The ``key=value`` arguments of the tools: typed, checked, and explained by ``--help``."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from segkit.config.explain import short
+from segkit.console import say, say_error
+from segkit.ending import INTERRUPT, ending, exit_code
+from segkit.errors import ConfigError, SegkitError
+from segkit.files import path_problem, special_kind, user_path
+from segkit.text import together
+
+Settings = TypeVar("Settings")
+
+
+def key(
+    text: str,
+    default: Any = MISSING,
+    *,
+    name: str | None = None,
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    path: bool = False,
+    high: float | None = None,
+) -> Any:
+    """A field of a tool's settings.
+
+    Args:
+        text: What it is for.
+        default: Its value unless another is given; without one it must be given.
+        name: What the user writes, where that is no Python name, such as ``data.root``.
+        choices: All texts that make sense.
+        low: Least number that makes sense.
+        high: Largest number that makes sense.
+        path: It names a file or folder.
+    """
+    limits = {"low": low, "high": high, "path": path}
+    metadata = {"text": text, "name": name, "choices": choices, **limits}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def run_tool(
+    settings: type[Settings], task: Callable[[Settings], None], arguments: Sequence[str], about: str
+) -> int:
+    """Call ``task`` with what the user gave; returns the exit status.
+
+    Args:
+        settings: A dataclass of :func:`key` fields.
+        task: What the tool does.
+        arguments: The command line without the program.
+        about: Head of the help text.
+    """
+    if {"-h", "--help"} & {*arguments}:
+        say(f"{about}\n\n{_help(settings)}")
+        return 0
+    ending.begin()
+    try:
+        task(parse(settings, arguments))
+    except SegkitError as error:
+        say_error(f"error: {error}")
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        say_error(f"error: {error.filename or 'the file system'}: {error.strerror}")
+        return 1
+    except KeyboardInterrupt:
+        return exit_code(INTERRUPT)
+    finally:
+        ending.finish()
+    return 0
+
+
+def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
+    """The settings that the arguments describe.
+
+    Texts are taken as they stand, so that paths and patterns need no quotes but the shell's; lists
+    and mappings are written as for ``train.py``. ``--key=value`` is taken as well, and ``--force``
+    for ``force=true``.
+
+    Raises:
+        ConfigError: An unknown or missing key, or a value of another type; all of them at once.
+    """
+    known = {f.metadata["name"] or f.name: f for f in _fields(settings)}
+    kinds = get_type_hints(settings)
+    values: dict[str, Any] = {}
+    problems, given = [], set()
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if name.startswith("--"):
+            name = name[2:].replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            problems.append(f"unknown key {short(name)}; {hint}")
+            continue
+        this = known[name]
+        given.add(name)
+        try:
+            if not equals and kinds[this.name] is not bool:
+                raise ValueError("expected key=value")
+            values[this.name] = _value(text if equals else "true", kinds[this.name], this)
+        except ValueError as error:
+            problems.append(f"{short(argument)}: {error}")
+    missing = [n for n, f in known.items() if _is_required(f) and n not in given]
+    problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
+    if problems:
+        raise ConfigError(together(problems))
+    return settings(**values)
+
+
+def output_file(name: str, text: str, force: bool) -> Path:
+    """The file that the key ``name`` names; a ConfigError if it is there and must stay."""
+    path = user_path(text)
+    if path.exists() and not (force and path.is_file()):
+        raise ConfigError(
+            f"{name}={text}: is there already; nothing was written. Add force=true to replace a "
+            f"file, or give {name}= another name"
+        )
+    return path
+
+
+def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
+    if text == "null" and this.default is None:
+        return None
+    if isinstance(kind, UnionType):  # with None
+        kind = get_args(kind)[0]
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError("expected true or false")
+        return text == "true"
+    if kind in (int, float):
+        number = _number(text, kind)
+        low = this.metadata["low"]
+        if low is not None and not number >= low:
+            raise ValueError(f"expected at least {low}")
+        high = this.metadata["high"]
+        if high is not None and number > high:
+            raise ValueError(f"expected at most {high}")
+        return number
+    if kind is str:
+        if choices := this.metadata["choices"]:
+            if text not in choices:
+                raise ValueError(f"expected {', '.join(choices)}")
+        elif not text:
+            raise ValueError("the value is empty")
+        elif this.metadata["path"]:
+            if problem := path_problem(text):
+                raise ValueError(problem)
+            if special := special_kind(user_path(text)):
+                raise ValueError(f"is {special}, neither a file nor a folder")
+        return text
+    try:
+        value = OverridesParser.create().parse_override(f"value={text}").value()
+    except HydraException as error:
+        raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from None
+    except ValueError:  # Python turns no text of more than 4300 digits into a number
+        raise ValueError("cannot be read (a number of thousands of digits)") from None
+    if kind == list[str] and not (
+        isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    ):
+        raise ValueError("expected a list of texts, [a,b]")
+    if get_origin(kind) is dict and not isinstance(value, dict):
+        raise ValueError("expected a mapping, {a: b}")
+    return value
+
+
+def _number(text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"expected a {'whole ' * (kind is int)}number") from None
+
+
+def _help(settings: type) -> str:
+    lines = ["keys:"]
+    for f in _fields(settings):
+        text = f.metadata["text"]
+        if f.metadata["choices"]:
+            text += f" ({', '.join(f.metadata['choices'])})"
+        if not _is_required(f):
+            default = [] if f.default is MISSING else f.default
+            words = {"None": "null", "True": "true", "False": "false", "[]": "none"}
+            text += f" [{words.get(str(default), default)}]"
+        lines.append(f"  {f.metadata['name'] or f.name}=... {text}")
+    return "\n".join(lines)
+
+
+def _fields(settings: Any) -> "tuple[Field[Any], ...]":
+    return fields(settings)
+
+
+def _is_required(f: "Field[Any]") -> bool:
+    return f.default is MISSING and f.default_factory is MISSING

@@ -1,0 +1,266 @@
+"""From the command line to a checked configuration, and every mistake to one readable message."""
+
+import errno
+import multiprocessing
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from segkit.cli.hydra_keys import file_problems, typed_problems
+from segkit.cli.quoting import quote_texts
+from segkit.cli.sweep import (
+    PATIENCE,
+    CheckJobs,
+    Failed,
+    ScriptFunction,
+    failures,
+    is_sweep,
+    job_name,
+    missing_plugin,
+    told_once,
+)
+from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
+from segkit.config.explain import dashes, explain, null_choices, short
+from segkit.config.saved import absolute_paths
+from segkit.config.schema import SCHEMAS, SWAPPED
+from segkit.console import visible
+from segkit.ending import INTERRUPT, ending, exit_code
+from segkit.errors import ConfigError, MainProcessError, SegkitError
+from segkit.text import together
+
+Task = Callable[[DictConfig], object]
+
+CONFIGS = Path(__file__).parents[2].resolve() / "configs"
+# The disk is full, read-only or broken, or there are too many open files.
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE}
+
+_typed: list[str] | None = None  # the overrides that Hydra is not shown, see _hide_overrides
+
+
+def typed_overrides() -> list[str]:
+    """The ``key=value`` that the user wrote for this job."""
+    return list(HydraConfig.get().overrides.task) if _typed is None else _typed
+
+
+def check_command_line(name: str) -> None:
+    """End here, before slow imports, if a key, type or value of the command line is wrong.
+
+    What the schema knows is refused before torch is imported, what an optimizer, schedule, loss or
+    transform knows before torchvision and the training loop are.
+
+    Also ends here, with exit status 0, where Hydra was only asked to show something, as by
+    ``--help`` or ``--cfg job``.
+    """
+    checked = []
+
+    def cheap_check(cfg: DictConfig) -> None:
+        checked.append(cfg)
+        runtime = HydraConfig.get().runtime
+        folders = [source.path for source in runtime.config_sources if source.schema == "file"]
+        if problems := list(file_problems(runtime.choices, folders, name, is_sweep())):
+            raise ConfigError(together(problems))
+        if _typed is not None:  # only the checkpoint tells what they are about
+            return
+        check_values(cfg, name)
+        if name == "train":
+            check_start(cfg)
+            check_components(cfg, STAGES[0])
+
+    with told_once():
+        _compose(name, cheap_check, only_check=True)
+    if not checked:
+        raise SystemExit(0)
+
+
+def run(name: str, task: Task) -> None:
+    """Compose ``configs/<name>.yaml`` with the command line, check it, and call ``task``.
+
+    What a user can put right ends as one readable message and exit status 1; anything else is a
+    defect and shows its full traceback. The folder where the user started is searched for modules
+    last, so that ``_target_: my_losses.TopK`` finds ``my_losses.py`` beside the user's configs.
+
+    In a sweep (``-m``) a job that fails says so, the others go on, those that failed are named at
+    the end, and the exit status is 1. What ``task`` returns is what an optimizing sweeper gets.
+    """
+    function = ScriptFunction(task)
+
+    def checked_task(cfg: DictConfig) -> object:
+        if _typed is None:
+            with told_once():
+                check_config(cfg, name)
+                if name == "train":
+                    check_start(cfg)
+        absolute_paths(cfg, name)
+        return function(cfg)
+
+    _compose(name, checked_task)
+
+
+def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
+    """Have Hydra call ``task`` with the configuration of each job; mistakes end here, in words."""
+    global _typed
+    given = sys.argv
+    # Hydra would print a shortened traceback itself and hide where an error came from.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    composed = []
+
+    def job(cfg: DictConfig) -> object:
+        composed.append(cfg)
+        os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir=true would move all paths
+        if str(Path.cwd()) not in sys.path:  # here: a job of a sweep may be far from its command
+            sys.path.append(str(Path.cwd()))
+        if is_sweep() and os.environ.get("WORLD_SIZE", "1") != "1":
+            _fail("-m: the jobs of a sweep have one process each; start it without torchrun")
+        if is_sweep() and not only_check:
+            return _job_of_sweep(task, cfg, name, given)
+        return _only_job(task, cfg, name)
+
+    failures.clear()
+    ending.begin()
+    goes_on = False
+    try:
+        if problems := [*dashes(sys.argv[1:]), *typed_problems(sys.argv[1:], name)]:
+            raise ConfigError(together(problems))
+        shown, _typed = _hide_overrides(quote_texts(given, SCHEMAS[name]))
+        sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
+        decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
+        decorate(job)()
+        goes_on = only_check
+    except SegkitError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(missing_plugin(error) or explain(error, name))
+    except yaml.YAMLError as error:
+        _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        raise SystemExit(exit_code(ending.received or INTERRUPT)) from None
+    except Exception as error:
+        sweep = {"-m", "--multirun"} & {*given}  # whose jobs may run in other processes
+        if not composed and not sweep:  # it is Hydra that stumbles over an override
+            _fail(_stumbled(error, given))
+        if not failures or not isinstance(error, ValueError):
+            raise  # else of a sweeper that has no best job, since all failed
+    finally:
+        sys.argv = given
+        if not goes_on:
+            ending.finish()
+    if failures:
+        lines = [together([failed, f"    {why}"]) for failed, why in failures.items()]
+        _fail(together([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+
+
+def _stumbled(error: Exception, given: Sequence[str]) -> str:
+    """What to say where Hydra cannot even compose the configuration, and does not know why."""
+    overrides = [x for x in given[1:] if "=" in x and not x.startswith("-")]
+    if isinstance(error, ValueError) and "integer string conversion" in str(error):
+        digits = [x for x in overrides if re.search(r"\d{4000}", x)]
+        return f"{' '.join(map(short, digits))}: a number of thousands of digits"
+    if known := list(null_choices(OverridesParser.create().parse_overrides(overrides))):
+        return together(known)
+    groups = [x for x in overrides if "${" in x and "." not in x.partition("=")[0]]
+    blamed = " ".join(map(short, groups or overrides)) or "the configuration"
+    reason = short(" ".join(str(error).split()))
+    return (
+        f"{blamed}: Hydra cannot compose this ({type(error).__name__}"
+        f"{f': {reason}' if reason else ''}); a group takes the name of a file, as text"
+    )
+
+
+def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
+    # Caught inside, since Hydra prints a line of its own about what leaves its job.
+    try:
+        return task(cfg)
+    except Exception as error:
+        if ending.received is not None:  # what an end in a hurry left open, say in other processes
+            raise SystemExit(exit_code(ending.received)) from None
+        if isinstance(error, MainProcessError):
+            time.sleep(PATIENCE)  # process 0 tells, and torchrun ends this one then
+            raise SystemExit(1) from None
+        if text := _plain_text(error, name):
+            _fail(text)
+        raise
+
+
+def _job_of_sweep(task: Task, cfg: DictConfig, name: str, given: Sequence[str]) -> object:
+    """One that fails says so and lets the others go on."""
+    job = f"job {HydraConfig.get().job.num}: {job_name(given)}"
+    print(visible(job), flush=True)
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # joblib's way to start a process, which the loader's cannot take; back to the usual.
+        multiprocessing.set_start_method(None, force=True)
+    try:
+        return task(cfg)
+    except Exception as error:
+        text = _plain_text(error, name)
+        if text is None:
+            traceback.print_exc()
+        failed = Failed(job, text or f"{type(error).__name__}: {error}")
+        print(visible(together([f"failed: {job}", failed.why])), file=sys.stderr, flush=True)
+        return failed
+
+
+def _hide_overrides(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """For ``resume=PATH``: the command line that Hydra gets, and the overrides that it must not.
+
+    They are meant for the configuration in the checkpoint. Applied to the default one, keys that
+    only that has (``optimizer.momentum`` in a run with SGD) would be refused. Group files are
+    Hydra's business still, on top of ``data=voc``, which brings no recipe of its own.
+    """
+    is_path = re.compile(r"resume=(?!auto$|null$)")
+    if not any(is_path.match(text) for text in argv) or {"-m", "--multirun"} & {*argv}:
+        return argv, None
+    shown, typed = [argv[0], "data=voc"], []
+    for text in argv[1:]:
+        key = re.split(r"=", text)[0].lstrip("+~")
+        if text.startswith("-") or key.startswith("hydra") or not re.match(r"~|[^=]+=", text):
+            shown.append(text)
+            continue
+        typed.append(text)
+        if key in (*SWAPPED, "resume", "allow"):
+            shown.append(text)
+    return shown, typed
+
+
+def _plain_text(error: Exception, name: str) -> str | None:
+    """One line for errors that are no defect of the program; they may come from anywhere."""
+    if isinstance(error, SegkitError):
+        return str(error)
+    if isinstance(error, OmegaConfBaseException):
+        return explain(error, name)
+    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    if "torch" not in sys.modules:
+        return None
+    from segkit.data.workers import loader_failure
+    from segkit.runtime.distributed import lost_peer
+    from segkit.runtime.memory import is_out_of_memory
+
+    if failure := loader_failure(error):
+        return str(failure)
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        said = str(error).partition("\n")[0]
+        return (
+            "out of memory: use a smaller model/backbone, smaller images, or a device with more "
+            f"free memory ({said})"
+        )
+    return lost_peer(error)
+
+
+def _fail(message: str) -> NoReturn:
+    rank = os.environ.get("RANK")
+    who = f" in process {rank}" if rank is not None and os.environ.get("WORLD_SIZE") != "1" else ""
+    raise SystemExit(visible(f"error{who}: {message}")) from None

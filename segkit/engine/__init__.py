@@ -1,1 +1,0 @@
-"""What repeats: the loop, checkpoints, precision, processes, exported files."""

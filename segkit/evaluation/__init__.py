@@ -1,0 +1,1 @@
+"""A split and what predicts it to scores, comparisons and files."""

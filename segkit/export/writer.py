@@ -1,0 +1,149 @@
+"""A network as a file that runs without segkit."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkit.errors import CheckpointError
+from segkit.export.parity import in_short
+from segkit.export.quantize import reduce_precision
+from segkit.inference.onnx_network import open_session
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "pt2": ".pt2"}
+EXTRA_FILE = "segkit.json"  # the metadata in formats other than ONNX
+
+
+class WithPreprocessing(nn.Module):
+    """A network that takes bytes.
+
+    Args:
+        model: Takes normalised images.
+        mean: Per channel, of values in [0, 1].
+        std: Likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of images, uint8 (N, 3, H, W) RGB."""
+        logits: Tensor = self.model(image.float().div(255).sub(self.mean).div(self.std))
+        return logits
+
+
+def write_model(
+    model: nn.Module,
+    path: Path,
+    format: str,
+    facts: dict[str, str],
+    *,
+    example: Tensor,
+    opset: int,
+    precision: str,
+    calibration: Iterable[Tensor] = (),
+) -> None:
+    """Write ``model`` for any batch size, height and width.
+
+    Args:
+        model: In eval mode, on the CPU.
+        path: The file.
+        format: ``onnx``, ``torchscript`` or ``pt2`` (of ``torch.export``, which asks for images
+            larger than the network's stride).
+        facts: Metadata; in ONNX the properties of the model, else a file ``segkit.json`` in it.
+        example: What the model takes, (1, 3, H, W).
+        opset: Version of ONNX's operators.
+        precision: See :func:`reduce_precision`; other than fp32 with ONNX only.
+        calibration: As there.
+
+    Raises:
+        CheckpointError: PyTorch cannot export this model.
+    """
+    example = torch.cat([F.pad(example, (0, 96, 0, 64))[:, :, :64, :96]] * 2)
+    free = (
+        {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},
+    )
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporters about themselves
+            if format == "torchscript":
+                traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                    model, example, check_trace=False
+                )
+                torch.jit.save(traced, path, _extra_files={EXTRA_FILE: json.dumps(facts)})
+            elif format == "pt2":
+                program = torch.export.export(model, (example,), dynamic_shapes=free)
+                torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(facts)})
+            else:
+                _write_onnx(model, example, path, opset)
+                reduce_precision(path, precision, calibration)
+                _add_properties(path, facts)
+    except RuntimeError as error:  # the exporters' own errors are such
+        others = " or ".join(f"format={other}" for other in SUFFIXES if other != format)
+        raise CheckpointError(
+            f"{path}: PyTorch cannot export this model as {format} ({in_short(error)}); perhaps it "
+            f"can with {others}"
+        ) from error
+
+
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, opset: int) -> None:
+    # It tells of a conversion that fails by a traceback; whether it did is looked at below.
+    logging.getLogger("onnxscript.version_converter").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        verbose=False,
+    )
+    assert program is not None
+    found = program.model.opset_imports[""]
+    if found != opset:  # the exporter gives up a conversion without an error
+        raise CheckpointError(f"{path}: PyTorch can write it with opset={found}, not {opset}")
+    program.save(str(path), external_data=False)
+
+
+def _add_properties(path: Path, facts: dict[str, str]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, path)
+
+
+def open_model(path: Path, format: str) -> Callable[[Tensor], Tensor]:
+    """What an exported file computes, without anything of this package around it.
+
+    Raises:
+        CheckpointError: It cannot be opened.
+    """
+    try:
+        return _open(path, format)
+    except Exception as error:  # of any runtime
+        raise CheckpointError(f"{path}: cannot be opened again ({in_short(error)})") from error
+
+
+def _open(path: Path, format: str) -> Callable[[Tensor], Tensor]:
+    if format == "torchscript":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch would rather have pt2
+            scripted: Callable[[Tensor], Tensor] = torch.jit.load(path)  # type: ignore[no-untyped-call]
+        return scripted
+    if format == "pt2":
+        return torch.export.load(path).module()
+    session = open_session(path)
+    return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])

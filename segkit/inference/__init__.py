@@ -1,0 +1,1 @@
+"""A checkpoint or an ONNX file to predictions."""

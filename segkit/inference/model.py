@@ -1,0 +1,242 @@
+"""A trained model for programs: pictures in, masks out."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
+
+from segkit.config.check import check_values
+from segkit.config.explain import explain
+from segkit.config.schema import PredictConfig
+from segkit.data.decode import Pixels, pixels_of, read_image
+from segkit.data.levels import Range, to_bytes
+from segkit.errors import ConfigError, DataError
+from segkit.files import PathLike, user_path
+from segkit.inference.loading import load_inference, read_checkpoints, saved_range
+from segkit.inference.predictor import Inference
+from segkit.runtime.device import pick_device
+
+Picture = PathLike | NDArray[np.uint8] | NDArray[np.uint16] | Image.Image
+Mask = NDArray[np.uint8] | NDArray[np.int64]
+Probabilities = NDArray[np.float32]
+Result = TypeVar("Result")
+
+
+def load_model(
+    checkpoint: PathLike | Sequence[PathLike],
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    weights: str = "auto",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: tuple[int, int] | str | None = None,
+    stride: tuple[int, int] | None = None,
+    allow: Sequence[str] = (),
+) -> "SegmentationModel":
+    """A trained model, ready for pictures.
+
+    Args:
+        checkpoint: A .pt file or a run folder; several are an ensemble.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: Of the forward pass: auto, fp32, bf16 or fp16; None is what the run used, or
+            ``auto`` if those were fewer bits on another kind of device.
+        weights: ``raw``, ``ema`` (the average), or ``auto``: those that the run validated.
+        scales: Sizes to look at, as factors; the mean of the probabilities counts.
+        flip: Look at the mirror image too.
+        window: Height and width of windows that slide over the picture, or ``whole``; None takes
+            what the run validated in.
+        stride: From one window to the next; None is the run's, or two thirds of ``window``.
+        allow: Your own modules that the checkpoint may name. Without them it can name segkit's
+            alone, so that a file from a stranger runs no code of theirs.
+
+    Raises:
+        CheckpointError: Damaged, or no checkpoint of segkit.
+        ConfigError: No such file, or an impossible setting.
+    """
+    alone = isinstance(checkpoint, str | os.PathLike)
+    paths: list[Any] = [checkpoint] if alone else _listed("checkpoint", checkpoint)
+    if wrong := [path for path in paths if not isinstance(path, str | os.PathLike)]:
+        raise ConfigError(f"checkpoint={wrong[0]!r}: expected a path")
+    settings = {
+        "checkpoint": [str(path) for path in paths],
+        "source": "",
+        "device": str(device),  # torch's own object too
+        "precision": precision,
+        "weights": weights,
+        "tta": {"scales": _listed("scales", scales), "flip": flip},
+        "window": {
+            "size": window if window in (None, "whole") else _listed("window", window),
+            "stride": None if stride is None else _listed("stride", stride),
+        },
+        "allow": _listed("allow", allow),
+    }
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(PredictConfig), settings)
+        assert isinstance(cfg, DictConfig)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, "predict")) from error
+    check_values(cfg, "predict")
+    cfg.checkpoint = [str(user_path(path)) for path in cfg.checkpoint]
+    return open_model(cfg)
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """The values one by one; a ConfigError for a number, or a text, which is no list of letters."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name}={values!r}: expected a list or a tuple")
+    return list(values)
+
+
+def open_model(cfg: DictConfig) -> "SegmentationModel":
+    """:func:`load_model` for a configuration of predict.py."""
+    checkpoints = read_checkpoints(cfg.checkpoint)
+    if not checkpoints:
+        raise ConfigError("checkpoint=[]: expected at least one .pt file or run folder")
+    about = checkpoints[0].about
+    inference = load_inference(checkpoints, cfg, pick_device(cfg.device))
+    return SegmentationModel(
+        inference, about.classes, np.asarray(about.palette, np.uint8), saved_range(about)
+    )
+
+
+class SegmentationModel:
+    """What :func:`load_model` returns. Several threads may use one at the same time.
+
+    A picture is a path, an array uint8 (H, W, 3) RGB or (H, W) grey, or an image of Pillow; of any
+    size. The EXIF orientation is applied, as training does. A list of pictures gives a list; each
+    is computed alone, so that a result does not depend on its neighbours. A model that was trained
+    with ``data.range`` takes arrays uint16 too, and applies its range to all that it is given.
+
+    Args:
+        inference: What computes the scores.
+        classes: Names in index order.
+        palette: RGB of each class, uint8 (256, 3).
+        value_range: The numbers in pictures that become 0 and 255; None is all of their type.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        classes: Sequence[str],
+        palette: Pixels,
+        value_range: Range | None = None,
+    ) -> None:
+        self.inference = inference
+        self.classes = list(classes)
+        self.palette = palette
+        self.value_range = value_range
+
+    @overload
+    def predict(self, image: Picture) -> Mask: ...
+    @overload
+    def predict(self, image: list[Picture] | tuple[Picture, ...]) -> list[Mask]: ...
+    def predict(self, image: Picture | list[Picture] | tuple[Picture, ...]) -> Mask | list[Mask]:
+        """The most probable class of every pixel: uint8 (H, W), int64 with more than 256 classes.
+
+        Raises:
+            DataError: A file that cannot be read, or an object of another kind.
+            CheckpointError: The network computes NaN or infinity for it.
+        """
+        return _each(image, lambda one: self.compute(self.to_pixels(one), name=name_of(one))[0])
+
+    @overload
+    def probabilities(self, image: Picture) -> Probabilities: ...
+    @overload
+    def probabilities(self, image: list[Picture] | tuple[Picture, ...]) -> list[Probabilities]: ...
+    def probabilities(
+        self, image: Picture | list[Picture] | tuple[Picture, ...]
+    ) -> Probabilities | list[Probabilities]:
+        """Of every class at every pixel: float32 (C, H, W), which sum to 1 over the classes.
+
+        Raises:
+            DataError: As :meth:`predict`.
+            CheckpointError: Likewise.
+        """
+
+        def one_picture(one: Picture) -> Probabilities:
+            probs = self.compute(self.to_pixels(one), with_probs=True, name=name_of(one))[1]
+            assert probs is not None
+            return probs
+
+        return _each(image, one_picture)
+
+    def to_pixels(self, picture: Picture, name: str = "the image") -> Pixels:
+        """A picture of any kind as uint8 (H, W, 3) RGB; see :func:`to_pixels`."""
+        return to_pixels(picture, self.value_range, name)
+
+    @torch.no_grad()
+    def compute(
+        self, pixels: Pixels, *, with_probs: bool = False, name: str = "the image"
+    ) -> tuple[Mask, Probabilities | None]:
+        """Mask (H, W) and on request probabilities (C, H, W) of uint8 (H, W, 3).
+
+        On the device the scores of all classes exist only for the rows that are computed together.
+
+        Raises:
+            CheckpointError: The logits are not finite; says so of ``name``.
+        """
+        height, width = pixels.shape[:2]
+        # Writable and in order, which torch.from_numpy asks for.
+        pixels = np.require(pixels, requirements=["C", "W"])
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.inference.precision.device)
+        num_classes = len(self.classes)
+        mask = np.empty((height, width), np.uint8 if num_classes <= 256 else np.int64)
+        probs = np.empty((num_classes, height, width), np.float32) if with_probs else None
+        for rows, scores in self.inference.bands(image, name):
+            mask[rows] = scores.max(1).indices[0].cpu().numpy()
+            if probs is not None:
+                probs[:, rows] = scores.softmax(1)[0].cpu().numpy()
+        return mask, probs
+
+
+def name_of(picture: Picture) -> str:
+    """What messages call it."""
+    return str(picture) if isinstance(picture, str | os.PathLike) else "the image"
+
+
+def to_pixels(
+    picture: Picture, value_range: Range | None = None, name: str = "the image"
+) -> Pixels:
+    """A picture of any kind as uint8 (H, W, 3) RGB.
+
+    Args:
+        picture: As for :class:`SegmentationModel`.
+        value_range: ``data.range`` of the model.
+        name: What errors call it.
+
+    Raises:
+        DataError: A file that cannot be read, or an object of another kind.
+    """
+    if isinstance(picture, Image.Image):
+        return pixels_of(picture, name, value_range=value_range)
+    if isinstance(picture, str | os.PathLike):
+        return read_image(user_path(picture), value_range=value_range)
+    if not isinstance(picture, np.ndarray):
+        raise DataError(
+            f"{name} is a {type(picture).__name__}; expected a path, an array uint8 (H, W, 3), "
+            "or an image of Pillow"
+        )
+    shape = picture.shape
+    kinds = (np.uint8,) if value_range is None else (np.uint8, np.uint16)
+    if picture.dtype not in kinds or 0 in shape or not (picture.ndim == 2 or shape[2:] == (3,)):
+        raise DataError(
+            f"{name} is an array of {picture.dtype} {shape}; expected uint8 (H, W, 3) in the "
+            "order red, green, blue (OpenCV: image[..., ::-1]), or grey (H, W)"
+        )
+    pixels = to_bytes(picture, np.iinfo(picture.dtype).max, value_range, name)
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def _each(
+    image: Picture | list[Picture] | tuple[Picture, ...], work: Callable[[Picture], Result]
+) -> Result | list[Result]:
+    if isinstance(image, list | tuple):
+        return [work(one) for one in image]
+    return work(image)

@@ -1,0 +1,197 @@
+"""A network out of an ONNX file of ours, to be used like the one that it was made of."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import segkit
+from segkit.errors import CheckpointError, ConfigError
+from segkit.files import refuse_special
+from segkit.inference.onnx_data import has_external_data
+from segkit.runs.checkpoint import Checkpoint
+from segkit.runs.description import described
+from segkit.runs.plain import Test, expect, expect_entries, is_count, is_text
+
+METADATA_FORMAT = "1"
+CPU = "CPUExecutionProvider"
+# What the metadata share with a checkpoint's description, and what they tell besides.
+DESCRIBED = ("config", "classes", "palette", "ignore_index", "mean", "std")
+PRECISIONS = ("fp32", "fp16", "int8_dynamic", "int8_static")
+FACTS: dict[str, tuple[Test, str]] = {
+    **dict.fromkeys(("format", "segkit", "torch"), (is_text, "a version")),
+    "preprocessing": (lambda value: type(value) is bool, "true or false"),
+    "precision": (lambda value: is_text(value) and value in PRECISIONS, ", ".join(PRECISIONS)),
+    "opset": (is_count, "a version of ONNX's operators"),
+    "epoch": (lambda value: value is None or is_count(value), "a number of epochs"),
+}
+
+
+def require(*packages: str) -> None:
+    """Raise a ConfigError with the way out unless all of the optional packages are there."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(
+            f'{", ".join(missing)} {verb} not installed: pip install "segkit[export]"'
+        )
+
+
+def metadata(
+    checkpoint: Checkpoint, *, preprocessing: bool, precision: str, opset: int | None
+) -> dict[str, str]:
+    """What an exported file says of itself: every value as JSON.
+
+    Args:
+        checkpoint: What it is made of.
+        preprocessing: It takes bytes, and normalises them itself.
+        precision: fp32, fp16, int8_dynamic or int8_static: how it computes.
+        opset: Version of ONNX's operators; None for other formats.
+    """
+    about = checkpoint.about
+    config = {key: about.config[key] for key in ("data", "trainer", "val") if key in about.config}
+    content = {
+        "format": METADATA_FORMAT,
+        "segkit": segkit.__version__,
+        "torch": str(torch.__version__),
+        **{name: getattr(about, name) for name in DESCRIBED if name != "config"},
+        "window": about.window,
+        "preprocessing": preprocessing,
+        "precision": precision,
+        "opset": opset,
+        "epoch": checkpoint.state.get("epoch"),
+        "config": config,
+    }
+    return {key: json.dumps(value) for key, value in content.items()}
+
+
+def open_session(path: Path | str, providers: Sequence[str] = (CPU,)) -> Any:
+    """onnxruntime's session on a file, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone: it comments on quantised graphs at length
+    return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+
+
+class OnnxModel(nn.Module):
+    """What the network in a checkpoint is, but computed by onnxruntime.
+
+    Takes normalised images like the original, also where the preprocessing is in the file: then
+    they are turned back into bytes first. So everything that works with the original does with
+    this, on the same numbers.
+
+    Args:
+        path: A file that ``export.py format=onnx`` wrote.
+
+    Attributes:
+        facts: The metadata as builtins: ``classes``, ``palette``, ``mean``, ``std``,
+            ``ignore_index``, ``preprocessing``, ``precision``, ``opset``, ...
+
+    Raises:
+        CheckpointError: Not there, no ONNX file, or none of ours.
+        ConfigError: onnxruntime is missing.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__()
+        require("onnxruntime")
+        import onnxruntime
+
+        refuse_special(path, CheckpointError)
+        if not Path(path).is_file():
+            raise CheckpointError(f"{path}: no such file")
+        if has_external_data(Path(path)):
+            raise CheckpointError(
+                f"{path}: some of its numbers are in other files, which export.py never does: "
+                "refused. Export the checkpoint with python export.py"
+            )
+        known = onnxruntime.get_available_providers()
+        try:
+            self.session = open_session(
+                path, [name for name in ("CUDAExecutionProvider", CPU) if name in known]
+            )
+        except Exception as error:  # its own classes, which it does not document
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path}: onnxruntime cannot read it ({reason})") from error
+        self.path = Path(path)
+        self.facts = read_facts(self.path, self.session.get_modelmeta().custom_metadata_map)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        kind = "tensor(uint8)" if self.facts["preprocessing"] else "tensor(float)"
+        if [one.type for one in inputs] != [kind] or len(outputs) != 1:
+            raise CheckpointError(
+                f"{path}: takes {', '.join(one.type for one in inputs)} and makes {len(outputs)} "
+                f"outputs; expected {kind} and one output. Was it edited?"
+            )
+        self.input = inputs[0].name
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits float32 (N, C, H, W) of normalised images, float (N, 3, H, W)."""
+        given = image.detach().float()
+        if self.facts["preprocessing"]:
+            mean, std = (
+                given.new_tensor(self.facts[name]).view(-1, 1, 1) for name in ("mean", "std")
+            )
+            given = given.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+        try:
+            (logits,) = self.session.run(None, {self.input: given.contiguous().cpu().numpy()})
+        except Exception as error:  # its own classes, which it does not document
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{self.path}: onnxruntime fails on an image of {tuple(image.shape)} ({reason})"
+            ) from error
+        return torch.from_numpy(np.asarray(logits)).to(image.device)
+
+
+def read_facts(path: Path, properties: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of an exported file as builtins, checked; those of others are left out.
+
+    Raises:
+        CheckpointError: None of ours, or an entry is not what it should be.
+    """
+    known = properties.keys() & {*DESCRIBED, *FACTS}
+    try:
+        facts = {name: json.loads(properties[name], parse_constant=_no_number) for name in known}
+    except (ValueError, RecursionError):
+        facts = {}
+    if facts.get("format") != METADATA_FORMAT:
+        raise CheckpointError(
+            f"{path}: no file of segkit's export.py: its metadata lack the classes and the "
+            "preprocessing. Export the checkpoint with python export.py"
+        )
+    expect_entries(path, "its metadata", facts, (*DESCRIBED, *FACTS))
+    for name, (test, expected) in FACTS.items():
+        expect(path, name, facts[name], test, expected)
+    return facts
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+@dataclass(frozen=True)
+class ExportedCheckpoint(Checkpoint):
+    """An exported file in the place of a checkpoint: not weights, but a network that is open."""
+
+    network: OnnxModel = field(kw_only=True)
+
+
+def read_onnx(path: Path | str) -> ExportedCheckpoint:
+    """An exported file as a checkpoint.
+
+    Raises:
+        CheckpointError: As :class:`OnnxModel`.
+        ConfigError: Likewise.
+    """
+    network = OnnxModel(path)
+    facts = network.facts
+    # fp32 is what surrounds it; what it does inside is its own affair.
+    entries = {name: facts[name] for name in DESCRIBED} | {"precision": "fp32"}
+    about = described(Path(path), entries)
+    return ExportedCheckpoint(Path(path), {"epoch": facts["epoch"]}, about, {}, network=network)

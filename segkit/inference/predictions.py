@@ -1,0 +1,73 @@
+"""Predictions for the images of a split, and what a validation makes of them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from segkit.data.loader import Batch
+from segkit.inference.predictor import Inference
+
+PIXELS = 2**18  # whose scores are looked at together, so that what that needs stays small
+
+
+@dataclass(frozen=True)
+class PredictedMask:
+    """One image of an evaluation, on the device: what can be kept of an image of any size.
+
+    Attributes:
+        batch: The image alone, N = 1.
+        pred: Class ids, integer (1, H, W); small ones, since images may be large.
+        confidence: Probability of these ids, float32 (1, H, W); None where it is not known.
+        label_confidence: Probability of the target's ids, likewise; of no meaning where ignored.
+    """
+
+    batch: Batch
+    pred: Tensor
+    confidence: Tensor | None = None
+    label_confidence: Tensor | None = None
+
+
+def images(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The images of the batches one by one, on the device."""
+    for batch in batches:
+        moved = batch.to(device)
+        for i, name in enumerate(batch.ids):
+            part = slice(i, i + 1)
+            yield replace(moved, image=moved.image[part], target=moved.target[part], ids=(name,))
+
+
+@torch.no_grad()
+def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[PredictedMask]:
+    """What a model makes of every image at its own size.
+
+    The scores of all classes are in memory only for the rows that ``inference`` computes together.
+
+    Raises:
+        CheckpointError: Logits of an image are not finite; nothing is yielded for it.
+    """
+    for one in images(batches, inference.precision.device):
+        shape = one.target.shape
+        pred = torch.empty(shape, dtype=torch.int16, device=one.image.device)
+        confidence = torch.empty(shape, dtype=torch.float32, device=one.image.device)
+        label_confidence = torch.empty_like(confidence)
+        for band, scores in inference.bands(one.image, one.ids[0]):
+            for rows in strips(band, shape[2]):
+                part = scores[:, :, rows.start - band.start : rows.stop - band.start]
+                best = part.max(1)
+                pred[:, rows] = best.indices
+                total = part.logsumexp(1)
+                confidence[:, rows] = (best.values - total).exp()
+                # Ids that are no class are those of ignored pixels, or Measures will refuse them.
+                labels = one.target[:, rows].long().clamp(0, part.shape[1] - 1)
+                own = part.gather(1, labels[:, None])[:, 0]
+                label_confidence[:, rows] = (own - total).exp()
+        yield PredictedMask(one, pred, confidence, label_confidence)
+
+
+def strips(rows: slice, width: int) -> Iterator[slice]:
+    """``rows`` in parts of at most ``PIXELS`` pixels, or of one row."""
+    height = max(1, PIXELS // width)
+    for top in range(rows.start, rows.stop, height):
+        yield slice(top, min(top + height, rows.stop))

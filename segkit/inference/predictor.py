@@ -1,0 +1,262 @@
+"""How the class scores of an image are computed: whole or in windows, once or at several scales."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.errors import ConfigError, TrainingError
+from segkit.models.normalize import Normalize
+from segkit.runtime.device import Precision
+from segkit.runtime.finite import all_finite, refuse_logits
+from segkit.runtime.log import log
+from segkit.runtime.memory import is_out_of_memory
+
+Size = tuple[int, int]
+
+SMALLEST_WINDOW = 64  # of what is tried where memory ran out
+
+
+class Inference:
+    """A model in eval mode with all that happens around it, image by image.
+
+    Not batch by batch: the sums of a convolution are split differently for another batch size,
+    which changes the last bits of the logits, and scores must not depend on it.
+
+    Without windows and with one scale the scores are the logits. With several looks at a pixel
+    (scales, mirror images, overlapping windows) the probabilities of its looks are averaged, and
+    the scores are their logarithm, which softmax takes back to them.
+
+    An image that does not fit into the memory whole is taken in windows, and so are later ones
+    that are as large. That is said once; ``fallback`` is their size then.
+
+    Args:
+        model: What maps (1, 3, H, W) to logits (1, C, H, W).
+        normalize: Bytes to floats.
+        precision: Of the forward pass; everything after it is float32.
+        scales: Factors of the image's size, as in DeepLab's test-time augmentation (Chen et al.
+            2017, arXiv:1606.00915), each above 0. With windows they are factors of each window.
+        flip: Look at the mirror image too.
+        window: Height and width of the windows; None takes images whole.
+        stride: From one window to the next; None is two thirds of the window.
+        source: What the model is called in messages.
+
+    Raises:
+        ConfigError: For a value out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        normalize: Normalize,
+        precision: Precision,
+        *,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        window: Size | None = None,
+        stride: Size | None = None,
+        source: str = "the network",
+    ) -> None:
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise ConfigError(f"tta.scales={list(scales)}: expected numbers above 0")
+        if window is None and stride is not None:
+            raise ConfigError("window.stride is set and window.size is not: give both or neither")
+        if window is not None and min(window) < 1:
+            raise ConfigError(f"window.size={list(window)}: expected at least 1")
+        pairs = zip(stride or (), window or (), strict=False)
+        if any(not 1 <= step <= side for step, side in pairs):
+            raise ConfigError(
+                f"window.stride={stride}: expected at least 1 and at most window.size={window}; "
+                "with a larger one pixels between windows would be left out"
+            )
+        self.model, self.normalize, self.precision = model.eval(), normalize, precision
+        self.scales, self.flip, self.window, self.stride = tuple(scales), flip, window, stride
+        self.source = source
+        self.fallback: Size | None = None
+        self._too_large = math.inf  # pixels of the smallest image that did not fit whole
+
+    @torch.no_grad()
+    def __call__(
+        self, image: Tensor, name: str = "the image", finite: list[Tensor] | None = None
+    ) -> Tensor:
+        """Scores float32 (1, C, H, W) of an image, all at once; see :meth:`bands`."""
+        bands = [scores for _, scores in self.bands(image, name, finite)]
+        return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
+
+    @torch.no_grad()
+    def bands(
+        self, image: Tensor, name: str = "the image", finite: list[Tensor] | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of the image from top to bottom, and their scores (1, C, rows, W).
+
+        With windows no more is in memory than the rows that one of them covers.
+
+        Args:
+            image: uint8 (1, 3, H, W).
+            name: Of the image, for messages.
+            finite: Gets a bool scalar on the device for each time that the model computes: whether
+                its logits are finite. Without it they are looked at after the last rows, which
+                waits for the device.
+
+        Raises:
+            TrainingError: Memory ran out and smaller windows are no way out.
+            CheckpointError: The logits are not finite, and there is no ``finite``.
+        """
+        flags: list[Tensor] = [] if finite is None else finite
+        height, width = image.shape[2:]
+        window = self.window or (self.fallback if height * width >= self._too_large else None)
+        while True:
+            if window is None:
+                bands = self._whole(image, flags)
+            else:
+                bands = self._in_windows(image, window, flags)
+            try:
+                first = next(bands)  # all windows are of one size: the others will fit too
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                window = self._smaller(window, (height, width), error)
+            if image.device.type == "cuda":
+                torch.cuda.empty_cache()
+        yield first
+        yield from bands
+        if finite is None:
+            refuse_logits(flags, name, self.source, self.precision.name)
+
+    def _smaller(self, window: Size | None, size: Size, error: RuntimeError) -> Size:
+        """The windows to try where memory ran out with ``window``, or with the whole image."""
+        tried = window or size
+        half = (-(-tried[0] // 2), -(-tried[1] // 2))
+        if self.window is not None or min(half) < SMALLEST_WINDOW:
+            raise TrainingError(
+                f"{tried[0]} x {tried[1]} pixels at once do not fit into the memory of "
+                f"{self.precision.device}; give a smaller window.size, or device=cpu"
+            ) from error
+        self.fallback, self._too_large = half, min(self._too_large, size[0] * size[1])
+        log.warning(
+            "warning: out of memory with %d x %d pixels at once: images of %d x %d and more are "
+            "taken in windows of %d x %d from here on. window.size=[%d,%d] does so from the start, "
+            "with the same scores on every machine",
+            *tried,
+            *size,
+            *half,
+            *half,
+        )
+        return half
+
+    def _whole(self, image: Tensor, flags: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(0, image.shape[2]), self._look(image, flags)
+
+    def _in_windows(
+        self, image: Tensor, window: Size, flags: list[Tensor]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        stride = self.stride or (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3))
+        height, width = (min(w, s) for w, s in zip(window, image.shape[2:], strict=True))
+        tops = starts(image.shape[2], height, stride[0])
+        lefts = starts(image.shape[3], width, stride[1])
+        weight = seam_weight(height, width).to(image.device)
+        sums: Tensor | None = None  # of weighted probabilities, for the rows of these windows
+        weights = weight.new_zeros(height, image.shape[3])
+        for top, following in pairwise([*tops, image.shape[2]]):
+            for left in lefts:
+                columns = slice(left, left + width)
+                part = image[:, :, top : top + height, columns]
+                looked = self._look(part, flags).softmax(1)
+                if sums is None:
+                    sums = looked.new_zeros(1, looked.shape[1], height, image.shape[3])
+                sums[..., columns] += looked.mul_(weight)
+                weights[:, columns] += weight
+            assert sums is not None
+            # What lies above the next row of windows is complete; the rest moves up.
+            done = following - top
+            yield slice(top, following), log_probs_(sums[:, :, :done] / weights[:done])
+            for rows in (sums[0], weights[None]):  # (C, height, W), (1, height, W)
+                rows[:, : height - done] = rows[:, done:].clone()
+                rows[:, height - done :] = 0
+
+    def _look(self, image: Tensor, flags: list[Tensor]) -> Tensor:
+        """Scores of an image, or of a window of one, at all scales."""
+        normalized = self.normalize(image)
+        if self.scales == (1.0,) and not self.flip:
+            return self._logits(normalized, flags)
+        size = image.shape[2:]
+        total: Tensor | None = None
+        for scale in self.scales:
+            scaled = normalized
+            if scale != 1.0:
+                shape = [max(1, round(side * scale)) for side in size]
+                scaled = F.interpolate(
+                    normalized, shape, mode="bilinear", align_corners=False, antialias=scale < 1
+                )
+            for mirrored in (False, True)[: 1 + self.flip]:
+                logits = self._logits(scaled.flip(3) if mirrored else scaled, flags)
+                logits = logits.flip(3) if mirrored else logits
+                if logits.shape[2:] != size:
+                    logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+                total = logits.softmax(1) if total is None else total.add_(logits.softmax(1))
+        assert total is not None
+        return log_probs_(total.div_(len(self.scales) * (1 + self.flip)))
+
+    def _logits(self, image: Tensor, flags: list[Tensor]) -> Tensor:
+        with self.precision.autocast():
+            logits: Tensor = self.model(image)
+        flags.append(all_finite(logits))
+        return logits.float()
+
+
+class Ensemble(nn.Module):
+    """Several models of the same classes as one: the mean of their probabilities, as logarithms.
+
+    They are NaN at a pixel where the logits of any model are not finite.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores float32 (N, C, H, W) of an image, float (N, 3, H, W)."""
+        first, *others = self.models
+        total = probabilities(first(image))
+        for model in others:
+            total = total + probabilities(model(image))
+        return log_probs_(total / len(self.models))
+
+
+def pair(sides: Sequence[int] | None) -> Size | None:
+    """A height and a width of a configuration."""
+    return None if sides is None else (sides[0], sides[1])
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax in float32, and NaN for a logit that is not finite: softmax makes 0 of -inf."""
+    probs = logits.float().softmax(1)
+    return probs.masked_fill_(~logits.isfinite(), math.nan)
+
+
+def log_probs_(probs: Tensor) -> Tensor:
+    """Logarithms, in place, that stay finite where a probability is rounded to 0."""
+    return probs.clamp_(min=torch.finfo(probs.dtype).tiny).log_()
+
+
+def starts(size: int, window: int, stride: int) -> list[int]:
+    """Where windows begin that cover ``size`` pixels; the last one ends with them."""
+    return [*range(0, size - window, stride), size - window]
+
+
+def seam_weight(height: int, width: int) -> Tensor:
+    """How much each pixel of a window counts, (height, width): most in the middle.
+
+    A Gaussian with an eighth of the window as standard deviation, as in nnU-Net (Isensee et al.
+    2021): what a network sees at the border of a window is less than what it sees in the middle.
+    """
+
+    def bell(size: int) -> Tensor:
+        offset = torch.arange(size) - (size - 1) / 2
+        return torch.exp(-0.5 * (offset / (size / 8)) ** 2)
+
+    return bell(height)[:, None] * bell(width)

@@ -1,1 +1,0 @@
-"""What evaluate.py tells its story with: what is scored, on which data, and what is written."""

@@ -1,0 +1,203 @@
+"""What one epoch of training does. ``train.py`` tells the whole story."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import torch
+from torch import nn
+
+from segkit.data.loader import Batch
+from segkit.errors import TrainingError
+from segkit.runtime.determinism import seed_step
+from segkit.runtime.finite import all_finite
+from segkit.schedules import Schedule
+from segkit.training.forward import Forward
+from segkit.training.state import TrainState
+
+# Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.
+MAX_SKIPPED_IN_A_ROW = 30
+ADVICE = (
+    "The weights were not changed by this step. Try a lower optimizer.lr, "
+    "trainer.clip_grad_norm=1, or trainer.precision=fp32"
+)
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How one optimizer step is made.
+
+    Attributes:
+        schedule: Factor of the learning rate.
+        max_epochs: Length of the run, which the schedule needs.
+        images_per_epoch: Over all processes.
+        images_per_step: Over all processes and accumulated batches; may differ between epochs.
+        accumulate: Batches whose gradients make one step.
+        clip_grad_norm: Largest norm of all gradients together; None clips nothing.
+        seed: Of the random numbers that layers draw, as dropout does.
+    """
+
+    schedule: Schedule
+    max_epochs: int
+    images_per_epoch: int
+    images_per_step: int = 1
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    seed: int = 0
+
+    def lr_factor(self, epoch: int, images: int) -> float:
+        """After ``epoch`` whole epochs and ``images`` of the next.
+
+        The position is that in the data, not the number of steps, so that it goes on smoothly where
+        the batch size or the number of processes changes within a run.
+        """
+        steps_per_epoch = -(-self.images_per_epoch // self.images_per_step)
+        step = epoch * steps_per_epoch + images // self.images_per_step
+        return self.schedule.factor(step, self.max_epochs * steps_per_epoch, steps_per_epoch)
+
+
+def train_one_epoch(
+    state: TrainState,
+    batches: Iterable[Batch],
+    forward: Forward,
+    settings: StepSettings,
+    *,
+    images_after: Callable[[int], int],
+    on_step: Callable[[dict[str, float]], None],
+    network: nn.Module | None = None,
+) -> dict[str, float]:
+    """The rest of an epoch; returns the means of all its steps' values by log name.
+
+    Args:
+        state: Of the run; changed with every step. Between two steps, so in ``on_step``, it can be
+            saved.
+        batches: Those of the epoch that are not used yet, the share of this process.
+        forward: From a batch to its loss.
+        settings: How one step is made.
+        images_after: How many images of the epoch all processes have used after so many of these
+            batches.
+        on_step: Called after each optimizer step with that step's values.
+        network: What is called, if it is not ``state.model`` itself but wraps it.
+
+    Raises:
+        TrainingError: Loss or gradient norm is not finite. The weights are those before the step,
+            which the message counts from 1, as the curves do.
+    """
+    network = state.model if network is None else network
+    network.train()
+    num_batches, skipped_in_a_row = 0, 0
+    first, started = state.images, time.perf_counter()
+    remaining = iter(batches)
+    while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
+        values = _backward(state, network, group, forward, settings.seed)
+        factor = settings.lr_factor(state.epoch, state.images)
+        for params in state.optimizer.param_groups:
+            params["lr"] = params["base_lr"] * factor
+        lr = max(params["lr"] for params in state.optimizer.param_groups)
+        grad_norm = _optimizer_step(state, group, settings.clip_grad_norm)
+        if math.isfinite(grad_norm):
+            values["train/grad_norm"], skipped_in_a_row = grad_norm, 0
+        else:
+            state.skipped_steps, skipped_in_a_row = state.skipped_steps + 1, skipped_in_a_row + 1
+        if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"step {state.step + 1}: {skipped_in_a_row} steps in a row had gradients that "
+                "overflow fp16 at any scale; use trainer.precision=bf16 or fp32, or a lower "
+                "optimizer.lr"
+            )
+        if state.average is not None:
+            state.average.update(state.model)
+        state.step += 1
+        num_batches += len(group)
+        state.images = images_after(num_batches)
+        state.count(values)
+        state.last_values = values | {"lr": lr}
+        on_step(state.last_values)
+    return state.means() | {
+        "lr": state.last_values["lr"],
+        "train/skipped_steps": float(state.skipped_steps),
+        "images_per_second": (state.images - first) / (time.perf_counter() - started),
+    }
+
+
+def _backward(
+    state: TrainState, network: nn.Module, group: list[Batch], forward: Forward, seed: int
+) -> dict[str, float]:
+    """Add the gradients of the loss of all batches; returns it and its terms by log name."""
+    total: dict[str, float] = {}
+    reseed = partial(seed_step, seed, state.step, forward.world.rank)
+    reseed()
+    parts = forward.parts(state.model, group)
+    reseed()  # in case that drew the same numbers as the step will
+    for i, (batch, part) in enumerate(zip(group, parts, strict=True), 1):
+        # Gradients are exchanged once per step, with those of the last batch.
+        no_sync = getattr(network, "no_sync", nullcontext)
+        with no_sync() if i < len(group) else nullcontext():
+            loss = forward.loss(network, batch, part)
+            terms = {"train/loss": loss.detach()}
+            for name, value in getattr(forward.loss_fn, "last_terms", {}).items():
+                terms[f"train/loss/{name}"] = value
+            # One transfer for all values: each would wait for the device.
+            values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+            _check_loss(values, state, group)
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for name, value in values.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def _check_loss(values: dict[str, float], state: TrainState, group: list[Batch]) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        term = bad[-1]  # a term rather than the sum, which comes first
+        start = f"step {state.step + 1}: {term} is {values[term]}. Batch: {_names(group)}. "
+        if not all(bool(all_finite(p)) for p in state.model.parameters()):
+            raise TrainingError(
+                f"{start}The weights held NaN or infinity before this step: the training had "
+                "diverged. Start again, or resume best.pt if there is one, with a lower "
+                "optimizer.lr, trainer.clip_grad_norm=1, or trainer.precision=fp32"
+            )
+        raise TrainingError(f"{start}{ADVICE}; look at these files if it always happens with them")
+
+
+def _names(group: list[Batch]) -> str:
+    return ", ".join(name for batch in group for name in batch.ids)
+
+
+def _optimizer_step(state: TrainState, group: list[Batch], clip: float | None) -> float:
+    """Clip and step; returns the gradient norm before clipping. Never steps on a bad gradient."""
+    state.scaler.unscale_(state.optimizer)
+    params = [p for settings in state.optimizer.param_groups for p in settings["params"]]
+    norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    grad_norm = norm.item()
+    if math.isfinite(grad_norm):
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(params, clip, norm)
+        try:
+            state.scaler.step(state.optimizer)
+        except RuntimeError as error:  # of a setting like lr=1e39, which no float32 holds
+            if "without overflow" not in str(error):
+                raise
+            raise TrainingError(
+                f"step {state.step + 1}: a number of the optimizer's overflows ({error}). Try a "
+                "lower optimizer.lr"
+            ) from error
+    elif not state.scaler.is_enabled():
+        raise TrainingError(
+            f"step {state.step + 1}: the gradient of {_first_bad_layer(state.model)} is not "
+            f"finite. Batch: {_names(group)}. {ADVICE}"
+        )
+    state.scaler.update()  # to a smaller scale, if a gradient overflowed
+    state.optimizer.zero_grad(set_to_none=True)
+    return grad_norm
+
+
+def _first_bad_layer(model: nn.Module) -> str:
+    bad = (
+        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    )
+    return next(bad, "all layers together")
