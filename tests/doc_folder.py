@@ -13,7 +13,7 @@ from PIL import Image
 from scripts import ROOT, call
 from torchvision.models import mobilenet_v2
 
-from segkit.data.shapes import shapes
+from segkit.data.shapes import Shapes
 
 SCRIPTS = ("train.py", "evaluate.py", "predict.py", "export.py")
 NAMES = [f"video{i // 4}_{i}" for i in range(8)]
@@ -28,7 +28,7 @@ def make_folder(folder: Path) -> None:
         shutil.copy(ROOT / script, folder)
     for part in ("benchmarks", "docs"):
         shutil.copytree(ROOT / part, folder / part)
-    shapes(folder / "mine", "train", num_train=8, num_val=4, height=48, width=64)
+    Shapes(folder / "mine", "train", num_train=8, num_val=4, height=48, width=64)
     lists = folder / "mine/ImageSets/Segmentation"
     shutil.copy(lists / "val.txt", lists / "test.txt")
     shutil.copytree(folder / "mine/SegmentationClass", folder / "unsplit/SegmentationClass")

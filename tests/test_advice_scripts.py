@@ -46,7 +46,7 @@ from segkit.training.warm_start import init_from
 Pixels = NDArray[np.uint8]
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (40, 48, 3), np.uint8)
-VOC = {"_target_": "segkit.data.voc.VOCSegmentation", "_partial_": True}
+VOC = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True}
 
 
 def data(root: str) -> dict[str, Any]:

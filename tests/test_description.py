@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from edits import ODD
 from states import ABOUT, make_state, take_steps
 
-from segkit.config.slots import OPTIMIZERS
+from segkit.config.slots import OPTIMIZERS, RENAMED
 from segkit.errors import CheckpointError
 from segkit.runs.checkpoint import read_checkpoint, save_checkpoint
 from segkit.runs.description import CHECKS, Description, described
@@ -39,6 +40,22 @@ def test_what_was_written_is_read() -> None:
     env = {"data": {"root": "${oc.env:A,${oc.env:B}}/x"}}
     found = described(PATH, about(recipe=recipe, config=env, device="cuda:1"))
     assert (found.recipe, found.config) == (recipe, env)
+
+
+def test_names_of_segkit_0_1_are_those_of_today() -> None:
+    def node(schedule: str, dataset: str) -> dict[str, Any]:
+        return {"scheduler": {"_target_": schedule}, "data": {"dataset": {"_target_": dataset}}}
+
+    for before, now in RENAMED.items():
+        old, new = (
+            node(before, "segkit.data.voc.VOCSegmentation"),
+            node(now, "segkit.data.VOCSegmentation"),
+        )
+        recipe = {"config": {**old, "x": [before]}, "choices": {}}
+        found = described(PATH, about(config=old, recipe=recipe))
+        assert found.config == new
+        assert found.recipe == {"config": {**new, "x": [before]}, "choices": {}}
+        assert resolve_name(now)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def make_run(
     config = {
         "data": {
             "dataset": {
-                "_target_": "segkit.data.voc.VOCSegmentation",
+                "_target_": "segkit.data.VOCSegmentation",
                 "_partial_": True,
                 "root": str(root),
             },

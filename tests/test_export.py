@@ -24,7 +24,7 @@ from torch.testing import assert_close
 from voc_folder import make_voc
 
 from segkit.config.schema import ExportConfig, LatencyConfig
-from segkit.data.shapes import shapes
+from segkit.data.shapes import Shapes
 from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.export import parity
 from segkit.export import writer as export
@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "data": {
             "dataset": {
-                "_target_": "segkit.data.shapes.shapes",
+                "_target_": "segkit.data.Shapes",
                 "_partial_": True,
                 "root": str(folder.parent / "shapes"),
                 "num_train": 4,
@@ -286,7 +286,7 @@ def test_torchscript_from_the_command_line(run: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8_dynamic", "int8_static"])
 def test_fewer_bits_from_the_command_line(precision: str, run: Path) -> None:
-    shapes(run.parent / "shapes", "train", num_train=4, num_val=2)  # as the training made them
+    Shapes(run.parent / "shapes", "train", num_train=4, num_val=2)  # as the training made them
     arguments = (f"checkpoint={run}", f"precision={precision}", "calibration.images=3", *QUICK)
     result = call("export.py", *arguments, cwd=run.parent)
     assert result.status == 0, result.err
@@ -437,7 +437,7 @@ def test_settings_that_are_refused(arguments: str, expected: str, run: Path) -> 
 
 def test_pictures_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
     read_pictures = runpy.run_path(str(ROOT / "export.py"))["read_pictures"]
-    dataset = {"_target_": "segkit.data.voc.VOCSegmentation", "_partial_": True, "root": "gone"}
+    dataset = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True, "root": "gone"}
     data = {"dataset": dataset, "train_split": "train"}
     moved = replace(checkpoint, about=replace(checkpoint.about, config={"data": data}))
     where = {"root": None, "split": None, "images": 2}
@@ -557,7 +557,7 @@ def test_the_commands_of_the_docs(run: Path, tmp_path: Path) -> None:
     content = torch.load(run / "checkpoints/best.pt", weights_only=True)
     content["about"]["classes"] = ["background", "cat", "dog"]
     root = str(make_voc(tmp_path / "voc"))
-    dataset = {"_target_": "segkit.data.voc.VOCSegmentation", "_partial_": True, "root": root}
+    dataset = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True, "root": root}
     content["about"]["config"]["data"]["dataset"] = dataset
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     torch.save(content, tmp_path / "run/checkpoints/best.pt")

@@ -19,7 +19,7 @@ from segkit.config.schema import SCHEMAS
 from segkit.data import cache
 from segkit.data.classes import read_lines
 from segkit.data.leaks import check_disjoint
-from segkit.data.shapes import shapes
+from segkit.data.shapes import Shapes
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import ConfigError, SegkitError
 from segkit.files import path_problem, special_kind, user_path
@@ -268,7 +268,7 @@ def test_a_pipe_for_the_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_pipe_for_the_settings_of_the_shapes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "shapes.json")
     with pytest.raises(SegkitError, match=r"shapes\.json: is a pipe"):
-        shapes(tmp_path, "train")
+        Shapes(tmp_path, "train")
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "train.log", "config.yaml", ".lock"])

@@ -10,7 +10,7 @@ from voc_folder import make_voc
 
 from segkit.data import scenes
 from segkit.data.scenes import CLASSES, IGNORE, draw_scene
-from segkit.data.shapes import shapes
+from segkit.data.shapes import Shapes
 from segkit.errors import DataError
 
 SMALL = {"num_train": 4, "num_val": 2, "height": 64, "width": 80}
@@ -22,24 +22,24 @@ def contents(root):
 
 def test_two_generations_have_the_same_bytes(tmp_path):
     for name in ("one", "two"):
-        shapes(tmp_path / name, "train", **SMALL)
+        Shapes(tmp_path / name, "train", **SMALL)
     first = contents(tmp_path / "one")
     assert len(first) == 2 * 6 + 2 + 1 + 1  # pairs, split files, labels.txt, shapes.json
     assert first == contents(tmp_path / "two")
-    shapes(tmp_path / "three", "train", **SMALL, seed=1)
+    Shapes(tmp_path / "three", "train", **SMALL, seed=1)
     third = contents(tmp_path / "three")
     assert not any(third[key] == first[key] for key in first if key.endswith(".png"))
 
 
 def test_the_validation_pictures_do_not_depend_on_the_number_of_others(tmp_path):
-    shapes(tmp_path / "few", "val", **SMALL)
-    shapes(tmp_path / "more", "val", **{**SMALL, "num_train": 6})
+    Shapes(tmp_path / "few", "val", **SMALL)
+    Shapes(tmp_path / "more", "val", **{**SMALL, "num_train": 6})
     few, more = contents(tmp_path / "few"), contents(tmp_path / "more")
     assert all(few[key] == more[key] for key in few if key.endswith(".png"))
 
 
 def test_it_is_a_voc_folder_of_palette_masks(tmp_path):
-    train, val = (shapes(tmp_path / "shapes", split, **SMALL) for split in ("train", "val"))
+    train, val = (Shapes(tmp_path / "shapes", split, **SMALL) for split in ("train", "val"))
     assert (len(train), len(val), train.classes) == (4, 2, list(CLASSES))
     assert not set(train.ids) & set(val.ids)
     image, mask = train.read(0)
@@ -51,9 +51,9 @@ def test_it_is_a_voc_folder_of_palette_masks(tmp_path):
 
 def test_made_once(tmp_path):
     root = tmp_path / "shapes"
-    shapes(root, "train", **SMALL)
+    Shapes(root, "train", **SMALL)
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    shapes(root, "val", **SMALL)
+    Shapes(root, "val", **SMALL)
     assert times == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
@@ -63,13 +63,13 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("segkit.data.shapes.write_mask", stop)
     with pytest.raises(KeyboardInterrupt):
-        shapes(tmp_path / "shapes", "train", **SMALL)
+        Shapes(tmp_path / "shapes", "train", **SMALL)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "shapes").mkdir()
-    assert len(shapes(tmp_path / "shapes", "val", **SMALL)) == 2
+    assert len(Shapes(tmp_path / "shapes", "val", **SMALL)) == 2
 
 
 def test_a_faster_process_wins(tmp_path, monkeypatch):
@@ -78,55 +78,55 @@ def test_a_faster_process_wins(tmp_path, monkeypatch):
     def draw_while_another_process_finishes(*arguments):
         if not root.exists():
             monkeypatch.undo()
-            shapes(root, "train", **SMALL)
+            Shapes(root, "train", **SMALL)
         return draw_scene(*arguments)
 
     monkeypatch.setattr("segkit.data.shapes.draw_scene", draw_while_another_process_finishes)
-    assert len(shapes(root, "train", **SMALL)) == 4
+    assert len(Shapes(root, "train", **SMALL)) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 
 
 def test_other_settings_or_contents_are_not_overwritten(tmp_path):
-    shapes(tmp_path / "shapes", "train", **SMALL)
+    Shapes(tmp_path / "shapes", "train", **SMALL)
     with pytest.raises(DataError, match=r"holds shapes of other settings: .*'seed': 0.*'seed': 5"):
-        shapes(tmp_path / "shapes", "train", **SMALL, seed=5)
+        Shapes(tmp_path / "shapes", "train", **SMALL, seed=5)
     (tmp_path / "shapes" / "shapes.json").write_text("{")
     with pytest.raises(DataError, match=r"holds no shapes \(shapes\.json is missing or damaged"):
-        shapes(tmp_path / "shapes", "train", **SMALL)
+        Shapes(tmp_path / "shapes", "train", **SMALL)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(DataError, match=r"other: is not empty and holds no shapes"):
-        shapes(tmp_path / "other", "train", **SMALL)
+        Shapes(tmp_path / "other", "train", **SMALL)
 
 
 def test_a_folder_of_ones_own_data_is_recognised(tmp_path):
     make_voc(tmp_path / "mine")
     with pytest.raises(DataError, match=r"holds no shapes .*For your own data add data=voc$"):
-        shapes(tmp_path / "mine", "train", **SMALL)
+        Shapes(tmp_path / "mine", "train", **SMALL)
 
 
 def test_no_folders_are_made_out_of_a_misspelt_path(tmp_path):
     with pytest.raises(DataError, match=r"not/exist: no such folder; .* add data=voc$"):
-        shapes(tmp_path / "does/not/exist", "train", **SMALL)
+        Shapes(tmp_path / "does/not/exist", "train", **SMALL)
     assert list(tmp_path.iterdir()) == []
-    assert len(shapes(tmp_path / "data/shapes", "val", **SMALL)) == 2
+    assert len(Shapes(tmp_path / "data/shapes", "val", **SMALL)) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/x: cannot be made \(File exists\)$"):
-        shapes(tmp_path / "file/x", "train", **SMALL)
+        Shapes(tmp_path / "file/x", "train", **SMALL)
 
 
 @pytest.mark.parametrize("wrong", [{"num_val": 0}, {"height": 8}, {"seed": -1}])
 def test_impossible_settings_are_refused(tmp_path, wrong):
     with pytest.raises(DataError, match="expected at least 1 picture"):
-        shapes(tmp_path / "shapes", "train", **{**SMALL, **wrong})
+        Shapes(tmp_path / "shapes", "train", **{**SMALL, **wrong})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_of_the_folder_reader_are_passed_on(tmp_path):
-    dataset = shapes(
+    dataset = Shapes(
         tmp_path / "shapes",
         "val",
         **SMALL,
@@ -137,7 +137,7 @@ def test_settings_of_the_folder_reader_are_passed_on(tmp_path):
 
 
 def test_the_settings_file_is_the_last_thing_written_and_readable(tmp_path):
-    shapes(tmp_path / "shapes", "train", **SMALL)
+    Shapes(tmp_path / "shapes", "train", **SMALL)
     settings = json.loads((tmp_path / "shapes" / "shapes.json").read_text())
     assert settings == {"version": 1, "seed": 0, **SMALL}
 

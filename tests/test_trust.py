@@ -260,7 +260,7 @@ def test_what_is_built_is_of_the_kind_of_its_slot() -> None:
     for node in ({"_target_": "my_net.make"}, net | {"_partial_": True}):
         with pytest.raises(ConfigError, match=r"expected a torch\.nn\.Module"):
             rebuild(SOURCE, "model", node, allow)
-    with pytest.raises(ConfigError, match=r"made a int; expected a segkit.data.dataset.Segm"):
+    with pytest.raises(ConfigError, match=r"made a int; expected a segkit.data.Segm"):
         rebuild(SOURCE, "dataset", {"_target_": "my_net.make", "_partial_": False}, allow)
 
 
@@ -269,7 +269,7 @@ def test_what_is_built_is_of_the_kind_of_its_slot() -> None:
 
 def test_what_reaches_out_is_off_wherever_it_stands() -> None:
     net = {"_target_": "segkit.models.backbones.ResNet", "name": "resnet18", "weights": "imagenet"}
-    shapes = {"_target_": "segkit.data.shapes.shapes", "root": "x", "make": True}
+    shapes = {"_target_": "segkit.data.Shapes", "root": "x", "make": True}
     tree = OmegaConf.create({"encoder": net, "parts": [{"deep": net}], "data": shapes})
     plain: Any = without_effects(tree)
     assert plain.encoder.weights is None
@@ -308,7 +308,7 @@ CHAIN = {
 }
 WRITE = {"_target_": "segkit.data.classes.write_lines", "path": "WRITTEN", "lines": ["x"]}
 FETCH = {"_target_": "segkit.tools.fetch.fetch", "url": "data:,x", "path": "GOT", "md5": None}
-SPLIT = {"dataset": {"_target_": "segkit.data.shapes.shapes", "root": "data"}, "val_split": "../x"}
+SPLIT = {"dataset": {"_target_": "segkit.data.Shapes", "root": "data"}, "val_split": "../x"}
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_hostile_checkpoints_are_refused_in_one_line(
 
 
 def test_shapes_are_not_made_because_a_checkpoint_says_so(here: Path) -> None:
-    node = {"_target_": "segkit.data.shapes.shapes", "_partial_": True, "root": "made"}
+    node = {"_target_": "segkit.data.Shapes", "_partial_": True, "root": "made"}
     path = hostile(here, {"data": {"dataset": node, "val_split": "val", "train_split": "train"}})
     for arguments in (
         ("evaluate.py", f"checkpoint={path}"),

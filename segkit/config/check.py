@@ -227,7 +227,7 @@ def check_start(cfg: DictConfig) -> None:
 
     problems = []
     root = cfg.data.dataset.get("root")
-    if cfg.data.dataset._target_ == "segkit.data.shapes.shapes" and isinstance(root, str):
+    if cfg.data.dataset._target_ == "segkit.data.Shapes" and isinstance(root, str):
         try:
             check_place(root)
         except DataError as error:

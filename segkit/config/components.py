@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.build import build, build_augment, targets
 from segkit.config.explain import short
-from segkit.config.slots import is_below
+from segkit.config.slots import RENAMED, is_below
 from segkit.config.weightings import named_weightings, unknown_weightings
 from segkit.text import did_you_mean
 
@@ -40,6 +40,9 @@ def target_problems(node: Any, path: str = "") -> Iterator[str]:
 
 def one_target_problem(node: Mapping[Any, Any], path: str) -> Iterator[str]:
     target = node["_target_"]
+    if isinstance(target, str) and target in RENAMED:
+        yield f"{path}._target_={target}: is called {RENAMED[target]} now"
+        return
     try:
         parameters = inspect.signature(pkgutil.resolve_name(target)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:

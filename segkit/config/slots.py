@@ -83,8 +83,8 @@ SLOTS = {
         _of("segkit.models.backbones", "MobileNet ResNet Tiny Xception"), "torch.nn.Module"
     ),
     "dataset": Slot(
-        ("segkit.data.voc.VOCSegmentation", "segkit.data.shapes.shapes"),
-        "segkit.data.dataset.SegmentationDataset",
+        ("segkit.data.VOCSegmentation", "segkit.data.Shapes"),
+        "segkit.data.SegmentationDataset",
     ),
     "loss": Slot(
         ("segkit.losses.WeightedSum", *LOSSES), "torch.nn.Module", {"terms.*.loss": "term"}
@@ -105,7 +105,14 @@ OFF: dict[str, dict[str, Any]] = {
     "segkit.models.backbones.MobileNet": {"weights": None},
     "segkit.models.backbones.ResNet": {"weights": None},
     "segkit.models.backbones.Xception": {"weights": None},
-    "segkit.data.shapes.shapes": {"make": False},
+    "segkit.data.Shapes": {"make": False},
+}
+
+# Names of segkit 0.1, which checkpoints from then hold. Since then they are public ones.
+RENAMED = {
+    "segkit.data.voc.VOCSegmentation": "segkit.data.VOCSegmentation",
+    "segkit.data.shapes.shapes": "segkit.data.Shapes",
+    **{f"segkit.engine.schedule.{x}": f"segkit.schedules.{x}" for x in ("Cosine", "Poly", "Step")},
 }
 
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
@@ -115,6 +122,18 @@ LIBRARIES = {
     *("omegaconf", "yaml", "onnx", "onnxruntime", "onnxscript", "tensorboard", "matplotlib"),
     *("jinja2", "pydantic", "tqdm", "pip", "setuptools", "pkg_resources", "pytest", "_pytest"),
 }
+
+
+def with_new_names(node: Any) -> Any:
+    """A tree of builtins in which components have the names of today."""
+    if isinstance(node, dict):
+        return {
+            key: RENAMED.get(child, child)
+            if key == "_target_" and isinstance(child, str)
+            else with_new_names(child)
+            for key, child in node.items()
+        }
+    return [with_new_names(child) for child in node] if isinstance(node, list) else node
 
 
 def refuse_foreign(plain: Any, slot: str, allow: Sequence[str], source: object, key: str) -> None:

@@ -5,5 +5,7 @@ Name it as ``data.dataset._target_`` with ``_partial_: true``; it is called with
 """
 
 from segkit.data.dataset import FileDataset, SegmentationDataset
+from segkit.data.shapes import Shapes
+from segkit.data.voc import VOCSegmentation
 
-__all__ = ["FileDataset", "SegmentationDataset"]
+__all__ = ["FileDataset", "SegmentationDataset", "Shapes", "VOCSegmentation"]

@@ -20,23 +20,7 @@ VERSION = 1  # raise it with any change of the drawn pixels
 SETTINGS_FILE = "shapes.json"
 
 
-def shapes(
-    root: PathLike,
-    split: str,
-    *,
-    num_train: int = 300,
-    num_val: int = 60,
-    height: int = 96,
-    width: int = 128,
-    seed: int = 0,
-    make: bool = True,
-    classes: Sequence[str] | None = None,
-    num_classes: int | None = None,
-    ignore_index: int = 255,
-    label_map: Mapping[int | str, int | str] | None = None,
-    colormap: ColorMap | None = None,
-    value_range: Sequence[float] | None = None,
-) -> VOCSegmentation:
+class Shapes(VOCSegmentation):
     """A split (``train`` or ``val``) of the shapes in ``root``, which is made if it is missing.
 
     Args:
@@ -48,7 +32,7 @@ def shapes(
         width: Of every picture, in pixels.
         seed: The same one draws the same bytes again.
         make: Generate what is missing; otherwise it must be there.
-        classes: This and all that follow are those of :class:`~segkit.data.voc.VOCSegmentation`.
+        classes: This and all that follow are those of :class:`~segkit.data.VOCSegmentation`.
         num_classes: See there.
         ignore_index: See there.
         label_map: See there.
@@ -59,41 +43,60 @@ def shapes(
         DataError: ``root`` holds something else, or shapes that other settings made, or it is not
             there and is not to be made, or :func:`check_place` refuses to make it.
     """
-    root = user_path(root)
-    settings = {
-        "version": VERSION,
-        "num_train": num_train,
-        "num_val": num_val,
-        "height": height,
-        "width": width,
-        "seed": seed,
-    }
-    if min(num_train, num_val) < 1 or min(height, width) < 32 or seed < 0:
-        raise DataError(
-            f"shapes: {settings}; expected at least 1 picture per split, a height and width of at "
-            "least 32, and a seed of at least 0"
-        )
-    if not _is_made(root, settings):
-        if not make:
+
+    def __init__(
+        self,
+        root: PathLike,
+        split: str,
+        *,
+        num_train: int = 300,
+        num_val: int = 60,
+        height: int = 96,
+        width: int = 128,
+        seed: int = 0,
+        make: bool = True,
+        classes: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        label_map: Mapping[int | str, int | str] | None = None,
+        colormap: ColorMap | None = None,
+        value_range: Sequence[float] | None = None,
+    ) -> None:
+        root = user_path(root)
+        settings = {
+            "version": VERSION,
+            "num_train": num_train,
+            "num_val": num_val,
+            "height": height,
+            "width": width,
+            "seed": seed,
+        }
+        if min(num_train, num_val) < 1 or min(height, width) < 32 or seed < 0:
             raise DataError(
-                f"data.root={root}: no shapes there, and only a new training makes them; give "
-                "data.root=FOLDER, the one with the shapes of the run"
+                f"shapes: {settings}; expected at least 1 picture per split, a height and width of "
+                "at least 32, and a seed of at least 0"
             )
-        check_place(root)
-        try:
-            _make(root, settings)
-        except OSError as error:
-            raise DataError(f"data.root={root}: cannot be made ({error.strerror})") from error
-    return VOCSegmentation(
-        root,
-        split,
-        classes=classes,
-        num_classes=num_classes,
-        ignore_index=ignore_index,
-        label_map=label_map,
-        colormap=colormap,
-        value_range=value_range,
-    )
+        if not _is_made(root, settings):
+            if not make:
+                raise DataError(
+                    f"data.root={root}: no shapes there, and only a new training makes them; give "
+                    "data.root=FOLDER, the one with the shapes of the run"
+                )
+            check_place(root)
+            try:
+                _make(root, settings)
+            except OSError as error:
+                raise DataError(f"data.root={root}: cannot be made ({error.strerror})") from error
+        super().__init__(
+            root,
+            split,
+            classes=classes,
+            num_classes=num_classes,
+            ignore_index=ignore_index,
+            label_map=label_map,
+            colormap=colormap,
+            value_range=value_range,
+        )
 
 
 def check_place(root: PathLike) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from segkit.config.slots import with_new_names
 from segkit.data.split_list import is_split_name
 from segkit.errors import CheckpointError
 from segkit.runs.plain import (
@@ -88,7 +89,7 @@ def described(path: Path, entries: Any) -> Description:
         )
     for name, value in entries.items():
         CHECKS[name](path, name, value)
-    about = Description(**entries)
+    about = Description(**with_new_names(entries))
     _check_agreement(path, about)
     return about
 

@@ -22,7 +22,7 @@ from segkit.runs.description import described
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 DATA = {
-    "dataset": {"_target_": "segkit.data.voc.VOCSegmentation", "_partial_": True, "root": "x"},
+    "dataset": {"_target_": "segkit.data.VOCSegmentation", "_partial_": True, "root": "x"},
     "classes": CLASSES,
     "val_split": "val",
 }
