@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from segkit.data.loader import Batch
 from segkit.data.workers import batches
 from segkit.engine.evaluation import Prediction, evaluate
+from segkit.engine.finite import gentler
 from segkit.engine.forward import Forward
 from segkit.engine.inference import pair
 from segkit.engine.log import log, progress
@@ -42,6 +43,7 @@ class Validation:
     ) -> None:
         self.cfg, self.data, self.loader = cfg, data, loader
         self.output, self.world = output, forward.world
+        self.precision = forward.precision.name
         self.evaluate: Callable[..., Any] = partial(
             evaluate,
             forward=forward,
@@ -84,10 +86,10 @@ class Validation:
             others = f" and {len(bad) - 1} more images" if len(bad) > 1 else ""
             log.warning(
                 "warning: the network computes NaN or infinity for %s%s, so this validation has no "
-                "scores and is not the best; the training has diverged. Try a lower optimizer.lr, "
-                "trainer.clip_grad_norm=1 or trainer.precision=fp32",
+                "scores and is not the best; the training has diverged. Try %s",
                 bad[0],
                 others,
+                gentler(self.precision),
             )
         if state.average is not None:
             raw, raw_loss, _ = self.evaluate(state.model, self._batches())
