@@ -236,7 +236,7 @@ CASES = [
     ),
     Case(
         f"{FOLDER}/clip.mp4 out_dir=out",
-        r"is empty .*\. Copy or convert the file again",
+        r"is empty \(0 bytes\)\. Get it again from its source",
         "out_dir=out",
         videos,
         film,

@@ -65,7 +65,8 @@ def check_foreground(
     if len(seen) == 0:
         raise DataError(
             f"every pixel of the {split} split is ignored (value {ignore_index}); expected class "
-            "ids. Renumber the masks with data.label_map or set data.ignore_index"
+            "ids. Are the masks blank, or those of other pictures? If it comes from what you set, "
+            "correct data.label_map or data.ignore_index"
         )
     binary = counts.ignored > 0 and seen[0] == 0 and not told
     if len(seen) > 1 or not (trained or (binary and len(classes) == 2)):

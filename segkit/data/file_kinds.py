@@ -68,7 +68,7 @@ def describe(path: Path) -> tuple[str, str]:
         head = file.read(512)
     expected = f"; expected a {', '.join(FORMATS)} picture"
     if not head:
-        return f"is empty (0 bytes){expected}", _AGAIN
+        return f"is empty (0 bytes){expected}", "Get it again from its source"
     if not any(head):
         return f"holds zero bytes only, as after a copy that broke off{expected}", _AGAIN
     if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+") and (tiff := _tiff(path)):

@@ -156,7 +156,7 @@ def load_model(
     model: nn.Module = rebuild(source, "model", node, allow)
     check_fit(model, tensors, source)
     model.load_state_dict(tensors)
-    refuse_weights(model, source)
+    refuse_weights(model, source, about.precision)
     check_channels(model, len(about.classes), source)
     return model
 

@@ -43,9 +43,12 @@ class Video:
         if not self._capture.isOpened():
             if isinstance(path, int):
                 raise DataError(f"camera {path}: cannot be opened; is it there, and free?")
-            empty = path.stat().st_size == 0
-            found = "is empty (0 bytes)" if empty else "cannot be opened as a video"
-            raise DataError(f"{path}: {found}. Copy or convert the file again")
+            if path.stat().st_size == 0:
+                raise DataError(f"{path}: is empty (0 bytes). Get it again from its source")
+            raise DataError(
+                f"{path}: cannot be opened as a video. Get it again from its source, or convert it "
+                "to MP4"
+            )
         fps, count = (self._capture.get(p) for p in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
         self.fps = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else USUAL_FPS
         known = isinstance(path, Path) and math.isfinite(count) and count > 0

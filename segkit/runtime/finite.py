@@ -12,10 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.errors import CheckpointError
 
-ADVICE = (
-    "It comes from a training that diverged: take a checkpoint of an earlier epoch, or train again "
-    "with a lower optimizer.lr, trainer.clip_grad_norm=1 or trainer.precision=fp32"
-)
+
+def gentler(precision: str) -> str:
+    """What keeps a training that computes in ``precision`` from diverging, as the end of advice."""
+    if precision == "fp32":
+        return "a lower optimizer.lr or trainer.clip_grad_norm=1"
+    return "a lower optimizer.lr, trainer.clip_grad_norm=1 or trainer.precision=fp32"
 
 
 def all_finite(values: Tensor) -> Tensor:
@@ -26,19 +28,20 @@ def all_finite(values: Tensor) -> Tensor:
     return values.isfinite().all()
 
 
-def refuse_weights(model: nn.Module, source: object) -> None:
+def refuse_weights(model: nn.Module, source: object, precision: str = "fp32") -> None:
     """Raise a CheckpointError if a weight, or a statistic of BatchNorm, is NaN or infinite.
 
     Args:
         model: With its weights loaded.
         source: What the message begins with: the file that they come from.
+        precision: That they were trained in, where it is known.
     """
     bad = [name for name, values in _numbers(model) if not all_finite(values)]
     if bad:
         others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CheckpointError(
             f"{source}: {bad[0]}{others} of its weights hold NaN or infinity, expected finite "
-            f"numbers. {ADVICE}"
+            f"numbers. {_advice(precision)}"
         )
 
 
@@ -60,8 +63,15 @@ def refuse_logits(finite: list[Tensor], image: str, source: str, precision: str)
     """
     if bool(torch.stack(finite).all()):
         return
-    ways = ADVICE if precision == "fp32" else f"Try precision=fp32. {ADVICE}"
+    ways = ("" if precision == "fp32" else "Try precision=fp32. ") + _advice(precision)
     raise CheckpointError(
         f"{image}: {source} computes NaN or infinity for it, expected finite logits, so there is "
         f"neither a mask nor a score. {ways}"
+    )
+
+
+def _advice(precision: str) -> str:
+    return (
+        "It comes from a training that diverged: take a checkpoint of an earlier epoch, or train "
+        f"again with {gentler(precision)}"
     )

@@ -14,17 +14,13 @@ from torch import nn
 from segkit.data.loader import Batch
 from segkit.errors import TrainingError
 from segkit.runtime.determinism import seed_step
-from segkit.runtime.finite import all_finite
+from segkit.runtime.finite import all_finite, gentler
 from segkit.schedules import Schedule
 from segkit.training.forward import Forward
 from segkit.training.state import TrainState
 
 # Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.
 MAX_SKIPPED_IN_A_ROW = 30
-ADVICE = (
-    "The weights were not changed by this step. Try a lower optimizer.lr, "
-    "trainer.clip_grad_norm=1, or trainer.precision=fp32"
-)
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,7 @@ def train_one_epoch(
     network = state.model if network is None else network
     network.train()
     num_batches, skipped_in_a_row = 0, 0
+    precision = forward.precision.name
     first, started = state.images, time.perf_counter()
     remaining = iter(batches)
     while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
@@ -98,7 +95,7 @@ def train_one_epoch(
         for params in state.optimizer.param_groups:
             params["lr"] = params["base_lr"] * factor
         lr = max(params["lr"] for params in state.optimizer.param_groups)
-        grad_norm = _optimizer_step(state, group, settings.clip_grad_norm)
+        grad_norm = _optimizer_step(state, group, settings.clip_grad_norm, precision)
         if math.isfinite(grad_norm):
             values["train/grad_norm"], skipped_in_a_row = grad_norm, 0
         else:
@@ -143,14 +140,16 @@ def _backward(
                 terms[f"train/loss/{name}"] = value
             # One transfer for all values: each would wait for the device.
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            _check_loss(values, state, group)
+            _check_loss(values, state, group, forward.precision.name)
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value
     return total
 
 
-def _check_loss(values: dict[str, float], state: TrainState, group: list[Batch]) -> None:
+def _check_loss(
+    values: dict[str, float], state: TrainState, group: list[Batch], precision: str
+) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         term = bad[-1]  # a term rather than the sum, which comes first
@@ -158,17 +157,25 @@ def _check_loss(values: dict[str, float], state: TrainState, group: list[Batch])
         if not all(bool(all_finite(p)) for p in state.model.parameters()):
             raise TrainingError(
                 f"{start}The weights held NaN or infinity before this step: the training had "
-                "diverged. Start again, or resume best.pt if there is one, with a lower "
-                "optimizer.lr, trainer.clip_grad_norm=1, or trainer.precision=fp32"
+                "diverged. Start again, or resume best.pt if there is one, with "
+                f"{gentler(precision)}"
             )
-        raise TrainingError(f"{start}{ADVICE}; look at these files if it always happens with them")
+        raise TrainingError(
+            f"{start}{_unchanged(precision)}; look at these files if it always happens with them"
+        )
+
+
+def _unchanged(precision: str) -> str:
+    return f"The weights were not changed by this step. Try {gentler(precision)}"
 
 
 def _names(group: list[Batch]) -> str:
     return ", ".join(name for batch in group for name in batch.ids)
 
 
-def _optimizer_step(state: TrainState, group: list[Batch], clip: float | None) -> float:
+def _optimizer_step(
+    state: TrainState, group: list[Batch], clip: float | None, precision: str
+) -> float:
     """Clip and step; returns the gradient norm before clipping. Never steps on a bad gradient."""
     state.scaler.unscale_(state.optimizer)
     params = [p for settings in state.optimizer.param_groups for p in settings["params"]]
@@ -189,7 +196,7 @@ def _optimizer_step(state: TrainState, group: list[Batch], clip: float | None) -
     elif not state.scaler.is_enabled():
         raise TrainingError(
             f"step {state.step + 1}: the gradient of {_first_bad_layer(state.model)} is not "
-            f"finite. Batch: {_names(group)}. {ADVICE}"
+            f"finite. Batch: {_names(group)}. {_unchanged(precision)}"
         )
     state.scaler.update()  # to a smaller scale, if a gradient overflowed
     state.optimizer.zero_grad(set_to_none=True)

@@ -17,6 +17,7 @@ from segkit.inference.predictions import images
 from segkit.inference.predictor import Inference, Size, pair
 from segkit.metrics import ConfusionMatrix, PRCurves
 from segkit.report.tables import scalar_scores
+from segkit.runtime.finite import gentler
 from segkit.runtime.log import log, progress
 from segkit.training.data import Data
 from segkit.training.forward import Forward
@@ -108,6 +109,7 @@ class Validation:
     ) -> None:
         self.cfg, self.data, self.loader = cfg, data, loader
         self.output, self.world = output, forward.world
+        self.precision = forward.precision.name
         self.evaluate: Callable[..., Any] = partial(
             evaluate,
             forward=forward,
@@ -150,10 +152,10 @@ class Validation:
             others = f" and {len(bad) - 1} more images" if len(bad) > 1 else ""
             log.warning(
                 "warning: the network computes NaN or infinity for %s%s, so this validation has no "
-                "scores and is not the best; the training has diverged. Try a lower optimizer.lr, "
-                "trainer.clip_grad_norm=1 or trainer.precision=fp32",
+                "scores and is not the best; the training has diverged. Try %s",
                 bad[0],
                 others,
+                gentler(self.precision),
             )
         if state.average is not None:
             raw, raw_loss, _ = self.evaluate(state.model, self._batches())

@@ -6,9 +6,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
+from segkit.files import path_problem
 from segkit.models.layers import SafeConv2d
 from segkit.models.weights import compare, copy_tensors, read_tensors, strip_prefixes
 
@@ -141,6 +143,12 @@ def _adapt_kernel(kernel: Tensor, in_channels: int) -> Tensor:
 
 
 def _download(name: str, download: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    # Without a home folder torch.hub would make one that is called ~ in the working folder.
+    if problem := path_problem(torch.hub.get_dir()):
+        raise CheckpointError(
+            f"the ImageNet weights of {name} cannot be kept: {problem.partition('. ')[0]}. Set "
+            "TORCH_HOME=FOLDER in the environment, a folder to keep downloads in"
+        )
     try:
         return download()
     # A broken connection, a wrong hash, a damaged file in the cache.
