@@ -31,16 +31,16 @@ from segkit.data.loader import Collate, eval_loader
 from segkit.data.workers import batches, close, resolve_num_workers
 from segkit.evaluation.comparison import compare
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.outputs import Output, answer
+from segkit.evaluation.outputs import Output, image_result
 from segkit.evaluation.split import own_data, saved_data
-from segkit.evaluation.target import make_subject, open_source
+from segkit.evaluation.target import make_target, open_source
 from segkit.inference.loading import read_checkpoints
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import check_libraries
 from segkit.runtime.device import pick_device, set_up
-from segkit.runtime.distributed import World, connect
+from segkit.runtime.distributed import DistributedContext, connect
 from segkit.runtime.log import log, log_to_console, progress
-from segkit.text import pace, shown
+from segkit.text import display_path, throughput
 
 
 def score(cfg: DictConfig) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         return score_in(world, cfg, stack)
 
 
-def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
+def score_in(world: DistributedContext, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
     """:func:`score` in one of the processes of ``world``; ``stack`` is closed when it is done."""
     if cfg.report.write:
         check_libraries()
@@ -61,12 +61,12 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
     source = Path(cfg.predictions) if cfg.predictions else read_checkpoints(cfg.checkpoint)
     data = own_data(cfg) if isinstance(source, Path) else saved_data(cfg, source[0])
     sources = [source, *([open_source(cfg.compare)] if cfg.compare is not None else [])]
-    subjects = [make_subject(one, cfg, data, device) for one in sources]
+    subjects = [make_target(one, cfg, data, device) for one in sources]
     if cfg.data.check:
         splits = {data.split: data.dataset}
         palette, ignored = data.palette, data.ignore_index
         check = partial(check_splits, splits, ignore_index=ignored, trained=False, palette=palette)
-        for warning in world.from_main(check).warnings:
+        for warning in world.broadcast_from_main(check).warnings:
             log.warning("warning: %s", warning)
     output = Output(cfg, data, subjects[0].paths)
     stack.callback(output.close)
@@ -99,7 +99,7 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
             if subject is subjects[0]:
                 output.add(image)
                 if cfg.report.write:
-                    findings.update(answer(image))
+                    findings.update(image_result(image))
         measures.gather(world)
         measured.append(measures)
     others = world.gather(findings)[1:]
@@ -108,7 +108,7 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
     # Measures -> scores -> files
     result = {
         **subjects[0].facts,
-        **subjects[0].how(world),
+        **subjects[0].provenance(world),
         "split": data.split,
         "images": len(data.dataset),
         "convention": "one confusion matrix over all pixels that are not ignored",
@@ -145,8 +145,8 @@ def score_in(world: World, cfg: DictConfig, stack: ExitStack) -> dict[str, Any]:
         "%d images of %s, %s; written to %s",
         len(data.dataset),
         data.split,
-        pace(speed),
-        shown(output.folder),
+        throughput(speed),
+        display_path(output.folder),
     )
     return result
 

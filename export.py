@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from segkit.errors import ConfigError, DataError
 from segkit.export.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
 from segkit.export.writer import SUFFIXES, WithPreprocessing, open_model, write_model
-from segkit.files import appearing
+from segkit.files import atomic_write
 from segkit.inference.loading import load_model, rebuild_dataset, setting
 from segkit.inference.onnx_network import metadata, require
 from segkit.models.normalize import Normalize, memory_order
@@ -37,7 +37,7 @@ from segkit.runs.checkpoint import Checkpoint, read_checkpoint
 from segkit.runs.folder import run_of
 from segkit.runtime.finite import all_finite, refuse_logits
 from segkit.runtime.log import log, log_to_console, progress
-from segkit.text import shown
+from segkit.text import display_path
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         opset=cfg.opset if cfg.format == "onnx" else None,
     )
     tolerance = TOLERANCES[cfg.precision]
-    with appearing(path) as temporary:
+    with atomic_write(path) as temporary:
         write_model(
             model,
             temporary,
@@ -90,7 +90,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         parity = check_parity(model, exported, samples, tolerance)
         # How fast, side by side
         seconds = speeds(cfg, checkpoint, model, exported, samples[0]) if cfg.latency.runs else {}
-    log.info("%s (%.1f MB)", shown(path), path.stat().st_size / 1e6)
+    log.info("%s (%.1f MB)", display_path(path), path.stat().st_size / 1e6)
     log.info("%s", parity)
     log.info("(accepted: at most %.0e, at least %g %%)", tolerance.difference, 100 * tolerance.same)
     if seconds:

@@ -32,7 +32,7 @@ from segkit.predict.video import open_video
 from segkit.runtime.device import set_up
 from segkit.runtime.log import log, log_to_console, progress
 from segkit.runtime.signals import Stopped, StopSignals, exit_code
-from segkit.text import first_ten, shown
+from segkit.text import bullet_list, display_path
 
 BENCHMARK_IMAGES = 50  # at least so many are measured; pictures are computed again to get there
 WARM_UP = 3  # of each size, not measured
@@ -63,7 +63,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
             for source in progress(sources, "predict", len(sources), "files"):
                 try:
                     if source.is_video:
-                        work.film(source)
+                        work.predict_video(source)
                     else:
                         work.picture(source)
                 except DataError as error:
@@ -84,7 +84,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
         raise DataError(
             f"{len(problems)} of {len(sources)} could not be read or written"
             f"{', the others were predicted' * (len(problems) < len(sources))}:\n"
-            f"{first_ten(problems)}"
+            f"{bullet_list(problems)}"
         )
     return {"sources": len(sources), "images": work.images, "benchmark": speed}
 
@@ -122,9 +122,12 @@ class Work:
             self.outputs.write(source.name, pixels, mask, probs)
             self.areas.add(str(source.path), mask)
 
-    def film(self, source: Source) -> None:
+    def predict_video(self, source: Source) -> None:
         """A video file, or a camera until somebody stops it."""
-        with open_video(source.path) as video, self.outputs.film(source.name, video.fps) as write:
+        with (
+            open_video(source.path) as video,
+            self.outputs.open_videos(source.name, video.fps) as write,
+        ):
             live = isinstance(source.path, int)
             frames = progress(video.frames(self.max_frames), source.name, video.count, "frames")
             number = shown = 0
@@ -169,7 +172,7 @@ class Work:
 
     def summary(self, folder: Path) -> str:
         images = f"{self.images} image{'s' * (self.images != 1)}"
-        return f"{images} predicted; written to {shown(folder)}"
+        return f"{images} predicted; written to {display_path(folder)}"
 
 
 if __name__ == "__main__":

@@ -25,21 +25,27 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.data.loader import Collate, Samples, eval_loader, train_loader
-from segkit.data.sampler import EpochBatches
+from segkit.data.sampler import EpochBatchSampler
 from segkit.data.workers import batches, close, resolve_num_workers, shm_warning
 from segkit.models.normalize import Normalize, memory_order
 from segkit.runs.checkpoint import Checkpoint
-from segkit.runs.description import Description
+from segkit.runs.description import CheckpointMetadata
 from segkit.runtime.determinism import explain_nondeterminism, make_deterministic
 from segkit.runtime.device import Precision, pick_device, set_up
-from segkit.runtime.distributed import World, check_same_start, connect, sync_batch_norm, wrap
+from segkit.runtime.distributed import (
+    DistributedContext,
+    check_same_start,
+    connect,
+    sync_batch_norm,
+    wrap,
+)
 from segkit.runtime.finite import refuse_weights
 from segkit.runtime.log import log, log_to_console, progress
 from segkit.runtime.memory import peak_memory_mib
 from segkit.runtime.signals import Stopped, StopSignals, exit_code
 from segkit.training.data import Data, load_data
-from segkit.training.dry_run import Trial
-from segkit.training.ema import Average
+from segkit.training.dry_run import DryRun
+from segkit.training.ema import ModelEMA
 from segkit.training.field_of_view import (
     complete_model,
     likely_causes,
@@ -52,7 +58,7 @@ from segkit.training.monitor import is_finished, is_over, make_best, make_patien
 from segkit.training.optimizer import param_groups
 from segkit.training.recorder import Output, claim, open_folder
 from segkit.training.state import TrainState
-from segkit.training.summary import finish, headline, log_schedule, score_text, warnings_at_start
+from segkit.training.summary import finish, log_schedule, run_header, score_text, warnings_at_start
 from segkit.training.validation import Validation
 from segkit.training.warm_start import init_from
 
@@ -68,14 +74,16 @@ def train(cfg: DictConfig) -> float | None:
     raise SystemExit(exit_code(number))
 
 
-def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitStack) -> float | None:
+def train_in(
+    world: DistributedContext, cfg: DictConfig, signals: StopSignals, stack: ExitStack
+) -> float | None:
     """:func:`train` in one of the processes of ``world``; ``stack`` is closed when it is done."""
     started = time.perf_counter()
 
     # A run that goes on brings its configuration and its state.
     cfg, saved = resumed(cfg, typed_overrides())
     check_same_start(None if saved is None else saved.state, world)
-    world.from_main(lambda: claim(cfg, saved, stack))
+    world.broadcast_from_main(lambda: claim(cfg, saved, stack))
     if saved is not None and is_finished(cfg, saved):
         return finish(cfg, saved.state, world)
     device = pick_device(cfg.trainer.device, world.local_rank, world.size)
@@ -116,7 +124,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     )
     if saved is not None:
         state.load_state_dict(saved.state)
-    trial = Trial(state, forward, settings, size, cropped=cfg.augment.crop_size is not None)
+    trial = DryRun(state, forward, settings, size, cropped=cfg.augment.crop_size is not None)
     if cfg.loader.batch_size == "auto":
         largest = trial.batch_size(limit=max(1, len(data.train) // world.size))
         cfg.loader.batch_size = min(world.gather(largest))
@@ -141,7 +149,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
     stack.callback(close, train_batches)
     stack.callback(close, val_batches)
     plan = train_batches.batch_sampler  # which images come when
-    assert isinstance(plan, EpochBatches)
+    assert isinstance(plan, EpochBatchSampler)
     if saved is not None:
         per_step = plan.global_batch_size * cfg.trainer.accumulate
         used = {"images_per_epoch": plan.images_per_epoch, "images_per_step": per_step}
@@ -152,7 +160,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         log.info("%s", trial.check_precision(next(batches(train_batches))))
 
     # The run folder: from here on something is written, by the first process
-    cfg.out_dir = str(world.from_main(lambda: open_folder(cfg, saved, stack, signals)))
+    cfg.out_dir = str(world.broadcast_from_main(lambda: open_folder(cfg, saved, stack, signals)))
     about = describe(cfg, data, precision, device, world, saved)
     output = Output(
         cfg, about, state, saved, world=world, signals=signals, stack=stack, started=started
@@ -161,7 +169,7 @@ def train_in(world: World, cfg: DictConfig, signals: StopSignals, stack: ExitSta
         output.run_log.text("config", OmegaConf.to_yaml(about.config))
         output.run_log.text("data", data.table)
     validation = Validation(cfg, data, val_batches, forward, output)
-    log.info("%s", headline(cfg, model, precision, world, num_workers))
+    log.info("%s", run_header(cfg, model, precision, world, num_workers))
     log.info("%d images to train on, %d to validate on", len(data.train), len(data.val))
     for warning in [
         *view_warnings(cfg.model, size, source, goes_on=saved is not None),
@@ -243,7 +251,7 @@ def make_state(cfg: DictConfig, model: torch.nn.Module, precision: Precision) ->
         build(cfg.optimizer)(groups),
         precision.grad_scaler(),
         make_best(cfg),
-        average=None if decay is None else Average(model, decay),
+        average=None if decay is None else ModelEMA(model, decay),
         patience=make_patience(cfg),
     )
 
@@ -253,11 +261,11 @@ def describe(
     data: Data,
     precision: Precision,
     device: torch.device,
-    world: World,
+    world: DistributedContext,
     saved: Checkpoint | None,
-) -> Description:
+) -> CheckpointMetadata:
     """What the checkpoints of a run tell about it."""
-    return Description(
+    return CheckpointMetadata(
         config=plain_config(cfg),
         classes=data.classes,
         palette=data.palette.tolist(),

@@ -101,14 +101,14 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 # A folder or its rights stand in the way, or the name is too long; other disk trouble meets all.
-PLACE_TROUBLE = {
+PATH_ERRNOS = {
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
     *(errno.EACCES, errno.EPERM),
 }
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to; the file gets the name ``path`` at the end, if nothing was raised.
 
     If something was, folders that were made for it go away again.
@@ -127,7 +127,7 @@ def appearing(path: Path) -> Iterator[Path]:
         text = str(error).removeprefix(f"{temporary}: ")
         raise CheckpointError(f"{path}: {text}. Nothing was written") from error
     except OSError as error:
-        if error.errno not in PLACE_TROUBLE:
+        if error.errno not in PATH_ERRNOS:
             raise
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
     finally:

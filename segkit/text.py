@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
-def together(lines: Iterable[str]) -> str:
+def join_lines(lines: Iterable[str]) -> str:
     """Several problems as one message: all lines stand under the first, past ``error: ``."""
     return "\n       ".join(lines)
 
 
-def first_ten(problems: Sequence[str]) -> str:
+def bullet_list(problems: Sequence[str]) -> str:
     """The problems as an indented list that ends after ten of them."""
     lines = [f"  - {problem}" for problem in problems[:10]]
     if len(problems) > 10:
@@ -35,7 +35,7 @@ def percent(value: float | None) -> str:
     return f"{'-':>6}" if value is None else f"{100 * value:6.2f}"
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as people like to read it: from the current folder on, where there is such a way."""
     try:
         return os.path.relpath(path)
@@ -43,7 +43,7 @@ def shown(path: Path) -> str:
         return str(path.absolute())
 
 
-def pace(images_per_second: float) -> str:
+def throughput(images_per_second: float) -> str:
     """``12.3 images/s``, or ``21.4 s/image`` where that says more."""
     if images_per_second >= 1:
         return f"{images_per_second:.1f} images/s"

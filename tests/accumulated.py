@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from segkit.data.loader import Batch
 from segkit.losses import CrossEntropyLoss, DiceLoss, PixelLoss, PixelScores
-from segkit.losses.processes import total
+from segkit.losses.processes import all_reduce_sum
 from segkit.runtime.device import Precision
-from segkit.runtime.distributed import World, wrap
+from segkit.runtime.distributed import DistributedContext, wrap
 from segkit.schedules import Poly
 from segkit.training.forward import ALONE, Forward
 from segkit.training.loop import StepSettings, train_one_epoch
@@ -50,8 +50,8 @@ class SquaredShare(PixelLoss):
     """A user's own function of sums over pixels, in two calls."""
 
     def on(self, pixels: PixelScores) -> Tensor:
-        likely = total(pixels.sum_per_class(torch.exp(-pixels.nll)))
-        there = total(pixels.valid.sum().to(likely))
+        likely = all_reduce_sum(pixels.sum_per_class(torch.exp(-pixels.nll)))
+        there = all_reduce_sum(pixels.valid.sum().to(likely))
         return (1 - likely.sum() / there.clamp(min=1)).square().to(pixels.logits.dtype)
 
 
@@ -107,7 +107,7 @@ def one_epoch(
     accumulate: int,
     model: nn.Module | None = None,
     *,
-    world: World = ALONE,
+    world: DistributedContext = ALONE,
     frozen: bool = True,
 ) -> dict[str, Any]:
     """Means of the losses, and the weights after an epoch, which show the gradients."""

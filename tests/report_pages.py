@@ -10,7 +10,7 @@ from segkit.data.masks import voc_palette
 from segkit.metrics import Calibration, ConfusionMatrix
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData
-from segkit.report.image_result import Answer
+from segkit.report.image_result import ImageResult
 
 NAMES = ["background", "<script>alert(1)</script>", "a & \"b\" 'c' $x^$", "\u732b", "never"]
 CONFIG = "data:\n  root: </pre><script>alert(2)</script>\n"
@@ -61,7 +61,7 @@ def report_data(count: int = 6, max_images: int = 24, size: tuple[int, int] = (9
             own[part], confidence[part] = 0.01, 0.97
             pred[part] = pred[part][0, 0]
         image = (palette[target] // 2 + rng.integers(0, 60, (*size, 3))).astype(np.uint8)
-        findings.update(Answer(f"dir/image <{number}>", image, target, pred, confidence, own))
+        findings.update(ImageResult(f"dir/image <{number}>", image, target, pred, confidence, own))
         tensors = [torch.from_numpy(array)[None] for array in (pred, confidence, target)]
         matrix.update(tensors[0], tensors[2])
         calibration.update(tensors[0], tensors[1], tensors[2])

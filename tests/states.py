@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.runs.checkpoint import Description
+from segkit.runs.checkpoint import CheckpointMetadata
 from segkit.runtime.determinism import seed_step
-from segkit.training.ema import Average
-from segkit.training.monitor import Best, Patience
+from segkit.training.ema import ModelEMA
+from segkit.training.monitor import Best, EarlyStopping
 from segkit.training.state import TrainState
 
-ABOUT = Description(
+ABOUT = CheckpointMetadata(
     config={"data": {"root": "somewhere", "classes": ["a", "b"]}, "seed": 0},
     classes=["a", "b"],
     palette=[[i, 0, 0] for i in range(256)],
@@ -33,8 +33,8 @@ def make_state(num_classes: int = 2, seed: int = 0, *, with_average: bool = Fals
         torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3),
         Best("val/miou", "max"),
-        average=Average(model, 0.9) if with_average else None,
-        patience=Patience("val/loss", "min", patience=3) if with_average else None,
+        average=ModelEMA(model, 0.9) if with_average else None,
+        patience=EarlyStopping("val/loss", "min", patience=3) if with_average else None,
     )
 
 

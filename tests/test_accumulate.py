@@ -9,7 +9,7 @@ from loss_cases import EVEN, UNEVEN
 from torch import Tensor, nn
 
 from segkit.losses import CrossEntropyLoss, DiceLoss, PixelLoss, PixelScores, WeightedSum
-from segkit.losses.processes import total
+from segkit.losses.processes import all_reduce_sum
 
 every_case = pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 
@@ -126,7 +126,7 @@ def test_a_loss_that_asks_for_other_sums_each_time_is_refused() -> None:
             values = pixels.logits.sum((0, 2, 3))
             if self.calls > 3:
                 values = values[:2]
-            return total(values).sum()
+            return all_reduce_sum(values).sum()
 
     with pytest.raises(ValueError, match="with the same shapes for every batch"):
         one_epoch(Moody(), images(3), 3)

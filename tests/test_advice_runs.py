@@ -22,7 +22,7 @@ from segkit.inference.loading import load_inference, load_model, read_checkpoint
 from segkit.inference.predictor import Inference
 from segkit.runs.checkpoint import find_checkpoint, read_checkpoint
 from segkit.runtime.device import Precision, pick_device
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 from segkit.training.data import check_agreement
 from segkit.training.field_of_view import complete_model, likely_causes, view_warnings
 from segkit.training.monitor import make_best
@@ -351,7 +351,7 @@ def test_small_batches(here: Path) -> None:
         cfg.data.num_classes = 3
         model = build(cfg.model).train()
         assert model(torch.zeros(2, 3, 48, 64)).shape == (2, 3, 48, 64)
-        return list(warnings_at_start(cfg, model, None, World()))
+        return list(warnings_at_start(cfg, model, None, DistributedContext()))
 
     (said,) = warned()
     found = re.search(r"try (\S+) with (\S+), or a larger batch", said)

@@ -19,7 +19,7 @@ from segkit.errors import TrainingError
 from segkit.losses import CrossEntropyLoss
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.memory import CudaMemory, is_out_of_memory
 from segkit.schedules import Poly
 from segkit.training.batch_size import (
@@ -29,7 +29,7 @@ from segkit.training.batch_size import (
     out_of_memory_advice,
     untouched,
 )
-from segkit.training.dry_run import Trial
+from segkit.training.dry_run import DryRun
 from segkit.training.forward import Forward
 from segkit.training.loop import StepSettings
 from segkit.training.monitor import Best
@@ -266,10 +266,10 @@ def test_advice_never_names_what_has_just_failed() -> None:
 # --- trial ---------------------------------------------------------------------------------
 
 
-def make_trial(device: str = "cpu", num_processes: int = 1) -> Trial:
+def make_trial(device: str = "cpu", num_processes: int = 1) -> DryRun:
     model = nn.Conv2d(3, 2, 3)
     precision = Precision("fp32" if device == "cuda" else "bf16", torch.device(device))
-    return Trial(
+    return DryRun(
         TrainState(
             model,
             torch.optim.SGD(model.parameters(), lr=0.1),
@@ -280,7 +280,7 @@ def make_trial(device: str = "cpu", num_processes: int = 1) -> Trial:
             CrossEntropyLoss(),
             Normalize((0.5,) * 3, (0.2,) * 3),
             precision,
-            World(size=num_processes),
+            DistributedContext(size=num_processes),
         ),
         StepSettings(Poly(), max_epochs=1, images_per_epoch=8),
         (64, 96),
@@ -294,7 +294,7 @@ def run_out_of_memory() -> None:
 def test_of_several_processes_none_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would meet their averaging of gradients in the middle of a step."""
     monkeypatch.setattr("segkit.training.dry_run.CudaMemory", lambda device: Device(GIB, 0, 1))
-    monkeypatch.setattr(Trial, "steps", lambda trial, num_images: pytest.fail("a step alone"))
+    monkeypatch.setattr(DryRun, "steps", lambda trial, num_images: pytest.fail("a step alone"))
     trial = make_trial("cuda", num_processes=2)
     with (
         pytest.raises(TrainingError, match=r"out of memory.*1\.0 GiB\. Not measured, a guess"),

@@ -17,7 +17,7 @@ from states import ABOUT, make_state, take_steps
 from segkit.config.slots import OPTIMIZERS, RENAMED
 from segkit.errors import CheckpointError
 from segkit.runs.checkpoint import read_checkpoint, save_checkpoint
-from segkit.runs.description import CHECKS, Description, described
+from segkit.runs.description import CHECKS, CheckpointMetadata, described
 from segkit.runs.saved_state import check_resumable, check_state
 
 PATH = Path("best.pt")
@@ -31,7 +31,7 @@ def about(**changes: Any) -> dict[str, Any]:
 
 
 def test_every_entry_has_its_check() -> None:
-    assert {f.name for f in fields(Description)} == CHECKS.keys()
+    assert {f.name for f in fields(CheckpointMetadata)} == CHECKS.keys()
 
 
 def test_what_was_written_is_read() -> None:
@@ -114,7 +114,7 @@ def test_an_entry_that_is_wrong_is_named(changes: dict[str, Any], expected: str)
     text.encode()
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Description)])
+@pytest.mark.parametrize("name", [f.name for f in fields(CheckpointMetadata)])
 def test_no_odd_value_gets_past_in_an_entry(name: str) -> None:
     for odd in ODD:
         try:

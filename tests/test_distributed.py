@@ -25,16 +25,16 @@ from segkit.errors import ConfigError, DataError
 from segkit.losses import CrossEntropyLoss, global_loss
 from segkit.metrics import ConfusionMatrix
 from segkit.runtime.distributed import (
+    DistributedContext,
     MainProcessError,
-    World,
     check_device_for_each,
     check_same_start,
     connect,
-    lost_peer,
+    peer_failure,
     sync_batch_norm,
     wrap,
 )
-from segkit.training.ema import Average
+from segkit.training.ema import ModelEMA
 from segkit.training.validation import Validation
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def make_model() -> nn.Sequential:
 
 
 def train_step(
-    model: nn.Module, loss_fn: nn.Module, batch: tuple[Tensor, Tensor], world: World
+    model: nn.Module, loss_fn: nn.Module, batch: tuple[Tensor, Tensor], world: DistributedContext
 ) -> dict[str, Any]:
     """Value, terms and gradients of one step over this process's part of the batch."""
     image, target = (part.chunk(world.size)[world.rank] for part in batch)
@@ -85,14 +85,14 @@ def train_step(
     }
 
 
-def all_losses(world: World, ignored_from: int) -> dict[str, Any]:
+def all_losses(world: DistributedContext, ignored_from: int) -> dict[str, Any]:
     batch = global_batch(ignored_from)
     return {
         name: train_step(make_model(), loss, batch, world) for name, loss in every_loss().items()
     }
 
 
-def freeze_and_unfreeze(world: World) -> list[dict[str, Any]]:
+def freeze_and_unfreeze(world: DistributedContext) -> list[dict[str, Any]]:
     model, steps = make_model(), []
     for trainable in (False, True):
         model[0].requires_grad_(trainable)
@@ -101,7 +101,7 @@ def freeze_and_unfreeze(world: World) -> list[dict[str, Any]]:
     return steps
 
 
-def accumulated(world: World) -> dict[str, Any]:
+def accumulated(world: DistributedContext) -> dict[str, Any]:
     """Three batches of two images each make one step, of which each process has one image."""
     six = images(6, 0.5)
     mine = six[world.rank :: world.size]
@@ -110,7 +110,7 @@ def accumulated(world: World) -> dict[str, Any]:
     return {name: one_epoch(make(), mine, len(mine), world=world) for name, make in CASES.items()}
 
 
-def exchange(world: World) -> dict[str, Any]:
+def exchange(world: DistributedContext) -> dict[str, Any]:
     """One call of everything that a world can do, with values that tell the ranks apart."""
     rank = world.rank
     matrix = ConfusionMatrix(2)
@@ -121,11 +121,11 @@ def exchange(world: World) -> dict[str, Any]:
     world.broadcast_buffers(norm)
     mine = torch.tensor([2**60, rank])
     return {
-        "from_main": world.from_main(lambda: ("made by", rank)),
+        "from_main": world.broadcast_from_main(lambda: ("made by", rank)),
         "gather": world.gather({"rank": rank}),
-        "in_turn": world.in_turn([f"image {i}" for i in range(rank, 5, world.size)]),
-        "any": world.any(False, world.is_main, True),
-        "sum": world.sum(mine),
+        "in_turn": world.gather_interleaved([f"image {i}" for i in range(rank, 5, world.size)]),
+        "any": world.any_rank(False, world.is_main, True),
+        "sum": world.all_reduce_sum(mine),
         "left as it was": mine,
         "matrix": world.sum_matrix(matrix).matrix,
         "buffers": norm.running_mean,
@@ -136,7 +136,7 @@ def exchange(world: World) -> dict[str, Any]:
     }
 
 
-def scored_statistics(world: World) -> list[Tensor]:
+def scored_statistics(world: DistributedContext) -> list[Tensor]:
     """BatchNorm's, of the average and of the raw weights as a validation scores them."""
     model = nn.BatchNorm2d(2)
     nn.init.constant_(model.get_buffer("running_mean"), world.rank + 5)
@@ -144,7 +144,7 @@ def scored_statistics(world: World) -> list[Tensor]:
     validation.cfg.data.ignore_index = 255
     validation.data.classes = ["a", "b"]
     validation.evaluate.return_value = ConfusionMatrix(2), 0.5, []
-    Validation.run(validation, SimpleNamespace(model=model, average=Average(model, 0.9), step=1))
+    Validation.run(validation, SimpleNamespace(model=model, average=ModelEMA(model, 0.9), step=1))
     return [call.args[0].running_mean for call in validation.evaluate.call_args_list]
 
 
@@ -176,8 +176,8 @@ def process(rank: int, port: int, folder: str) -> None:
     seen: dict[str, Any] = {}
     with connect() as world:
         seen["world"] = (world.rank, world.size, world.local_rank, world.is_main)
-        seen["refused"] = caught(lambda: world.from_main(refuse))
-        seen["crashed"] = caught(lambda: world.from_main(crash))
+        seen["refused"] = caught(lambda: world.broadcast_from_main(refuse))
+        seen["crashed"] = caught(lambda: world.broadcast_from_main(crash))
         saved = {"epoch": 2, "images": 0, "step": 6, "seconds": float(rank)}
         seen["same start"] = caught(lambda: check_same_start(saved, world))
         mine = None if rank else saved
@@ -195,9 +195,9 @@ def process(rank: int, port: int, folder: str) -> None:
             seen["second attempt"] = world.gather(rank)
             if not world.is_main:
                 raise OSError("the disk is gone")
-            world.any(False)
+            world.any_rank(False)
     except (RuntimeError, OSError) as error:
-        seen["ended by"] = (str(error), lost_peer(error))
+        seen["ended by"] = (str(error), peer_failure(error))
     seen["connected"] = dist.is_initialized()
     torch.save(seen, Path(folder) / f"{rank}.pt")
 
@@ -249,7 +249,7 @@ def test_one_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     with connect() as world:
-        assert world == World()
+        assert world == DistributedContext()
         seen = exchange(world)
         assert not dist.is_initialized()
     assert seen["from_main"] == ("made by", 0)
@@ -259,7 +259,7 @@ def test_one_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen["sum"].tolist() == [2**60, 0]
     assert seen["matrix"].tolist() == [[0, 0], [1, 1]]
     with pytest.raises(DataError, match="no such folder"):
-        world.from_main(refuse)
+        world.broadcast_from_main(refuse)
     model = make_model()
     assert wrap(model, world, CPU) is model
     assert sync_batch_norm(model, world, CPU) is model
@@ -269,7 +269,7 @@ def test_torchrun_with_one_process_needs_no_connection(monkeypatch: pytest.Monke
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     with connect() as world:
-        assert world == World()
+        assert world == DistributedContext()
         assert not dist.is_initialized()
 
 
@@ -302,11 +302,11 @@ def test_a_process_that_ends_is_noticed_by_the_others(ranks: list[dict[str, Any]
 
 
 def test_other_errors_are_no_lost_process() -> None:
-    assert lost_peer(RuntimeError("shapes do not fit")) is None
-    assert lost_peer(MainProcessError("x")) is None
-    assert lost_peer(OSError("Connection reset by peer")) is None  # of a network disk
+    assert peer_failure(RuntimeError("shapes do not fit")) is None
+    assert peer_failure(MainProcessError("x")) is None
+    assert peer_failure(OSError("Connection reset by peer")) is None  # of a network disk
     nccl = dist.DistBackendError("NCCL error in: NCCLUtils.cpp:94\nremote process exited")
-    assert "(NCCL error in: NCCLUtils.cpp:94)" in (lost_peer(nccl) or "")
+    assert "(NCCL error in: NCCLUtils.cpp:94)" in (peer_failure(nccl) or "")
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,9 @@ def test_other_errors_are_no_lost_process() -> None:
 def test_two_halves_have_the_loss_and_the_gradients_of_the_whole(
     ranks: list[dict[str, Any]], name: str, part: str, ignored_from: int
 ) -> None:
-    expected = train_step(make_model(), every_loss()[name], global_batch(ignored_from), World())
+    expected = train_step(
+        make_model(), every_loss()[name], global_batch(ignored_from), DistributedContext()
+    )
     if "own" not in name:
         assert expected["value"] > 0
     for seen in ranks:
@@ -326,7 +328,7 @@ def test_two_halves_have_the_loss_and_the_gradients_of_the_whole(
 
 
 def test_batches_of_two_processes_make_the_step_of_one_batch(ranks: list[dict[str, Any]]) -> None:
-    expected = accumulated(World())
+    expected = accumulated(DistributedContext())
     for seen in ranks:
         torch.testing.assert_close(seen["accumulated"], expected, rtol=1e-9, atol=1e-12)
 
@@ -334,16 +336,18 @@ def test_batches_of_two_processes_make_the_step_of_one_batch(ranks: list[dict[st
 def test_halves_differ_from_the_whole_when_averaged() -> None:
     """What the test above would not see with halves that are too much alike."""
     batch = global_batch()
-    whole = train_step(make_model(), CrossEntropyLoss(), batch, World())
+    whole = train_step(make_model(), CrossEntropyLoss(), batch, DistributedContext())
     halves = [
-        train_step(make_model(), CrossEntropyLoss(), (batch[0][half], batch[1][half]), World())
+        train_step(
+            make_model(), CrossEntropyLoss(), (batch[0][half], batch[1][half]), DistributedContext()
+        )
         for half in (slice(4), slice(4, 8))
     ]
     assert abs(sum(half["value"] for half in halves) / 2 - whole["value"]) > 1e-3
 
 
 def test_parameters_are_frozen_and_unfrozen_by_a_new_wrapper(ranks: list[dict[str, Any]]) -> None:
-    expected = freeze_and_unfreeze(World())
+    expected = freeze_and_unfreeze(DistributedContext())
     assert [gradient is None for gradient in expected[0]["gradients"]] == [True, True, False, False]
     for seen in ranks:
         torch.testing.assert_close(seen["frozen"], expected)
@@ -351,7 +355,7 @@ def test_parameters_are_frozen_and_unfrozen_by_a_new_wrapper(ranks: list[dict[st
 
 def test_synchronised_batch_norm_needs_cuda() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.sync_bn=true needs CUDA.*on cpu"):
-        sync_batch_norm(make_model(), World(size=2), CPU)
+        sync_batch_norm(make_model(), DistributedContext(size=2), CPU)
 
 
 def test_synchronised_batch_norm_keeps_parameters_and_keys() -> None:
@@ -359,7 +363,7 @@ def test_synchronised_batch_norm_keeps_parameters_and_keys() -> None:
 
     model = nn.Sequential(ConvNormAct(3, 4), ConvNormAct(4, 4)).eval()
     before, keys = list(model.parameters()), list(model.state_dict())
-    synced = sync_batch_norm(model, World(size=2), torch.device("cuda", 0))
+    synced = sync_batch_norm(model, DistributedContext(size=2), torch.device("cuda", 0))
     assert [id(p) for p in synced.parameters()] == [id(p) for p in before]
     assert list(synced.state_dict()) == keys
     assert sum(isinstance(m, nn.SyncBatchNorm) for m in synced.modules()) == 2

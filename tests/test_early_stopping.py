@@ -3,10 +3,10 @@
 import pytest
 
 from segkit.config.schema import less_is_better
-from segkit.training.monitor import Patience
+from segkit.training.monitor import EarlyStopping
 
 
-def waits(patience: Patience, values: list[float | None]) -> list[int]:
+def waits(patience: EarlyStopping, values: list[float | None]) -> list[int]:
     found = []
     for value in values:
         patience.update(value)
@@ -15,7 +15,7 @@ def waits(patience: Patience, values: list[float | None]) -> list[int]:
 
 
 def test_patience_counts_validations_without_improvement() -> None:
-    patience = Patience("val/miou", "max", patience=3)
+    patience = EarlyStopping("val/miou", "max", patience=3)
     assert waits(patience, [0.5, 0.4, 0.5, 0.6, 0.6]) == [0, 1, 2, 0, 1]
     assert not patience.exhausted
     assert waits(patience, [0.1, 0.6]) == [2, 3]
@@ -24,30 +24,30 @@ def test_patience_counts_validations_without_improvement() -> None:
 
 
 def test_patience_for_a_loss() -> None:
-    assert waits(Patience("val/loss", "min", 3), [2.0, 1.0, 1.5, 0.5]) == [0, 0, 1, 0]
+    assert waits(EarlyStopping("val/loss", "min", 3), [2.0, 1.0, 1.5, 0.5]) == [0, 0, 1, 0]
 
 
 def test_small_gains_do_not_count_but_add_up() -> None:
-    patience = Patience("val/miou", "max", patience=9, min_delta=0.25)
+    patience = EarlyStopping("val/miou", "max", patience=9, min_delta=0.25)
     # 0.25 more is not enough; 0.5 more than the best that counted is.
     assert waits(patience, [0.0, 0.25, 0.5, 0.625, 1.0]) == [0, 1, 0, 1, 0]
-    patience = Patience("val/loss", "min", patience=9, min_delta=0.25)
+    patience = EarlyStopping("val/loss", "min", patience=9, min_delta=0.25)
     assert waits(patience, [1.0, 0.75, 0.5]) == [0, 1, 0]
 
 
 def test_no_value_is_no_improvement() -> None:
-    patience = Patience("val/iou/pole", "max", patience=9)
+    patience = EarlyStopping("val/iou/pole", "max", patience=9)
     nan = float("nan")
     assert waits(patience, [None, nan, 0.1, None, nan, 0.2]) == [1, 2, 0, 1, 2, 0]
 
 
 def test_patience_goes_on_after_a_resume() -> None:
-    patience = Patience("val/miou", "max", patience=3)
+    patience = EarlyStopping("val/miou", "max", patience=3)
     waits(patience, [0.5, 0.4])
-    resumed = Patience("val/miou", "max", patience=3)
+    resumed = EarlyStopping("val/miou", "max", patience=3)
     resumed.load_state_dict(patience.state_dict())
     assert waits(resumed, [0.45, 0.5]) == [2, 3]
-    other = Patience("val/loss", "min", patience=3)
+    other = EarlyStopping("val/loss", "min", patience=3)
     other.load_state_dict(patience.state_dict())
     assert waits(other, [1.2, 1.3]) == [0, 1]
 

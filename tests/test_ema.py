@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from segkit.errors import ConfigError
 from segkit.models import DeepLabV3Plus
-from segkit.training.ema import Average
+from segkit.training.ema import ModelEMA
 
 
 def one_weight(value: float) -> nn.Module:
@@ -22,7 +22,7 @@ def one_weight(value: float) -> nn.Module:
 def follow(values: list[float], decay: float) -> list[float]:
     """The averages after each of the values; the first is the start."""
     model = one_weight(values[0])
-    average = Average(model, decay)
+    average = ModelEMA(model, decay)
     found = []
     for value in values[1:]:
         nn.init.constant_(model.weight, value)
@@ -37,7 +37,7 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-def train(model: nn.Module, averages: list[Average], first: int, last: int) -> None:
+def train(model: nn.Module, averages: list[ModelEMA], first: int, last: int) -> None:
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
     for step in range(first, last):
         image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
@@ -74,7 +74,7 @@ def test_decay_zero_is_a_copy() -> None:
 
 def test_against_float64() -> None:
     model = network()
-    average = Average(model, 0.9)
+    average = ModelEMA(model, 0.9)
     expected = [tensor.double() for tensor in floats(model)]
     for step in range(30):
         train(model, [average], step, step + 1)
@@ -87,7 +87,7 @@ def test_against_float64() -> None:
 
 def test_statistics_are_averaged_and_counts_copied() -> None:
     model = network()
-    average = Average(model, 0.5)
+    average = ModelEMA(model, 0.5)
     train(model, [average], 0, 5)
     assert average.model[1].num_batches_tracked == 5
     assert not torch.equal(average.model[1].running_mean, model[1].running_mean)
@@ -96,7 +96,7 @@ def test_statistics_are_averaged_and_counts_copied() -> None:
 def test_what_is_frozen_keeps_its_bits() -> None:
     model = network()
     model[0].requires_grad_(False)
-    average = Average(model, 0.99)
+    average = ModelEMA(model, 0.99)
     train(model, [average], 0, 20)
     assert torch.equal(average.model[0].weight, model[0].weight)
     assert not torch.equal(average.model[3].weight, model[3].weight)
@@ -106,7 +106,7 @@ def test_the_average_is_a_model_of_its_own_for_evaluation() -> None:
     model = DeepLabV3Plus("tiny", 2, aspp_channels=8, decoder_channels=8, low_level_channels=8)
     model = model.to(memory_format=torch.channels_last)
     before = floats(model)
-    average = Average(model, 0.9)
+    average = ModelEMA(model, 0.9)
     average.update(model)
     weight = average.model.aspp.project[0].weight
     assert not any(module.training for module in average.model.modules())
@@ -122,16 +122,16 @@ def test_the_average_is_a_model_of_its_own_for_evaluation() -> None:
 @pytest.mark.parametrize("stop", [0, 1, 7])
 def test_resumed_average_has_the_same_bits(stop: int, tmp_path: Any) -> None:
     straight = network()
-    reference = Average(straight, 0.95)
+    reference = ModelEMA(straight, 0.95)
     train(straight, [reference], 0, 12)
 
     model = network()
-    average = Average(model, 0.95)
+    average = ModelEMA(model, 0.95)
     train(model, [average], 0, stop)
     torch.save((model.state_dict(), average.state_dict()), tmp_path / "state.pt")
     saved, state = torch.load(tmp_path / "state.pt", weights_only=True)
     model = copy.deepcopy(network())
-    average = Average(model, 0.95)
+    average = ModelEMA(model, 0.95)
     model.load_state_dict(saved)
     average.load_state_dict(state)
     train(model, [average], stop, 12)
@@ -143,13 +143,13 @@ def test_resumed_average_has_the_same_bits(stop: int, tmp_path: Any) -> None:
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
 def test_decay_out_of_range(decay: float) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.ema_decay=.* below 1; 0\.999 averages"):
-        Average(network(), decay)
+        ModelEMA(network(), decay)
 
 
 @pytest.mark.gpu
 def test_the_average_on_cuda_equals_that_on_the_cpu() -> None:
     model = network().cuda()
-    on_cpu, on_cuda = Average(copy.deepcopy(model).cpu(), 0.9), Average(model, 0.9)
+    on_cpu, on_cuda = ModelEMA(copy.deepcopy(model).cpu(), 0.9), ModelEMA(model, 0.9)
     for step in range(20):
         train(model, [on_cuda], step, step + 1)
         on_cpu.update(copy.deepcopy(model).cpu())

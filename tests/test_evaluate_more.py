@@ -35,7 +35,7 @@ from segkit.inference.predictions import PredictedMask
 from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
-from segkit.runs.checkpoint import Description, save_checkpoint
+from segkit.runs.checkpoint import CheckpointMetadata, save_checkpoint
 from segkit.runtime.distributed import connect
 from segkit.training.monitor import Best
 from segkit.training.state import TrainState
@@ -87,7 +87,7 @@ def make_run(
         },
         "trainer": {"channels_last": True},
     }
-    about = Description(
+    about = CheckpointMetadata(
         config, list(classes), voc_palette().tolist(), 255, list(mean), [0.25] * 3, "fp32"
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

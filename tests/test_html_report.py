@@ -24,7 +24,7 @@ from segkit.report.html import page
 from segkit.report.html.findings import Findings
 from segkit.report.html.object_sizes import SIDES, ObjectSizes
 from segkit.report.html.thumbnails import MAX_BYTES, thumbnail
-from segkit.report.image_result import Answer, Box
+from segkit.report.image_result import Box, ImageResult
 
 VOID = {"meta", "img", "input", "link", "br"}
 
@@ -194,7 +194,7 @@ def test_the_size_is_bounded_even_for_noise(tmp_path: Path) -> None:
             rng.integers(0, high, (*shape, *more), np.uint8)
             for high, more in ((256, (3,)), (200, ()), (200, ()))
         )
-        findings.update(Answer(str(number), image, target, pred))
+        findings.update(ImageResult(str(number), image, target, pred))
     assert len(findings.cards([0.0] * 200)) == count
     scores: dict[str, Any] = dict.fromkeys(("iou", "precision", "recall", "f1"), [0.1] * 200)
     result = {"classes": [f"class {c}" for c in range(200)], **scores, "support": [5] * 200}
@@ -209,7 +209,7 @@ def test_a_thumbnail_shows_its_layers() -> None:
     palette = voc_palette()
     target, pred = np.zeros((600, 1000), np.uint8), np.zeros((600, 1000), np.uint8)
     target[:, :100], target[:, 500:], pred[:, 500:600] = 255, 3, 3
-    answer = Answer("one", palette[target], target, pred)
+    answer = ImageResult("one", palette[target], target, pred)
     made = thumbnail(answer, palette, 255)
     assert (made.width, made.height) == (512, 307)
     assert made.size < MAX_BYTES
@@ -235,7 +235,7 @@ def grades(order: list[int], max_images: int = 8) -> Findings:
         target, pred = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
         pred.ravel()[:percent] = 1
         image = np.zeros((10, 10, 3), np.uint8)
-        findings.update(Answer(f"{percent:02}", image, target, pred))
+        findings.update(ImageResult(f"{percent:02}", image, target, pred))
     return findings
 
 

@@ -13,7 +13,7 @@ from segkit.data.loader import Batch
 from segkit.errors import ConfigError, TrainingError
 from segkit.inference import predictions as evaluation
 from segkit.inference.predictions import predict_masks
-from segkit.inference.predictor import Ensemble, Inference, seam_weight, starts
+from segkit.inference.predictor import Ensemble, Inference, gaussian_weight, tile_origins
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
 from segkit.runtime.log import log
@@ -41,9 +41,9 @@ def test_one_look_gives_the_logits_to_the_last_bit() -> None:
 
 
 def test_windows_begin_so_that_they_cover_everything() -> None:
-    assert starts(10, 4, 3) == [0, 3, 6]
-    assert starts(11, 4, 3) == [0, 3, 6, 7]
-    assert starts(4, 4, 3) == [0]
+    assert tile_origins(10, 4, 3) == [0, 3, 6]
+    assert tile_origins(11, 4, 3) == [0, 3, 6, 7]
+    assert tile_origins(4, 4, 3) == [0]
 
 
 @pytest.mark.parametrize("window", [(8, 8), (5, 11), (40, 9), (100, 100), (1, 1)])
@@ -74,7 +74,7 @@ def test_away_from_the_borders_of_windows_it_is_the_whole_image() -> None:
 def test_bands_are_the_rows_in_order() -> None:
     inference = Inference(convolution(3), BYTES, CPU, window=(8, 10), stride=(3, 9))
     image = picture(21, 25)
-    rows, scores = zip(*inference.bands(image), strict=True)
+    rows, scores = zip(*inference.row_blocks(image), strict=True)
     assert [r.start for r in rows] == [0, *(r.stop for r in rows[:-1])]
     assert rows[-1].stop == 21
     assert max(r.stop - r.start for r in rows) == 8  # the last window's
@@ -101,7 +101,7 @@ def test_there_is_no_step_at_the_seams() -> None:
 
 
 def test_the_weight_of_a_window() -> None:
-    weight = seam_weight(16, 9)
+    weight = gaussian_weight(16, 9)
     assert weight.shape == (16, 9)
     assert torch.equal(weight, weight.flip(0))
     torch.testing.assert_close(weight, weight.flip(1))

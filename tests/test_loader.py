@@ -16,7 +16,7 @@ from voc_folder import make_voc
 
 from segkit.data.augment import Augment
 from segkit.data.loader import Batch, Collate, Sample, eval_loader, train_loader
-from segkit.data.sampler import EpochBatches
+from segkit.data.sampler import EpochBatchSampler
 from segkit.data.voc import VOCSegmentation
 from segkit.data.workers import batches
 from segkit.errors import DataError
@@ -93,7 +93,7 @@ def one_epoch(loader: DataLoader[Batch], epoch: int, start: int = 0) -> list[See
 
 
 def set_order(loader: DataLoader[Batch], epoch: int, start: int = 0) -> None:
-    assert isinstance(loader.batch_sampler, EpochBatches)
+    assert isinstance(loader.batch_sampler, EpochBatchSampler)
     loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, start
 
 
@@ -173,8 +173,8 @@ def test_two_processes_share_the_samples_of_one(num_workers: int) -> None:
         )
         for rank in (0, 1)
     ]
-    together = [tuple(map(sum_of, zip(*step, strict=True))) for step in zip(*shares, strict=True)]
-    assert together == alone
+    joint = [tuple(map(sum_of, zip(*step, strict=True))) for step in zip(*shares, strict=True)]
+    assert joint == alone
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

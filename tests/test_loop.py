@@ -19,7 +19,7 @@ from segkit.models import DeepLabV3Plus
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
 from segkit.schedules import Poly
-from segkit.training.ema import Average
+from segkit.training.ema import ModelEMA
 from segkit.training.forward import Forward
 from segkit.training.loop import MAX_SKIPPED_IN_A_ROW, StepSettings, train_one_epoch
 from segkit.training.monitor import Best
@@ -136,8 +136,8 @@ def test_schedule_and_terms_are_reported() -> None:
 def test_accumulation_equals_one_big_batch(accumulate: int) -> None:
     """Without BatchNorm and with as many valid pixels in each batch; a shorter last group too."""
     batches = [make_batch(name) for name in "abcd"]
-    together = StepSettings(Poly(), max_epochs=1, images_per_epoch=4, images_per_step=accumulate)
-    settings = replace(together, accumulate=accumulate)
+    joint = StepSettings(Poly(), max_epochs=1, images_per_epoch=4, images_per_step=accumulate)
+    settings = replace(joint, accumulate=accumulate)
     split = make_state(linear())
     values, steps = train(split, batches, settings=settings)
     joined = make_state(linear())
@@ -150,7 +150,7 @@ def test_accumulation_equals_one_big_batch(accumulate: int) -> None:
         )
         for group in groups
     ]
-    big_values, _ = train(joined, big, settings=together)
+    big_values, _ = train(joined, big, settings=joint)
     assert split.step == joined.step == len(steps) == math.ceil(4 / accumulate)
     for p, q in zip(weights(split), weights(joined), strict=True):
         torch.testing.assert_close(p, q)
@@ -214,7 +214,7 @@ def test_the_schedule_goes_by_the_images_so_that_the_batch_size_may_change() -> 
 
 def test_every_step_enters_the_average() -> None:
     model = linear()
-    state = replace(make_state(model), average=Average(model, 0.9))
+    state = replace(make_state(model), average=ModelEMA(model, 0.9))
     assert state.average is not None
     expected = weights(state)
     for n, name in enumerate("abc"):

@@ -11,28 +11,28 @@ from torch.testing import assert_close
 
 from segkit.losses import CrossEntropyLoss
 from segkit.models import DeepLabV3Plus
-from segkit.runtime.distributed import World, sync_batch_norm, wrap
+from segkit.runtime.distributed import DistributedContext, sync_batch_norm, wrap
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world() -> Iterator[DistributedContext]:
     """A group of this process, which believes in a second one: a world of one leaves all out."""
     backends = "cpu:gloo,cuda:nccl"  # as connect() does it
     dist.init_process_group(backends, store=dist.HashStore(), rank=0, world_size=1)
-    yield World(rank=0, size=2)
+    yield DistributedContext(rank=0, size=2)
     dist.destroy_process_group()
 
 
-def test_values_travel(world: World) -> None:
+def test_values_travel(world: DistributedContext) -> None:
     tensor = torch.arange(3, device="cuda")
-    assert torch.equal(world.sum(tensor), tensor)
-    assert world.any(True, False) == (True, False)
-    assert world.from_main(lambda: "made") == "made"
+    assert torch.equal(world.all_reduce_sum(tensor), tensor)
+    assert world.any_rank(True, False) == (True, False)
+    assert world.broadcast_from_main(lambda: "made") == "made"
 
 
-def test_the_wrapped_network_has_the_gradients_of_the_plain_one(world: World) -> None:
+def test_the_wrapped_network_has_the_gradients_of_the_plain_one(world: DistributedContext) -> None:
     device = torch.device("cuda", 0)
     torch.manual_seed(0)
     plain = DeepLabV3Plus("tiny", 3, dropout=0.0).to(device, torch.float64)

@@ -26,7 +26,7 @@ from segkit.runs.checkpoint import read_checkpoint, save_checkpoint
 from segkit.runtime.device import Precision
 from segkit.runtime.finite import all_finite, refuse_weights
 from segkit.training.forward import Forward
-from segkit.training.monitor import Best, Patience
+from segkit.training.monitor import Best, EarlyStopping
 from segkit.training.validation import evaluate
 
 CPU = Precision("fp32", torch.device("cpu"))
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_is_none() -> None:
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("bad", [None, *BAD])
 def test_what_is_no_number_is_never_the_best(mode: str, bad: float | None) -> None:
-    best, patience = Best("val/loss", mode), Patience("val/loss", mode, patience=2)
+    best, patience = Best("val/loss", mode), EarlyStopping("val/loss", mode, patience=2)
     for epoch in (1, 2):
         best.update(bad, epoch, {"miou": None}, keep=3)
         patience.update(bad)

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from segkit.data.sampler import EpochBatches, Key
+from segkit.data.sampler import EpochBatchSampler, SampleKey
 
 sizes = st.integers(1, 40)
 batch_sizes = st.integers(1, 9)
@@ -16,11 +16,11 @@ few = settings(max_examples=60, deadline=None)
 
 def shares(
     size: int, batch_size: int, world_size: int, epoch: int = 1, start: int = 0
-) -> list[list[list[Key]]]:
+) -> list[list[list[SampleKey]]]:
     """Rank -> step -> keys."""
     result = []
     for rank in range(world_size):
-        order = EpochBatches(size, batch_size, seed=5, rank=rank, world_size=world_size)
+        order = EpochBatchSampler(size, batch_size, seed=5, rank=rank, world_size=world_size)
         order.epoch, order.start = epoch, start
         result.append(list(order))
         assert len(order) == len(result[-1])
@@ -51,7 +51,7 @@ def test_batches_by_hand() -> None:
 
 def test_epochs_and_seeds_differ() -> None:
     orders = [whole_order(50, epoch) for epoch in (1, 2)]
-    other_seed = EpochBatches(50, 1, seed=6)
+    other_seed = EpochBatchSampler(50, 1, seed=6)
     other_seed.epoch = 1
     orders.append([key.index for (key,) in other_seed])
     assert orders[0] != orders[1] != orders[2] != orders[0]
@@ -62,12 +62,12 @@ def test_epochs_and_seeds_differ() -> None:
 def test_the_shares_of_all_processes_are_the_order_of_one(
     size: int, batch_size: int, world_size: int, epoch: int
 ) -> None:
-    order, together = whole_order(size, epoch), batch_size * world_size
-    expected = [order[i : i + together] for i in range(0, size, together)]
-    if together > 1 and len(expected) > 1 and len(expected[-1]) == 1:
+    order, joint = whole_order(size, epoch), batch_size * world_size
+    expected = [order[i : i + joint] for i in range(0, size, joint)]
+    if joint > 1 and len(expected) > 1 and len(expected[-1]) == 1:
         expected.pop()  # a lonely last image
     assert steps(size, batch_size, world_size, epoch) == expected
-    assert steps(size, together, 1, epoch) == expected
+    assert steps(size, joint, 1, epoch) == expected
 
 
 @few
@@ -92,7 +92,7 @@ def test_an_epoch_goes_on_with_other_processes_and_batch_sizes(
     start, seen = 0, []
     while start < size:
         batch_size, world_size = data.draw(batch_sizes), data.draw(worlds)
-        order = EpochBatches(size, batch_size, seed=5, world_size=world_size)
+        order = EpochBatchSampler(size, batch_size, seed=5, world_size=world_size)
         order.epoch, order.start = 1, start
         done = data.draw(st.integers(min(1, len(order)), len(order)))
         seen += list(chain(*steps(size, batch_size, world_size, 1, start)[:done]))
@@ -110,7 +110,7 @@ def test_an_epoch_goes_on_with_other_processes_and_batch_sizes(
 def test_steps_of_a_whole_epoch_do_not_depend_on_the_start(
     size: int, batch_size: int, world_size: int, start: int
 ) -> None:
-    order = EpochBatches(size, batch_size, seed=5, world_size=world_size)
+    order = EpochBatchSampler(size, batch_size, seed=5, world_size=world_size)
     whole, images = len(order), order.images_after(len(order))
     order.start = min(start, size)
     assert order.images_per_epoch == images

@@ -24,7 +24,7 @@ from segkit.report.pictures import (
     write_picture,
 )
 from segkit.report.tables import class_table, scalar_scores
-from segkit.text import pace, percent, shown
+from segkit.text import display_path, percent, throughput
 
 CLASSES = ["road", "traffic light", "sky"]
 
@@ -74,13 +74,13 @@ def test_a_path_is_shown_from_here_where_there_is_a_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert shown(tmp_path / "runs/a") == str(Path("runs/a"))
+    assert display_path(tmp_path / "runs/a") == str(Path("runs/a"))
 
     def on_another_drive(path: Path) -> str:
         raise ValueError("path is on mount 'D:', start on mount 'C:'")
 
     monkeypatch.setattr(os.path, "relpath", on_another_drive)
-    assert shown(Path("runs/a")) == str(tmp_path / "runs/a")
+    assert display_path(Path("runs/a")) == str(tmp_path / "runs/a")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_path_is_shown_from_here_where_there_is_a_way(
     [(123.44, "123.4 images/s"), (1.0, "1.0 images/s"), (0.04, "25.0 s/image")],
 )
 def test_pace(speed: float, text: str) -> None:
-    assert pace(speed) == text
+    assert throughput(speed) == text
 
 
 def test_files(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from segkit.config import absolute_paths, plain_config
 from segkit.config.growth import grows
 from segkit.errors import CheckpointError, ConfigError
 from segkit.runs.checkpoint import Checkpoint, save_checkpoint
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.log import log_to_console
 from segkit.training.resume import choices, differences, resumed
 from segkit.training.summary import warnings_at_start
@@ -33,10 +33,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def composed(*arguments: str) -> tuple[DictConfig, list[str], dict[str, Any]]:
     """Configuration, typed overrides and chosen files, as a command line brings them."""
-    shown, typed = _hide_overrides(["train.py", *arguments])
+    display_path, typed = _hide_overrides(["train.py", *arguments])
     hydra = HydraConfig.instance()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", shown[1:], return_hydra_config=True)
+        cfg = compose("train", display_path[1:], return_hydra_config=True)
     hydra.set_config(cfg)
     chosen = choices()
     hydra.cfg = None
@@ -162,7 +162,7 @@ def test_the_configuration_is_that_of_the_checkpoint(here: Path) -> None:
     assert list(cfg.data.classes) == CLASSES
 
 
-def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def display_path(capsys: pytest.CaptureFixture[str]) -> list[str]:
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.endswith("run/checkpoints/last.pt, after epoch 1 and 8 images of the next, step 3")
     return [line.removeprefix("resume: ") for line in lines]
@@ -176,7 +176,7 @@ def test_overrides_are_applied_and_shown(
     cfg, _ = resume(*start.split(), *given)
     assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.model.dropout) == (0.1, 20, 0)
     assert cfg.data.dataset.root == cfg.data.root == str(Path("moved").absolute())
-    assert shown(capsys) == [
+    assert display_path(capsys) == [
         f"data.dataset.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
         f"data.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
         "model.dropout 0.1 -> 0",
@@ -190,7 +190,7 @@ def test_a_key_that_only_the_checkpoint_has(here: Path, capsys: pytest.CaptureFi
     save_run(here / "run", "optimizer=sgd")
     cfg, _ = resume("resume=run", "optimizer.momentum=0.8")
     assert cfg.optimizer.momentum == 0.8
-    assert shown(capsys) == ["optimizer.momentum 0.9 -> 0.8"]
+    assert display_path(capsys) == ["optimizer.momentum 0.9 -> 0.8"]
 
 
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
@@ -198,7 +198,7 @@ def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str])
     cfg, _ = resume(*start.split(), "loss=focal", "loss.terms.focal.loss.gamma=1")
     assert list(cfg.loss.terms) == ["focal"]
     assert cfg.loss.terms.focal.loss.gamma == 1
-    lines = shown(capsys)
+    lines = display_path(capsys)
     assert [line.partition(" ")[0] for line in lines] == ["loss.terms.ce", "loss.terms.focal"]
 
 
@@ -220,7 +220,7 @@ def test_other_overrides_that_are_applied(
 ) -> None:
     cfg, _ = resume("resume=run", given)
     assert OmegaConf.select(cfg, key) == expected
-    assert shown(capsys)
+    assert display_path(capsys)
 
 
 COMMAND_LINE = (
@@ -242,7 +242,7 @@ def test_the_same_command_line_again_changes_nothing(
     cfg, saved = resume(*COMMAND_LINE, "resume=auto")
     assert saved is not None
     assert plain_config(cfg) == saved.about.config | {"out_dir": str(run)}
-    assert shown(capsys) == []
+    assert display_path(capsys) == []
 
 
 def test_a_choice_that_stays_does_not_undo_what_was_set_below_it(
@@ -251,7 +251,7 @@ def test_a_choice_that_stays_does_not_undo_what_was_set_below_it(
     save_run(here / "run", "loss=focal", "loss.terms.focal.loss.gamma=1")
     cfg, _ = resume("resume=run", "loss=focal")
     assert cfg.loss.terms.focal.loss.gamma == 1
-    assert shown(capsys) == []
+    assert display_path(capsys) == []
 
 
 def test_environment_variables_stay_unspelt(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +463,7 @@ def test_another_monitor_is_said_to_replace_the_best(
     run: Path, given: str, expected: list[str]
 ) -> None:
     cfg, saved = resume("resume=run", given)
-    assert list(warnings_at_start(cfg, nn.Identity(), saved, World())) == [
+    assert list(warnings_at_start(cfg, nn.Identity(), saved, DistributedContext())) == [
         f"trainer.monitor={what}: the search for the best begins anew; the next validation "
         "replaces best.pt and the epoch_*.pt of val/miou"
         for what in expected

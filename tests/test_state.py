@@ -9,7 +9,7 @@ from states import assert_same, make_state, take_steps
 from torch import nn
 
 from segkit.errors import CheckpointError
-from segkit.training.monitor import Best, Patience
+from segkit.training.monitor import Best, EarlyStopping
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_patience_begins_anew_where_it_watches_something_else() -> None:
     state = make_state(with_average=True)
     assert state.patience is not None
     state.patience.update(0.5)
-    other = replace(make_state(), patience=Patience("val/miou", "max", patience=3))
+    other = replace(make_state(), patience=EarlyStopping("val/miou", "max", patience=3))
     other.load_state_dict(state.state_dict())
     assert other.patience is not None
     assert other.patience.best is None

@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from report_pages import answers, squares
 
-from segkit.report.image_result import Answer, Box
+from segkit.report.image_result import Box, ImageResult
 from segkit.report.label_errors import SuspiciousLabels, write_suspicious
 
 C = 4
 
 
 def look(labels: SuspiciousLabels, name: str, target: NDArray[np.uint8], *planes: Any) -> None:
-    labels.update(Answer(name, np.zeros((*target.shape, 3), np.uint8), target, *planes))
+    labels.update(ImageResult(name, np.zeros((*target.shape, 3), np.uint8), target, *planes))
 
 
 def plain(

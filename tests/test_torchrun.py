@@ -139,12 +139,12 @@ def two(here: Path, one: Path) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(one: Path, two: Path) -> None:
-    for alone, together in zip(metrics(one), metrics(two), strict=True):
-        assert alone.keys() == together.keys()
+    for alone, joint in zip(metrics(one), metrics(two), strict=True):
+        assert alone.keys() == joint.keys()
         for name in ("epoch", "step", "lr"):
-            assert alone[name] == together[name]
+            assert alone[name] == joint[name]
         for name in ("train/loss", "train/loss/ce", "val/loss"):
-            assert together[name] == pytest.approx(alone[name], rel=1e-5)
+            assert joint[name] == pytest.approx(alone[name], rel=1e-5)
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-3, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from trained import CLASSES, MODEL, save_model
 
 import segkit
 from segkit.config.build import rebuild, without_effects
-from segkit.config.slots import LIBRARIES, OFF, SLOT_OF, SLOTS, refuse_foreign
+from segkit.config.slots import LIBRARIES, OFF, SLOT_OF, SLOTS, check_trusted
 from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.inference.loading import load_model
 from segkit.runs.checkpoint import read_checkpoint
@@ -31,7 +31,7 @@ SOURCE = Path("best.pt")
 def refusal(node: Any, slot: str, allow: tuple[str, ...] = ()) -> str:
     """Why a node is refused; an empty text if it is not."""
     try:
-        refuse_foreign(node, slot, allow, SOURCE, "" if slot == "run" else slot)
+        check_trusted(node, slot, allow, SOURCE, "" if slot == "run" else slot)
     except ConfigError as error:
         return str(error)
     return ""

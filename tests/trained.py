@@ -9,8 +9,8 @@ from torch import nn
 from segkit.data.colors import voc_palette
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
-from segkit.runs.checkpoint import Description, save_checkpoint
-from segkit.training.ema import Average
+from segkit.runs.checkpoint import CheckpointMetadata, save_checkpoint
+from segkit.training.ema import ModelEMA
 from segkit.training.monitor import Best
 from segkit.training.state import TrainState
 
@@ -46,10 +46,10 @@ def save_model(
             layer.running_var.uniform_(0.5, 1.5)
     average = None
     if with_average:
-        average = Average(model, 0.9)
+        average = ModelEMA(model, 0.9)
         average.update(model)
         model.classifier.weight.data.neg_()
-    about = Description(
+    about = CheckpointMetadata(
         config={"model": MODEL, "trainer": {"channels_last": True}, **(config or {})},
         classes=CLASSES,
         palette=voc_palette().tolist(),

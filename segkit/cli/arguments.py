@@ -15,7 +15,7 @@ from segkit.console import say, say_error
 from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, SegkitError
 from segkit.files import path_problem, special_kind, user_path
-from segkit.text import together
+from segkit.text import join_lines
 
 Settings = TypeVar("Settings")
 
@@ -112,7 +112,7 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
     missing = [n for n, f in known.items() if _is_required(f) and n not in given]
     problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
     if problems:
-        raise ConfigError(together(problems))
+        raise ConfigError(join_lines(problems))
     return settings(**values)
 
 

@@ -30,7 +30,7 @@ from segkit.cli.sweep import (
     is_sweep,
     job_name,
     missing_plugin,
-    told_once,
+    report_once,
 )
 from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices, short
@@ -39,7 +39,7 @@ from segkit.config.schema import SCHEMAS, SWAPPED
 from segkit.console import visible
 from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, MainProcessError, SegkitError
-from segkit.text import together
+from segkit.text import join_lines
 
 Task = Callable[[DictConfig], object]
 
@@ -71,7 +71,7 @@ def check_command_line(name: str) -> None:
         runtime = HydraConfig.get().runtime
         folders = [source.path for source in runtime.config_sources if source.schema == "file"]
         if problems := list(file_problems(runtime.choices, folders, name, is_sweep())):
-            raise ConfigError(together(problems))
+            raise ConfigError(join_lines(problems))
         if _typed is not None:  # only the checkpoint tells what they are about
             return
         check_values(cfg, name)
@@ -79,7 +79,7 @@ def check_command_line(name: str) -> None:
             check_start(cfg)
             check_components(cfg, STAGES[0])
 
-    with told_once():
+    with report_once():
         _compose(name, cheap_check, only_check=True)
     if not checked:
         raise SystemExit(0)
@@ -99,7 +99,7 @@ def run(name: str, task: Task) -> None:
 
     def checked_task(cfg: DictConfig) -> object:
         if _typed is None:
-            with told_once():
+            with report_once():
                 check_config(cfg, name)
                 if name == "train":
                     check_start(cfg)
@@ -134,7 +134,7 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     goes_on = False
     try:
         if problems := [*dashes(sys.argv[1:]), *typed_problems(sys.argv[1:], name)]:
-            raise ConfigError(together(problems))
+            raise ConfigError(join_lines(problems))
         shown, _typed = _hide_overrides(quote_texts(given, SCHEMAS[name]))
         sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
@@ -159,8 +159,8 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
         if not goes_on:
             ending.finish()
     if failures:
-        lines = [together([failed, f"    {why}"]) for failed, why in failures.items()]
-        _fail(together([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+        lines = [join_lines([failed, f"    {why}"]) for failed, why in failures.items()]
+        _fail(join_lines([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
 
 
 def _stumbled(error: Exception, given: Sequence[str]) -> str:
@@ -170,7 +170,7 @@ def _stumbled(error: Exception, given: Sequence[str]) -> str:
         digits = [x for x in overrides if re.search(r"\d{4000}", x)]
         return f"{' '.join(map(short, digits))}: a number of thousands of digits"
     if known := list(null_choices(OverridesParser.create().parse_overrides(overrides))):
-        return together(known)
+        return join_lines(known)
     groups = [x for x in overrides if "${" in x and "." not in x.partition("=")[0]]
     blamed = " ".join(map(short, groups or overrides)) or "the configuration"
     reason = short(" ".join(str(error).split()))
@@ -209,7 +209,7 @@ def _job_of_sweep(task: Task, cfg: DictConfig, name: str, given: Sequence[str]) 
         if text is None:
             traceback.print_exc()
         failed = Failed(job, text or f"{type(error).__name__}: {error}")
-        print(visible(together([f"failed: {job}", failed.why])), file=sys.stderr, flush=True)
+        print(visible(join_lines([f"failed: {job}", failed.why])), file=sys.stderr, flush=True)
         return failed
 
 
@@ -246,7 +246,7 @@ def _plain_text(error: Exception, name: str) -> str | None:
     if "torch" not in sys.modules:
         return None
     from segkit.data.workers import loader_failure
-    from segkit.runtime.distributed import lost_peer
+    from segkit.runtime.distributed import peer_failure
     from segkit.runtime.memory import is_out_of_memory
 
     if failure := loader_failure(error):
@@ -257,7 +257,7 @@ def _plain_text(error: Exception, name: str) -> str | None:
             "out of memory: use a smaller model/backbone, smaller images, or a device with more "
             f"free memory ({said})"
         )
-    return lost_peer(error)
+    return peer_failure(error)
 
 
 def _fail(message: str) -> NoReturn:

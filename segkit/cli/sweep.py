@@ -144,7 +144,7 @@ PATIENCE = 10.0
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
+def report_once() -> Iterator[None]:
     """What fails in here fails in every process alike: the first one on each machine tells it."""
     try:
         yield

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config.slots import OFF, SLOT_OF, SLOTS, refuse_foreign
+from segkit.config.slots import OFF, SLOT_OF, SLOTS, check_trusted
 from segkit.errors import ConfigError, DataError, SegkitError
 
 
@@ -91,7 +91,7 @@ def rebuild(source: Path, slot: str, node: Any, allow: Sequence[str], **late: An
     plain = resolved(node, source, key)
     if not isinstance(plain, dict) or "_target_" not in plain:
         raise ConfigError(f"{source}: its {key} is {plain!r:.80}; expected a node with _target_")
-    refuse_foreign(plain, slot, allow, source, key)
+    check_trusted(plain, slot, allow, source, key)
     try:
         built = build(without_effects(OmegaConf.create(plain)))
         if late:

@@ -15,7 +15,7 @@ from segkit.config.explain import explain, short
 from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS
 from segkit.errors import ConfigError, DataError
 from segkit.files import path_problem, special_kind, user_path
-from segkit.text import did_you_mean, together
+from segkit.text import did_you_mean, join_lines
 
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
@@ -53,14 +53,14 @@ def check_components(cfg: DictConfig, names: Sequence[str]) -> None:
     plain: Any = OmegaConf.to_container(trial, resolve=True)
     problems = [problem for name in names for problem in target_problems(plain[name], name)]
     if problems := problems or list(trial_problems(trial, names)):
-        raise ConfigError(together(problems))
+        raise ConfigError(join_lines(problems))
 
 
 def check_values(cfg: DictConfig, name: str) -> None:
     """The part of :func:`check_config` that imports no component."""
     if missing := list(missing_keys(OmegaConf.to_container(cfg))):
         hints = (f"{key} is not set: give {HINTS.get(key, f'{key}=...')}" for key in missing)
-        raise ConfigError(together(hints))
+        raise ConfigError(join_lines(hints))
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         # `+key=value` gets past the schema while composing, not past this.
@@ -75,7 +75,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
     if name == "evaluate":
         problems += subject_problems(plain)
     if problems:
-        raise ConfigError(together(problems))
+        raise ConfigError(join_lines(problems))
 
 
 def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:
@@ -241,4 +241,4 @@ def check_start(cfg: DictConfig) -> None:
         hint = "" if path_problem(str(weights)) else "; did you mean imagenet?"
         problems += [f"{problem}{hint}" for problem in found]
     if problems:
-        raise ConfigError(together(problems))
+        raise ConfigError(join_lines(problems))

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.build import build, build_augment, targets
 from segkit.config.explain import short
-from segkit.config.slots import RENAMED, is_below
+from segkit.config.slots import RENAMED, is_within
 from segkit.config.weightings import named_weightings, unknown_weightings
 from segkit.text import did_you_mean
 
@@ -58,7 +58,7 @@ def one_target_problem(node: Mapping[Any, Any], path: str) -> Iterator[str]:
             start = f"{path}.{key}={short(value)}"
             yield from type_problem(start, value, parameters[key])
             # Code of the user's own may well take an infinite value.
-            if isinstance(value, float) and not math.isfinite(value) and is_below(target, KNOWN):
+            if isinstance(value, float) and not math.isfinite(value) and is_within(target, KNOWN):
                 yield f"{start}: expected a finite number"
         elif inspect.Parameter.VAR_KEYWORD not in kinds:
             names = [name for name in parameters if name != "self"]
@@ -166,9 +166,9 @@ def _trial_groups(lr: float) -> list[dict[str, object]]:
 def _is_own(error: Exception, node: Any) -> bool:
     """Whether an error came through code of the user's own, whose defects are to be seen."""
     names = targets(OmegaConf.to_container(node))
-    own = [name.partition(".")[0] for name in names if not is_below(name, KNOWN)]
+    own = [name.partition(".")[0] for name in names if not is_within(name, KNOWN)]
     return any(
-        is_below(frame.f_globals.get("__name__", ""), own)
+        is_within(frame.f_globals.get("__name__", ""), own)
         for frame, _ in walk_tb(error.__traceback__)
     )
 

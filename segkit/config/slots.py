@@ -136,7 +136,7 @@ def with_new_names(node: Any) -> Any:
     return [with_new_names(child) for child in node] if isinstance(node, list) else node
 
 
-def refuse_foreign(plain: Any, slot: str, allow: Sequence[str], source: object, key: str) -> None:
+def check_trusted(plain: Any, slot: str, allow: Sequence[str], source: object, key: str) -> None:
     """Raise a ConfigError unless a resolved tree names what is listed or allowed, and only there.
 
     Args:
@@ -217,21 +217,23 @@ def _children(node: Any, path: str) -> list[tuple[Any, Any, str]]:
     return []
 
 
-def is_below(name: str, others: Sequence[str]) -> bool:
+def is_within(name: str, others: Sequence[str]) -> bool:
     """Whether a dotted name is one of the others, or of something in it."""
     return any(name == other or name.startswith(f"{other}.") for other in others)
 
 
 def is_allowed(target: str, allow: Sequence[str]) -> bool:
     """Whether the user allowed it; segkit's own is taken from the lists alone."""
-    if is_below(target, ("segkit",)):
+    if is_within(target, ("segkit",)):
         return False
     # The name first, since looking further imports it. Then where it is defined:
     # `my_losses.os.system` begins with my_losses, too.
-    return target in allow or (is_below(target, allow) and is_below(home_of(target), allow))
+    return target in allow or (
+        is_within(target, allow) and is_within(defining_module(target), allow)
+    )
 
 
-def home_of(target: str) -> str:
+def defining_module(target: str) -> str:
     """The module in which the object with this dotted name is defined."""
     try:
         return str(getattr(get_object(target), "__module__", ""))
@@ -245,7 +247,7 @@ def _refusal(target: str, slot: str, path: str) -> str:
     names = SLOTS[slot].names
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     text = f"the checkpoint names {target}, which is no part of segkit"
-    if is_below(target, ("segkit",)):
+    if is_within(target, ("segkit",)):
         return f"{text} that may stand as {path}: refused; expected {listed}"
     if defines_class(target):
         module = target.rpartition(".")[0]
@@ -278,7 +280,7 @@ def defines_class(target: str) -> bool:
     offered = [
         alias.asname or alias.name
         for node in imports
-        if node.level or is_below(str(node.module), (first,))
+        if node.level or is_within(str(node.module), (first,))
         for alias in node.names
     ]
     return name in (*classes, *offered)

@@ -16,7 +16,7 @@ from segkit.data.judge import compare_ignored, compare_palettes, compare_with_mo
 from segkit.data.leaks import check_disjoint, linked_twice
 from segkit.data.threads import attempt
 from segkit.errors import DataError
-from segkit.text import first_ten
+from segkit.text import bullet_list
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def check_splits(
         # A split may be in use twice, its problems are told once.
         problems += [problem for problem in wrong if problem not in problems]
     if problems:
-        leaks.append(f"{len(problems)} items cannot be used:\n{first_ten(problems)}")
+        leaks.append(f"{len(problems)} items cannot be used:\n{bullet_list(problems)}")
     if leaks:
         raise DataError("\n".join(leaks))
     counts, found = judge(splits, facts, ignore_index=ignore_index, trained=trained)
@@ -195,7 +195,7 @@ def _more_problems(
         _, in_split = _look(dataset, name, ignore_index, None, progress)
         wrong += [text for text in in_split if text not in wrong]
     if wrong:
-        yield f"{len(wrong)} items cannot be used:\n{first_ten(wrong)}"
+        yield f"{len(wrong)} items cannot be used:\n{bullet_list(wrong)}"
 
 
 def _look(

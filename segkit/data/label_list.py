@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from segkit.errors import DataError
-from segkit.text import together
+from segkit.text import join_lines
 
 EXPECTED = "one class name per line, in index order, and nothing else"
 # labelme's first two labels; its scripts give them the ids -1, which is stored as 255, and 0.
@@ -77,7 +77,7 @@ def parse_labels(lines: Sequence[str], source: str) -> LabelList:
         problems = [f"{source}, line {1 + skipped}: {columns}"]
     if problems:
         more = f"and {len(problems) - 10} more lines" if len(problems) > 10 else ""
-        raise DataError(together([*problems[:10], *([more] if more else [])]))
+        raise DataError(join_lines([*problems[:10], *([more] if more else [])]))
     return LabelList(names)
 
 
@@ -149,5 +149,5 @@ def _cvat(lines: Sequence[str], source: str) -> LabelList:
         names.append(found["name"])
         colors += [color] if color else []
     if problems:
-        raise DataError(together(problems))
+        raise DataError(join_lines(problems))
     return LabelList(names, colors if len(colors) == len(names) else None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segkit.data.dataset import FileDataset, SegmentationDataset
 from segkit.errors import DataError
-from segkit.text import first_ten
+from segkit.text import bullet_list
 
 CHUNK = 4096  # bytes in the middle of a file by which files of equal size mostly differ
 
@@ -37,7 +37,7 @@ def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> li
         ]
     raise DataError(
         f"{len(shared)} pictures are in the train split and in the validation split, so the scores "
-        f"would be too good. Take them out of one of them:\n{first_ten(shared)}"
+        f"would be too good. Take them out of one of them:\n{bullet_list(shared)}"
     )
 
 

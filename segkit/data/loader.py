@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Augment, Image, Mask
 from segkit.data.dataset import SegmentationDataset
-from segkit.data.sampler import EpochBatches, Key
+from segkit.data.sampler import EpochBatchSampler, SampleKey
 from segkit.data.workers import TIMEOUT, start_worker
 from segkit.errors import DataError, SegkitError
 
@@ -60,7 +60,7 @@ class Sample(NamedTuple):
 
 
 class Samples(Dataset[Sample | SegkitError]):
-    """A data set whose items are named by :class:`Key`, augmented if ``augment`` is given."""
+    """A data set whose items are named by :class:`SampleKey`, augmented if ``augment`` is given."""
 
     def __init__(self, dataset: SegmentationDataset, augment: Augment | None, seed: int) -> None:
         self.dataset, self.augment, self.seed = dataset, augment, seed
@@ -68,7 +68,7 @@ class Samples(Dataset[Sample | SegkitError]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Sample | SegkitError:
+    def __getitem__(self, key: SampleKey) -> Sample | SegkitError:
         """The sample, or what is wrong with its files: see :func:`~segkit.data.workers.batches`."""
         name = self.dataset.ids[key.index]
         try:
@@ -148,9 +148,10 @@ def train_loader(
 ) -> "DataLoader[Batch]":
     """Shuffled, augmented :class:`Batch` es of this process.
 
-    Before each pass set ``epoch`` and ``start`` of its ``batch_sampler``, an :class:`EpochBatches`.
+    Before each pass set ``epoch`` and ``start`` of its ``batch_sampler``, an
+    :class:`EpochBatchSampler`.
     """
-    order = EpochBatches(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
+    order = EpochBatchSampler(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
     return _loader(Samples(dataset, augment, seed), order, collate, num_workers, seed, device)
 
 
@@ -170,7 +171,7 @@ def eval_loader(
     """
     mine = range(rank, len(dataset), world_size)
     order = [
-        [Key(0, index) for index in mine[first : first + batch_size]]
+        [SampleKey(0, index) for index in mine[first : first + batch_size]]
         for first in range(0, len(mine), batch_size)
     ]
     samples = Samples(dataset, None, seed=0)
@@ -179,7 +180,7 @@ def eval_loader(
 
 def _loader(
     samples: Samples,
-    order: Iterable[list[Key]],
+    order: Iterable[list[SampleKey]],
     collate: Any,
     num_workers: int,
     seed: int,

@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
-class Key:
+class SampleKey:
     """Names a sample; without ``counts`` its mask is to be all ``ignore_index``."""
 
     epoch: int
@@ -16,7 +16,7 @@ class Key:
     counts: bool = True
 
 
-class EpochBatches(Sampler[list[Key]]):
+class EpochBatchSampler(Sampler[list[SampleKey]]):
     """Which samples this process takes, step by step: a pure function of (seed, epoch, start).
 
     All processes go through one order, ``batch_size * world_size`` images in each step, of which
@@ -50,17 +50,17 @@ class EpochBatches(Sampler[list[Key]]):
         """Images of the epoch that are used after so many steps of this pass: the next start."""
         return min(self.start + steps * self.global_batch_size, self._firsts(self.start).stop)
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         # An index of its own: numpy takes (seed, epoch) for (seed, epoch, 0), the first sample.
         random = np.random.default_rng([self.seed, self.epoch, 2**32 - 1])
         order = np.arange(self.size)
         random.shuffle(order)
         epoch, firsts = self.epoch, self._firsts(self.start)
         for first in firsts:
-            together = order[first : min(first + self.global_batch_size, firsts.stop)].tolist()
-            begin, end = (len(together) * r // self.world_size for r in (self.rank, self.rank + 1))
-            mine = [Key(epoch, index) for index in together[begin:end]]
-            yield mine or [Key(epoch, together[begin], counts=False)]
+            group = order[first : min(first + self.global_batch_size, firsts.stop)].tolist()
+            begin, end = (len(group) * r // self.world_size for r in (self.rank, self.rank + 1))
+            mine = [SampleKey(epoch, index) for index in group[begin:end]]
+            yield mine or [SampleKey(epoch, group[begin], counts=False)]
 
     def _firsts(self, start: int) -> range:
         """Where in the order each step begins, and where the last one stops."""

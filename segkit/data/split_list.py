@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import DataError
-from segkit.text import first_ten
+from segkit.text import bullet_list
 
 _FILE = r"\.(?:jpe?g|png|bmp|tiff?|webp|gif|npy)"
 _PAIR = re.compile(rf"(.+?{_FILE})(?:\s*[,;|]\s*|\s+)(\S.*{_FILE})", re.IGNORECASE)
@@ -65,7 +65,7 @@ def parse_split(
         lines_of_them = ", ".join(map(str, [*twice][:10]))
         problems.append(
             f"{path}: {len(twice)} ids stand there more than once; keep each once (again in line "
-            f"{lines_of_them}):\n{first_ten(list(twice.values()))}"
+            f"{lines_of_them}):\n{bullet_list(list(twice.values()))}"
         )
     if problems:
         raise DataError("\n".join(problems))
@@ -130,7 +130,7 @@ def _ids_of_pairs(
         raise DataError(
             f"{path}: {len(problems)} lines hold two paths that are not those of an id. Expected "
             "one id per line, or JPEGImages/ID.jpg SegmentationClass/ID.png where these files are "
-            f"there:\n{first_ten(problems)}"
+            f"there:\n{bullet_list(problems)}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from segkit.errors import DataError
-from segkit.text import first_ten
+from segkit.text import bullet_list
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -84,7 +84,7 @@ def attempt(
     return results
 
 
-def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
+def map_parallel(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
     """``work`` of each item, in order, with a bar called ``what`` on a terminal.
 
     Raises:
@@ -93,5 +93,5 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> li
     done = attempt(work, items, what)
     problems = [str(one) for one in done if isinstance(one, DataError)]
     if problems:
-        raise DataError(f"{len(problems)} of {len(items)} cannot be used:\n{first_ten(problems)}")
+        raise DataError(f"{len(problems)} of {len(items)} cannot be used:\n{bullet_list(problems)}")
     return [one for one in done if not isinstance(one, DataError)]

@@ -29,7 +29,7 @@ from segkit.data.orientation import to_picture
 from segkit.data.split_list import hint, is_split_name, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
-from segkit.text import first_ten
+from segkit.text import bullet_list
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -243,7 +243,7 @@ def _find_pairs(
         return pairs, []
     return pairs, [
         f"{root}: {len(problems)} files missing or ambiguous in {split}. Ids in a split have no "
-        f"suffix; files end in {' '.join(SUFFIXES)}, in any letter case:\n{first_ten(problems)}"
+        f"suffix; files end in {' '.join(SUFFIXES)}, in any letter case:\n{bullet_list(problems)}"
     ]
 
 

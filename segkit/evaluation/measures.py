@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segkit.errors import DataError
-from segkit.inference.predictions import PredictedMask, strips
+from segkit.inference.predictions import PredictedMask, chunks
 from segkit.metrics import (
     BoundaryIoU,
     Calibration,
@@ -20,7 +20,7 @@ from segkit.metrics import (
     trust,
 )
 from segkit.metrics.uncertainty import METHOD
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Measures:
         pred, target, name = image.pred, image.batch.target, image.batch.ids[0]
         one = ConfusionMatrix(self.num_classes, self.ignore_index)
         try:
-            for rows in strips(slice(0, target.shape[1]), target.shape[2]):
+            for rows in chunks(slice(0, target.shape[1]), target.shape[2]):
                 one.update(pred[:, rows], target[:, rows])
                 if image.confidence is not None:
                     self.calibration.update(
@@ -86,17 +86,17 @@ class Measures:
         self.boundary.update(pred, target)
         for width, matrix in self.trimaps.items():
             near = trimap(target, width, self.ignore_index)
-            for rows in strips(slice(0, target.shape[1]), target.shape[2]):
+            for rows in chunks(slice(0, target.shape[1]), target.shape[2]):
                 matrix.update(pred[:, rows], near[:, rows])
         self.images.append(ImageScores(name, scores, class_counts(one.matrix).tolist()))
 
-    def gather(self, world: World) -> None:
+    def gather(self, world: DistributedContext) -> None:
         """From here on these are the measures of the images of all processes."""
         self.matrix = world.sum_matrix(self.matrix)
-        self.boundary.counts = world.sum(self.boundary.counts.cpu())
+        self.boundary.counts = world.all_reduce_sum(self.boundary.counts.cpu())
         self.trimaps = {width: world.sum_matrix(m) for width, m in self.trimaps.items()}
-        self.calibration.counts = world.sum(self.calibration.counts.cpu())
-        self.images = world.in_turn(self.images)
+        self.calibration.counts = world.all_reduce_sum(self.calibration.counts.cpu())
+        self.images = world.gather_interleaved(self.images)
 
     @property
     def counts(self) -> Tensor:

@@ -18,7 +18,7 @@ from segkit.files import make_folder, remove_empty, write_json
 from segkit.inference.predictions import PredictedMask
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData, read_history, write_report
-from segkit.report.image_result import Answer
+from segkit.report.image_result import ImageResult
 from segkit.report.label_errors import write_suspicious
 from segkit.report.tables import class_table, more_scores
 from segkit.runs.folder import run_of
@@ -134,13 +134,13 @@ def evaluation_folder(
         ) from None
 
 
-def answer(image: PredictedMask) -> Answer:
+def image_result(image: PredictedMask) -> ImageResult:
     """What the report looks at."""
 
     def array(plane: Tensor | None) -> Any:
         return None if plane is None else plane[0].cpu().numpy()
 
-    return Answer(
+    return ImageResult(
         image.batch.ids[0],
         array(image.batch.image).transpose(1, 2, 0),
         array(image.batch.target),

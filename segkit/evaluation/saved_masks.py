@@ -15,7 +15,7 @@ from segkit.data.loader import Batch
 from segkit.data.masks import to_labels
 from segkit.errors import DataError
 from segkit.inference.predictions import PredictedMask, images
-from segkit.text import first_ten
+from segkit.text import bullet_list
 
 LABEL_MAP, COLORMAP = "predictions_label_map", "predictions_colormap"
 
@@ -51,7 +51,7 @@ class SavedMasks:
         if missing := [f"{name}.png" for name in ids if not self.file(name).is_file()]:
             raise DataError(
                 f"{folder}: {len(missing)} of {len(ids)} masks are missing; expected <id>.png for "
-                f"each image of the split:\n{first_ten(missing)}"
+                f"each image of the split:\n{bullet_list(missing)}"
             )
         if colormap is None:
             self._check_palettes(ids)

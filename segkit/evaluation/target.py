@@ -18,13 +18,13 @@ from segkit.inference.onnx_network import ExportedCheckpoint
 from segkit.inference.predictions import PredictedMask, predict_masks
 from segkit.inference.predictor import Inference
 from segkit.runs.checkpoint import Checkpoint
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 
 Source = Path | list[Checkpoint]  # a folder of masks, or the checkpoints of one model
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationTarget:
     """A model or saved masks.
 
     Attributes:
@@ -39,7 +39,7 @@ class Subject:
     facts: dict[str, Any]
     inference: Inference | None = None
 
-    def how(self, world: World) -> dict[str, Any]:
+    def provenance(self, world: DistributedContext) -> dict[str, Any]:
         """How it was computed in all processes, for ``metrics.json``."""
         if self.inference is None:
             return {}
@@ -66,7 +66,9 @@ def open_source(source: str | Sequence[str]) -> Source:
     return read_checkpoints(source)
 
 
-def make_subject(source: Source, cfg: DictConfig, data: Data, device: torch.device) -> Subject:
+def make_target(
+    source: Source, cfg: DictConfig, data: Data, device: torch.device
+) -> EvaluationTarget:
     """A source, ready for the images of ``data``.
 
     Raises:
@@ -82,12 +84,12 @@ def make_subject(source: Source, cfg: DictConfig, data: Data, device: torch.devi
             colormap=settings["predictions_colormap"] or settings["data"]["colormap"],
             label_map=settings["predictions_label_map"],
         )
-        return Subject([source], masks.predict_masks, {"predictions": str(source)})
+        return EvaluationTarget([source], masks.predict_masks, {"predictions": str(source)})
     for checkpoint in source:
         check_classes(checkpoint, data)
     inference = load_inference(source, cfg, device)
     facts = [facts_of(checkpoint, cfg.weights) for checkpoint in source]
-    return Subject(
+    return EvaluationTarget(
         [one.path for one in source],
         partial(predict_masks, inference),
         facts[0] if len(facts) == 1 else {key: [one[key] for one in facts] for key in facts[0]},

@@ -19,7 +19,7 @@ from segkit.inference.predictor import Ensemble, Inference, Size, pair
 from segkit.models.normalize import Normalize, memory_order
 from segkit.models.weights import compare
 from segkit.runs.checkpoint import Checkpoint, model_weights, read_checkpoint
-from segkit.runs.description import Description
+from segkit.runs.description import CheckpointMetadata
 from segkit.runtime.device import Precision
 from segkit.runtime.finite import refuse_weights
 
@@ -106,13 +106,13 @@ def usual_window(
 
 
 def window_text(window: dict[str, list[int] | None]) -> str:
-    """For people; see :attr:`~segkit.runs.checkpoint.Description.window`."""
+    """For people; see :attr:`~segkit.runs.checkpoint.CheckpointMetadata.window`."""
     if window["size"] is None:
         return "whole images"
     return f"{window['size']}" + (f", stride {window['stride']}" if window["stride"] else "")
 
 
-def saved_range(about: Description) -> Range | None:
+def saved_range(about: CheckpointMetadata) -> Range | None:
     """The ``data.range`` that a network was trained with.
 
     Raises:
@@ -122,7 +122,7 @@ def saved_range(about: Description) -> Range | None:
     return parse_range(data.get("range") if isinstance(data, dict) else None)
 
 
-def usual_precision(about: Description, device: torch.device) -> str:
+def usual_precision(about: CheckpointMetadata, device: torch.device) -> str:
     """What the run computed with: fp32 wherever it is used, fewer bits on such a device only."""
     if about.precision == "fp32" or torch.device(about.device).type == device.type:
         return about.precision

@@ -189,7 +189,7 @@ class SegmentationModel:
         num_classes = len(self.classes)
         mask = np.empty((height, width), np.uint8 if num_classes <= 256 else np.int64)
         probs = np.empty((num_classes, height, width), np.float32) if with_probs else None
-        for rows, scores in self.inference.bands(image, name):
+        for rows, scores in self.inference.row_blocks(image, name):
             mask[rows] = scores.max(1).indices[0].cpu().numpy()
             if probs is not None:
                 probs[:, rows] = scores.softmax(1)[0].cpu().numpy()

@@ -52,8 +52,8 @@ def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[Pr
         pred = torch.empty(shape, dtype=torch.int16, device=one.image.device)
         confidence = torch.empty(shape, dtype=torch.float32, device=one.image.device)
         label_confidence = torch.empty_like(confidence)
-        for band, scores in inference.bands(one.image, one.ids[0]):
-            for rows in strips(band, shape[2]):
+        for band, scores in inference.row_blocks(one.image, one.ids[0]):
+            for rows in chunks(band, shape[2]):
                 part = scores[:, :, rows.start - band.start : rows.stop - band.start]
                 best = part.max(1)
                 pred[:, rows] = best.indices
@@ -66,7 +66,7 @@ def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[Pr
         yield PredictedMask(one, pred, confidence, label_confidence)
 
 
-def strips(rows: slice, width: int) -> Iterator[slice]:
+def chunks(rows: slice, width: int) -> Iterator[slice]:
     """``rows`` in parts of at most ``PIXELS`` pixels, or of one row."""
     height = max(1, PIXELS // width)
     for top in range(rows.start, rows.stop, height):

@@ -82,12 +82,12 @@ class Inference:
     def __call__(
         self, image: Tensor, name: str = "the image", finite: list[Tensor] | None = None
     ) -> Tensor:
-        """Scores float32 (1, C, H, W) of an image, all at once; see :meth:`bands`."""
-        bands = [scores for _, scores in self.bands(image, name, finite)]
-        return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
+        """Scores float32 (1, C, H, W) of an image, all at once; see :meth:`row_blocks`."""
+        row_blocks = [scores for _, scores in self.row_blocks(image, name, finite)]
+        return row_blocks[0] if len(row_blocks) == 1 else torch.cat(row_blocks, dim=2)
 
     @torch.no_grad()
-    def bands(
+    def row_blocks(
         self, image: Tensor, name: str = "the image", finite: list[Tensor] | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
         """The rows of the image from top to bottom, and their scores (1, C, rows, W).
@@ -110,11 +110,11 @@ class Inference:
         window = self.window or (self.fallback if height * width >= self._too_large else None)
         while True:
             if window is None:
-                bands = self._whole(image, flags)
+                row_blocks = self._whole(image, flags)
             else:
-                bands = self._in_windows(image, window, flags)
+                row_blocks = self._in_windows(image, window, flags)
             try:
-                first = next(bands)  # all windows are of one size: the others will fit too
+                first = next(row_blocks)  # all windows are of one size: the others will fit too
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -123,7 +123,7 @@ class Inference:
             if image.device.type == "cuda":
                 torch.cuda.empty_cache()
         yield first
-        yield from bands
+        yield from row_blocks
         if finite is None:
             refuse_logits(flags, name, self.source, self.precision.name)
 
@@ -156,9 +156,9 @@ class Inference:
     ) -> Iterator[tuple[slice, Tensor]]:
         stride = self.stride or (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3))
         height, width = (min(w, s) for w, s in zip(window, image.shape[2:], strict=True))
-        tops = starts(image.shape[2], height, stride[0])
-        lefts = starts(image.shape[3], width, stride[1])
-        weight = seam_weight(height, width).to(image.device)
+        tops = tile_origins(image.shape[2], height, stride[0])
+        lefts = tile_origins(image.shape[3], width, stride[1])
+        weight = gaussian_weight(height, width).to(image.device)
         sums: Tensor | None = None  # of weighted probabilities, for the rows of these windows
         weights = weight.new_zeros(height, image.shape[3])
         for top, following in pairwise([*tops, image.shape[2]]):
@@ -243,12 +243,12 @@ def log_probs_(probs: Tensor) -> Tensor:
     return probs.clamp_(min=torch.finfo(probs.dtype).tiny).log_()
 
 
-def starts(size: int, window: int, stride: int) -> list[int]:
+def tile_origins(size: int, window: int, stride: int) -> list[int]:
     """Where windows begin that cover ``size`` pixels; the last one ends with them."""
     return [*range(0, size - window, stride), size - window]
 
 
-def seam_weight(height: int, width: int) -> Tensor:
+def gaussian_weight(height: int, width: int) -> Tensor:
     """How much each pixel of a window counts, (height, width): most in the middle.
 
     A Gaussian with an eighth of the window as standard deviation, as in nnU-Net (Isensee et al.

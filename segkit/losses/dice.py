@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from segkit.losses.pixels import PixelLoss, PixelScores, ratio
-from segkit.losses.processes import total
+from segkit.losses.processes import all_reduce_sum
 from segkit.losses.settings import checked_number, class_values
 
-Average = Literal["present", "all"]
+ModelEMA = Literal["present", "all"]
 
 
 def dice_loss(
@@ -20,7 +20,7 @@ def dice_loss(
     ignore_index: int = 255,
     beta: float = 1.0,
     smooth: float = 1.0,
-    average: Average = "present",
+    average: ModelEMA = "present",
     include_background: bool = True,
     class_weights: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
@@ -78,7 +78,7 @@ class DiceLoss(PixelLoss):
         self,
         beta: float = 1.0,
         smooth: float = 1.0,
-        average: Average = "present",
+        average: ModelEMA = "present",
         include_background: bool = True,
         class_weights: Sequence[float] | Tensor | None = None,
         ignore_index: int = 255,
@@ -99,7 +99,7 @@ class DiceLoss(PixelLoss):
         tp = pixels.sum_per_class(p_true)  # (C,)
         labelled = pixels.sum_per_class(torch.ones_like(p_true))
         predicted = pixels.probs.sum((2, 3)).to(tp.dtype).sum(0)
-        tp, labelled, predicted = total(torch.stack((tp, labelled, predicted)))
+        tp, labelled, predicted = all_reduce_sum(torch.stack((tp, labelled, predicted)))
         missed = self.beta**2 * (labelled - tp)
         # The score's complement, (denominator - numerator) / denominator, has no 0/0 to define.
         loss = ratio(missed + predicted - tp, self.beta**2 * labelled + predicted + self.smooth)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.losses.pixels import PixelLoss, PixelScores, count_dtype, ratio
-from segkit.losses.processes import across_processes, alone, is_collecting, total
+from segkit.losses.processes import across_processes, all_reduce_sum, alone, is_collecting
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def parts(
         rows = [torch.stack([amount(loss, target) for loss in weighed]) for target in targets]
         here = torch.stack(rows)  # (batches, losses)
         with across_processes(world_size):
-            everywhere = total(here)
+            everywhere = all_reduce_sum(here)
         step = everywhere.sum(0)
         for i, loss in enumerate(weighed):
             # Our values are those of all processes already.
@@ -140,4 +140,4 @@ def contribution(
     if share is None:
         return own
     with across_processes(part.world_size):
-        return total(own * share.to(own))
+        return all_reduce_sum(own * share.to(own))

@@ -1,7 +1,8 @@
 """What every loss reads: the scores and labels of the pixels that are not ignored.
 
-A loss puts its sums over pixels through :func:`segkit.losses.processes.total`, so that it is one
-number of the global batch when several processes train. Shapes: N images, C classes, H x W pixels.
+A loss puts its sums over pixels through :func:`segkit.losses.processes.all_reduce_sum`, so that it
+is one number of the global batch when several processes train. Shapes: N images, C classes, H x W
+pixels.
 """
 
 import math
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.losses.processes import total
+from segkit.losses.processes import all_reduce_sum
 from segkit.losses.settings import checked_index
 
 TARGET_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -177,7 +178,7 @@ def ratio(value: Tensor, amount: Tensor) -> Tensor:
 
 def ratio_of_sums(values: Tensor, amounts: Tensor) -> Tensor:
     """Sum of the values over the sum of the amounts, both over the pixels of all processes."""
-    value, amount = total(torch.stack((values.sum(), amounts.sum())))
+    value, amount = all_reduce_sum(torch.stack((values.sum(), amounts.sum())))
     return ratio(value, amount)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scope:
-    """What :func:`total` sums over.
+    """What :func:`all_reduce_sum` sums over.
 
     Attributes:
         world_size: Number of processes; with more than one all compute the same in the same order.
@@ -42,7 +42,7 @@ def _within(scope: Scope) -> Iterator[None]:
 def across_processes(
     world_size: int, known: Sequence[Tensor] | None = None, batches: int = 1
 ) -> Iterator[None]:
-    """Inside, :func:`total` is over ``world_size`` processes.
+    """Inside, :func:`all_reduce_sum` is over ``world_size`` processes.
 
     All of them must then compute the same losses in the same order. Off by default: evaluation,
     where processes have different numbers of images, never waits for another.
@@ -55,7 +55,8 @@ def across_processes(
         batches: Of the step.
 
     Raises:
-        ValueError: A loss called :func:`total` more or less often than while they were collected.
+        ValueError: A loss called :func:`all_reduce_sum` more or less often than while they were
+            collected.
     """
     if known is None:
         with _within(Scope(world_size)):
@@ -70,7 +71,7 @@ def across_processes(
 
 @contextmanager
 def collecting() -> Iterator[list[Tensor]]:
-    """Inside, :func:`total` returns the local sums; the list gets them in the order of calls."""
+    """Inside, :func:`all_reduce_sum` returns the local sums; the list gets them, call by call."""
     seen: list[Tensor] = []
     with _within(Scope(seen=seen)):
         yield seen
@@ -78,7 +79,7 @@ def collecting() -> Iterator[list[Tensor]]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, :func:`total` is over this batch of this process: for a loss that knows no other."""
+    """Inside, :func:`all_reduce_sum` is over this batch alone: for a loss that knows no other."""
     with _within(Scope()):
         yield
 
@@ -88,7 +89,7 @@ def is_collecting() -> bool:
     return _scope.get().seen is not None
 
 
-def total(sums: Tensor) -> Tensor:
+def all_reduce_sum(sums: Tensor) -> Tensor:
     """The sum of every part's tensor, any shape; outside of :func:`across_processes` its own.
 
     The gradient is ``world_size`` times that of the local part, without communication:
@@ -112,5 +113,5 @@ def total(sums: Tensor) -> Tensor:
 
 UNEVEN = (
     "a loss asked for other sums over the pixels in one batch than in another; each must call "
-    "segkit.losses.processes.total equally often and with the same shapes for every batch"
+    "segkit.losses.processes.all_reduce_sum equally often and with the same shapes for every batch"
 )

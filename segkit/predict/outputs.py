@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segkit.data.decode import Pixels
 from segkit.data.masks import write_mask
 from segkit.errors import ConfigError
-from segkit.files import CSVTable, appearing, make_folder, remove_empty
+from segkit.files import CSVTable, atomic_write, make_folder, remove_empty
 from segkit.inference.model import Mask, Probabilities
 from segkit.predict.video import write_video
 from segkit.report.pictures import color, write_picture
@@ -79,7 +79,7 @@ class Outputs:
         """The files of one picture; ``kinds`` other than those of the whole run."""
         for kind in kinds or self.kinds or ("index",):
             suffix = ".npz" if kind == "probs" else ".png"
-            with appearing(self.folder / kind / f"{name}{suffix}") as path:
+            with atomic_write(self.folder / kind / f"{name}{suffix}") as path:
                 if kind == "index":
                     write_mask(path, mask, self.palette)
                 elif kind == "probs":
@@ -91,7 +91,7 @@ class Outputs:
                     write_picture(path, self.draw(kind, pixels, mask))
 
     @contextmanager
-    def film(self, name: str, fps: float) -> Iterator[Callable[..., None]]:
+    def open_videos(self, name: str, fps: float) -> Iterator[Callable[..., None]]:
         """A function that takes the frames of a video like :meth:`write`, without the name.
 
         It also takes how often a frame is to be shown. The videos appear at the end, and not if
@@ -103,7 +103,7 @@ class Outputs:
             videos = {}
             for kind in kinds:
                 if kind in FILMED:
-                    path = stack.enter_context(appearing(self.folder / kind / f"{name}.mp4"))
+                    path = stack.enter_context(atomic_write(self.folder / kind / f"{name}.mp4"))
                     videos[kind] = stack.enter_context(write_video(path, fps))
             others = [kind for kind in kinds if kind not in videos]
 

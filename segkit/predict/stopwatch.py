@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from segkit.text import pace
+from segkit.text import throughput
 
 PERCENTILES = (50, 90, 99)
 
@@ -56,6 +56,6 @@ class Stopwatch:
         )
         return (
             f"prediction alone, {found['count']:.0f} times after a warm-up ({where}): {latencies}; "
-            f"{pace(found['images_per_second'])}\n"
+            f"{throughput(found['images_per_second'])}\n"
             f"beside it, per image (p50): {around}"
         )

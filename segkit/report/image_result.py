@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImageResult:
     """What is known of one image.
 
     Attributes:
@@ -50,7 +50,7 @@ class Answer:
     confidence: Probabilities | None = None
     label_confidence: Probabilities | None = None
 
-    def part(self, box: Box) -> "Answer":
+    def part(self, box: Box) -> "ImageResult":
         """Image, target and prediction in a box."""
         where = slice(box.top, box.bottom), slice(box.left, box.right)
-        return Answer(self.name, self.image[where], self.target[where], self.pred[where])
+        return ImageResult(self.name, self.image[where], self.target[where], self.pred[where])

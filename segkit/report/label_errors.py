@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from segkit.files import write_csv
 from segkit.metrics.objects import NEIGHBOURS
-from segkit.report.image_result import Answer, Box, Probabilities
+from segkit.report.image_result import Box, ImageResult, Probabilities
 
 TINY = 1e-6  # a smaller probability is not one that can be relied on
 UNIT = 2.0**-24  # probabilities are summed as whole multiples of it, so in any order
@@ -88,7 +88,7 @@ class SuspiciousLabels:
         self.sums = np.zeros((2, num_classes), np.int64)
         self.candidates: list[Region] = []
 
-    def update(self, answer: Answer) -> list[Region]:
+    def update(self, answer: ImageResult) -> list[Region]:
         """Look at one image; without probabilities nothing of it is doubted.
 
         Returns:
@@ -133,7 +133,7 @@ class SuspiciousLabels:
         )
 
     def _regions(
-        self, answer: Answer, probabilities: tuple[Probabilities, Probabilities]
+        self, answer: ImageResult, probabilities: tuple[Probabilities, Probabilities]
     ) -> list[Region]:
         target, pred = answer.target, answer.pred
         # One number for each pair of label and other prediction, -1 where there is none.

@@ -15,7 +15,7 @@ import torch
 import segkit
 from segkit.errors import CheckpointError
 from segkit.models.weights import read_tensors
-from segkit.runs.description import Description, described
+from segkit.runs.description import CheckpointMetadata, described
 from segkit.runs.plain import expect, in_short, is_text
 from segkit.runs.saved_state import check_scores, check_state
 from segkit.runtime.log import log
@@ -34,7 +34,7 @@ class Stateful(Protocol):
 def save_checkpoint(
     path: Path,
     state: Stateful | dict[str, Any],
-    about: Description,
+    about: CheckpointMetadata,
     scores: dict[str, Any],
     *,
     also: Sequence[Path] = (),
@@ -138,7 +138,7 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Any]
-    about: Description
+    about: CheckpointMetadata
     scores: dict[str, Any]
     written_at: int = 0  # nanoseconds
 

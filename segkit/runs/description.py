@@ -29,7 +29,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
-class Description:
+class CheckpointMetadata:
     """What a checkpoint says of itself, so that nothing else is needed to use it.
 
     Attributes:
@@ -63,7 +63,7 @@ class Description:
         return {name: found.get(name) for name in ("size", "stride")}
 
 
-def described(path: Path, entries: Any) -> Description:
+def described(path: Path, entries: Any) -> CheckpointMetadata:
     """The description in a file, which may be edited, damaged, or made by a stranger.
 
     Args:
@@ -73,7 +73,7 @@ def described(path: Path, entries: Any) -> Description:
     Raises:
         CheckpointError: An entry is missing, unknown, or not what it should be.
     """
-    known = {f.name: f for f in fields(Description)}
+    known = {f.name: f for f in fields(CheckpointMetadata)}
     needed = [
         name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING
     ]
@@ -89,12 +89,12 @@ def described(path: Path, entries: Any) -> Description:
         )
     for name, value in entries.items():
         CHECKS[name](path, name, value)
-    about = Description(**with_new_names(entries))
+    about = CheckpointMetadata(**with_new_names(entries))
     _check_agreement(path, about)
     return about
 
 
-def _check_agreement(path: Path, about: Description) -> None:
+def _check_agreement(path: Path, about: CheckpointMetadata) -> None:
     """Raise a CheckpointError if the configuration says something else of the data."""
     data = about.config.get("data", {})
     said = {"num_classes": len(about.classes), "ignore_index": about.ignore_index}

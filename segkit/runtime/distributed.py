@@ -29,7 +29,7 @@ TIMEOUT = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes of this run, and which of them this is; alone by default.
 
     Every process has to call the same methods in the same order. Alone they cost nothing.
@@ -49,7 +49,7 @@ class World:
         """Whether this process is the one that writes and tells."""
         return self.rank == 0
 
-    def from_main(self, make: Callable[[], T]) -> T:
+    def broadcast_from_main(self, make: Callable[[], T]) -> T:
         """What ``make`` returns in process 0, the only one to call it. It must be picklable.
 
         Raises:
@@ -81,7 +81,7 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def in_turn(self, values: list[T]) -> list[T]:
+    def gather_interleaved(self, values: list[T]) -> list[T]:
         """The values of all images, given those of the images of this process's ``eval_loader``.
 
         They come in the order of the data set, so that a mean of them is that of one process.
@@ -89,7 +89,7 @@ class World:
         shares = self.gather(values)
         return [shares[i % self.size][i // self.size] for i in range(sum(map(len, shares)))]
 
-    def any(self, *flags: bool) -> tuple[bool, ...]:
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set in any of the processes."""
         if self.size == 1:
             return flags
@@ -97,7 +97,7 @@ class World:
         dist.all_reduce(counts)
         return tuple(bool(count) for count in counts.tolist())
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum of every process's tensor, of one shape, dtype and kind of device."""
         if self.size == 1:
             return tensor
@@ -109,8 +109,8 @@ class World:
         """The counts of all processes, those that had no image included."""
         total = ConfusionMatrix(matrix.num_classes, matrix.ignore_index)
         # On the CPU: the matrix of a process without images was never moved to the device.
-        total.matrix = self.sum(matrix.matrix.cpu())
-        total.outside = self.sum(matrix.outside.cpu())
+        total.matrix = self.all_reduce_sum(matrix.matrix.cpu())
+        total.outside = self.all_reduce_sum(matrix.outside.cpu())
         return total
 
     def broadcast_buffers(self, model: nn.Module) -> None:
@@ -121,17 +121,17 @@ class World:
 
 
 @contextmanager
-def connect() -> Iterator[World]:
+def connect() -> Iterator[DistributedContext]:
     """The world that torchrun describes in the environment, connected; alone without torchrun.
 
     Raises:
         ConfigError: There are more processes on this machine than CUDA devices.
     """
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
-        yield World()
+        yield DistributedContext()
         return
     rank, size, local_rank = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    world = World(rank, size, local_rank)
+    world = DistributedContext(rank, size, local_rank)
     if torch.cuda.is_available():
         check_device_for_each(int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1)))
         torch.cuda.set_device(local_rank)
@@ -157,14 +157,14 @@ def connect() -> Iterator[World]:
     except BaseException as error:
         time.sleep(0.3)  # no barrier: the others may be gone
         told = isinstance(error, MainProcessError) or not isinstance(error, SegkitError)
-        if not told and told_by_main(store, rank, str(error)):
+        if not told and reported_by_main(store, rank, str(error)):
             raise MainProcessError(str(error)) from error
         raise
     finally:
         dist.destroy_process_group()
 
 
-def told_by_main(store: PrefixStore, rank: int, message: str) -> bool:
+def reported_by_main(store: PrefixStore, rank: int, message: str) -> bool:
     """Whether process 0 ends with the same message: what all find wrong is told once.
 
     The others wait some seconds for it, still connected, so that it is not lost before.
@@ -189,7 +189,7 @@ def check_device_for_each(num_processes: int) -> None:
         )
 
 
-def check_same_start(state: Mapping[str, Any] | None, world: World) -> None:
+def check_same_start(state: Mapping[str, Any] | None, world: DistributedContext) -> None:
     """Make sure that all processes found the same checkpoint; each looked for it by itself.
 
     Args:
@@ -212,7 +212,7 @@ def check_same_start(state: Mapping[str, Any] | None, world: World) -> None:
             )
 
 
-def lost_peer(error: BaseException) -> str | None:
+def peer_failure(error: BaseException) -> str | None:
     """One line for an error that only says that another process is gone or hangs, else None."""
     signs = r"gloo/transport|connectFullMesh|pair closure|connection (closed|reset) by peer"
     of_gloo = isinstance(error, RuntimeError) and re.search(signs, str(error), re.IGNORECASE)
@@ -225,7 +225,7 @@ def lost_peer(error: BaseException) -> str | None:
     )
 
 
-def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
+def wrap(model: nn.Module, world: DistributedContext, device: torch.device) -> nn.Module:
     """The module to train: ``model`` itself, or with several processes one around it.
 
     That one averages the gradients of the parameters that are trainable now. After parameters were
@@ -237,7 +237,7 @@ def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
-def sync_batch_norm(model: nn.Module, world: World, device: torch.device) -> nn.Module:
+def sync_batch_norm(model: nn.Module, world: DistributedContext, device: torch.device) -> nn.Module:
     """The model with BatchNorm over the images of all processes, changed in place.
 
     Parameters and keys stay. Alone there is nothing to change. The layers it makes also take one

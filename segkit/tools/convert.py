@@ -23,11 +23,11 @@ from segkit.data.dataset import check_pair
 from segkit.data.decode import load
 from segkit.data.masks import write_mask
 from segkit.data.orientation import shown_size
-from segkit.data.threads import each
+from segkit.data.threads import map_parallel
 from segkit.data.voc import IMAGES, MASKS, SUFFIXES, split_file
 from segkit.errors import DataError
 from segkit.files import user_path
-from segkit.text import first_ten
+from segkit.text import bullet_list
 from segkit.tools.formats import READERS
 from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
 from segkit.tools.formats.drawing import IGNORE
@@ -46,7 +46,7 @@ def convert(request: Request) -> None:
     if taken and not request.force:
         raise DataError(
             f"{layout.root}: {len(taken)} files are there already; nothing was written. Add "
-            f"force=true to replace them, or give out= another folder:\n{first_ten(taken)}"
+            f"force=true to replace them, or give out= another folder:\n{bullet_list(taken)}"
         )
     with ExitStack() as stack:
         staging = None
@@ -59,7 +59,7 @@ def convert(request: Request) -> None:
         def work(item: Item) -> NDArray[np.int64]:
             return make_pair(item, found, staging)
 
-        counts = sum(each(work, found.items, "convert"), np.zeros(256, np.int64))
+        counts = sum(map_parallel(work, found.items, "convert"), np.zeros(256, np.int64))
         if staging is not None:
             layout.take(found, staging)
     pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
@@ -69,7 +69,7 @@ def convert(request: Request) -> None:
     if found.unseen:
         say(
             f"note: {len(found.unseen)} shapes cover no pixel, since they are thinner than one or "
-            f"outside of the picture:\n{first_ten(sorted(found.unseen))}"
+            f"outside of the picture:\n{bullet_list(sorted(found.unseen))}"
         )
     if request.dry_run:
         replaced = f", {len(taken)} of them over existing ones" if taken else ""
@@ -184,7 +184,7 @@ def check_names(items: Sequence[Item]) -> None:
     if twice:
         raise DataError(
             f"{len(twice)} ids (paths without suffix, blanks as _) belong to several pictures; "
-            f"rename these:\n{first_ten(twice)}"
+            f"rename these:\n{bullet_list(twice)}"
         )
 
 

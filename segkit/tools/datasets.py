@@ -16,7 +16,7 @@ from tqdm import tqdm
 from segkit.data.classes import read_lines, write_lines
 from segkit.data.decode import read_labels
 from segkit.data.masks import read_mask, write_mask
-from segkit.data.threads import each
+from segkit.data.threads import map_parallel
 from segkit.data.voc import MASKS, read_split, split_file
 from segkit.errors import DataError
 from segkit.tools.archive import content, extract, members
@@ -181,7 +181,7 @@ def unpack_camvid(archives: Sequence[Path], out: Path) -> None:
         mask = read_labels(path)
         write_mask(path, np.where(mask == CAMVID_UNLABELLED, 255, mask), palette)
 
-    each(renumber, masks, "masks")
+    map_parallel(renumber, masks, "masks")
     ids = {}
     for split in ("train", "val", "test"):
         # Pairs of paths on the computer of the source: /SegNet/CamVid/train/ID.png ...annot/ID.png
@@ -206,7 +206,7 @@ def room_needed(data: PublicData) -> int:
     return int(2.2e9 * sum(archive.gigabytes for archive in data.archives))
 
 
-def check_room(folder: Path, needed: int) -> None:
+def check_disk_space(folder: Path, needed: int) -> None:
     """Raise a DataError if the disk is too full."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free

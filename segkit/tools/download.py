@@ -11,7 +11,7 @@ from segkit.console import say
 from segkit.data.classes import write_lines
 from segkit.errors import DataError
 from segkit.files import user_path
-from segkit.tools.datasets import PUBLIC, check_room, room_needed
+from segkit.tools.datasets import PUBLIC, check_disk_space, room_needed
 from segkit.tools.fetch import fetch
 
 
@@ -52,7 +52,7 @@ def download(request: Request) -> None:
         say(f"dry run: would unpack to {out}")
         return
     if not all(path.exists() for path in paths):
-        check_room(out, room_needed(data))
+        check_disk_space(out, room_needed(data))
     for archive, path, url in zip(data.archives, paths, urls, strict=True):
         fetch(url, path, archive.md5)
     out.mkdir(parents=True, exist_ok=True)

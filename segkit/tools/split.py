@@ -24,11 +24,11 @@ from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
 from segkit.data.judge import compare_palettes
 from segkit.data.masks import to_labels
-from segkit.data.threads import each
+from segkit.data.threads import map_parallel
 from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
 from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
-from segkit.text import first_ten
+from segkit.text import bullet_list
 from segkit.tools.formats.annotation import files_below
 from segkit.tools.stratify import divide
 
@@ -61,7 +61,7 @@ def split(request: Request) -> None:
     masks = find_masks(root, request.of)
     ids = list(masks)
     groups = find_groups(ids, request.group)
-    counted = each(partial(count_pixels, request), list(masks.values()), "count pixels")
+    counted = map_parallel(partial(count_pixels, request), list(masks.values()), "count pixels")
     pixels = np.array([one.pixels for one in counted])
     if request.colormap is None:
         pairs = zip(masks.values(), counted, strict=True)
@@ -77,7 +77,7 @@ def split(request: Request) -> None:
     if taken and not request.force:
         raise DataError(
             f"{len(taken)} lists are there already; nothing was written. Add force=true to replace "
-            f"them, or prefix=NAME_ for lists with other names:\n{first_ten(taken)}"
+            f"them, or prefix=NAME_ for lists with other names:\n{bullet_list(taken)}"
         )
     say(table(root, labelled, pixels, list(ratios), parts, request.ignore_index))
     for number, name in enumerate(ratios):
@@ -136,7 +136,7 @@ def find_masks(root: Path, of: str | None) -> dict[str, Path]:
     if not ids:
         raise DataError(f"{folder}: holds no masks")
     if lost := [name for name in ids if name not in masks]:
-        raise DataError(f"{folder}: lacks the masks of {len(lost)} ids:\n{first_ten(lost)}")
+        raise DataError(f"{folder}: lacks the masks of {len(lost)} ids:\n{bullet_list(lost)}")
     return {name: masks[name] for name in ids}
 
 
@@ -152,7 +152,7 @@ def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
         raise ConfigError(f"group={pattern}: is no regular expression ({error})") from None
     matches = [expression.search(name) for name in ids]
     if lost := [name for name, match in zip(ids, matches, strict=True) if match is None]:
-        raise DataError(f"group={pattern}: {len(lost)} ids do not match:\n{first_ten(lost)}")
+        raise DataError(f"group={pattern}: {len(lost)} ids do not match:\n{bullet_list(lost)}")
     names = [match[1] if expression.groups else match[0] for match in matches if match]
     numbers: NDArray[np.int64] = np.unique([str(name) for name in names], return_inverse=True)[1]
     return numbers

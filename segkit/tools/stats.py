@@ -16,7 +16,7 @@ from segkit.cli.arguments import key, output_file, run_tool
 from segkit.console import say
 from segkit.data.check import judge
 from segkit.data.facts import Facts, facts_of
-from segkit.data.threads import each
+from segkit.data.threads import map_parallel
 from segkit.files import write_json
 from segkit.losses.class_weights import WEIGHTINGS
 from segkit.metrics.objects import object_sizes
@@ -67,7 +67,7 @@ def stats(request: Request) -> None:
         ]
         return Found(mask.shape, pixels, mask.size - labelled.size, objects), facts
 
-    looked = each(look, range(len(dataset)), "look")
+    looked = map_parallel(look, range(len(dataset)), "look")
     facts = {name: one for name, (_, one) in zip(dataset.ids, looked, strict=True)}
     _, warnings = judge(
         {request.split: dataset},

@@ -21,9 +21,9 @@ from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runs.description import CHECKS
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.log import log
-from segkit.text import together
+from segkit.text import join_lines
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Data:
     table: str
 
 
-def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
+def load_data(cfg: DictConfig, saved: Checkpoint | None, world: DistributedContext) -> Data:
     """Open the splits, check every file, and complete ``cfg``: classes, and weights of classes.
 
     Raises:
@@ -65,7 +65,7 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
         )
 
     if world.size > 1:  # the first process makes what is made on first use
-        world.from_main(lambda: [len(dataset) for dataset in open_both().values()])
+        world.broadcast_from_main(lambda: [len(dataset) for dataset in open_both().values()])
     opened = open_both()
     train, val = (opened[split] for split in splits)
     classes = list(train.classes)
@@ -88,7 +88,9 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: World) -> Data:
     pixels, table = None, "not counted (data.check=false)"
     if cfg.data.check or needs_class_counts(cfg.loss):
         sets = {"train": train, "val": val}
-        report = world.from_main(partial(check_splits, sets, ignore_index=cfg.data.ignore_index))
+        report = world.broadcast_from_main(
+            partial(check_splits, sets, ignore_index=cfg.data.ignore_index)
+        )
         pixels, table = report.counts["train"].pixels.tolist(), report.table()
         log.info("%s", table)
         for warning in report.warnings:
@@ -117,4 +119,4 @@ def check_agreement(cfg: DictConfig) -> None:
         if (found := OmegaConf.select(cfg, key)) not in (None, value)
     ]
     if problems:
-        raise ConfigError(together(problems))
+        raise ConfigError(join_lines(problems))

@@ -27,7 +27,7 @@ from segkit.training.state import TrainState
 
 
 @dataclass(frozen=True)
-class Trial:
+class DryRun:
     """What a training step is made of.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch import nn
 from segkit.errors import ConfigError
 
 
-class Average:
+class ModelEMA:
     """A copy of a model that follows it: ``average = d * average + (1 - d) * weights``.
 
     ``d`` grows as ``min(decay, (1 + n) / (10 + n))`` with the number n of updates before, so that

@@ -13,9 +13,9 @@ from segkit.losses.processes import collecting
 from segkit.losses.weighted_sum import summands
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 
-ALONE = World()
+ALONE = DistributedContext()
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Forward:
     loss_fn: nn.Module
     normalize: Normalize
     precision: Precision
-    world: World = ALONE
+    world: DistributedContext = ALONE
 
     def loss(self, network: nn.Module, batch: Batch, part: Part | None = None) -> Tensor:
         """Of the batches of all processes, given that of this one, on any device.
@@ -72,7 +72,7 @@ class Forward:
             sums = [a + b for a, b in zip(sums, seen, strict=True)] if sums else seen
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
-        return [self.world.sum(one) for one in sums]
+        return [self.world.all_reduce_sum(one) for one in sums]
 
     def _logits(self, network: nn.Module, moved: Batch) -> Tensor:
         with self.precision.autocast():

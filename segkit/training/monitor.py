@@ -54,7 +54,7 @@ class Best:
         self.kept = entered[:keep]
 
 
-class Patience:
+class EarlyStopping:
     """Counts the validations since a value was last better than ever before.
 
     None (the class is absent from the split), NaN and infinity are no improvement.
@@ -107,16 +107,16 @@ def make_best(cfg: DictConfig) -> Best:
     return Best(*_checked(cfg, cfg.trainer.monitor, "monitor"))
 
 
-def make_patience(cfg: DictConfig) -> Patience | None:
+def make_patience(cfg: DictConfig) -> EarlyStopping | None:
     """What ends the run before its last epoch, if that is wanted."""
     monitor = cfg.trainer.patience_monitor or cfg.trainer.monitor
     monitor, mode = _checked(cfg, monitor, "patience_monitor")
     if cfg.trainer.patience is None:
         return None
-    return Patience(monitor, mode, cfg.trainer.patience, cfg.trainer.min_delta)
+    return EarlyStopping(monitor, mode, cfg.trainer.patience, cfg.trainer.min_delta)
 
 
-def is_over(cfg: DictConfig, epoch: int, patience: Patience | None) -> bool:
+def is_over(cfg: DictConfig, epoch: int, patience: EarlyStopping | None) -> bool:
     """Whether no epoch comes after this one."""
     return epoch >= cfg.trainer.max_epochs or (patience is not None and patience.exhausted)
 

@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from segkit.errors import ConfigError
 from segkit.runs.checkpoint import Checkpoint, newest_checkpoint
-from segkit.runs.description import Description
+from segkit.runs.description import CheckpointMetadata
 from segkit.runs.folder import forget, locked, make_run_folder, refuse_used, renew
 from segkit.runs.metrics_log import RunLog
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.log import log, log_to_console, log_to_file
 from segkit.runtime.signals import Stopped, StopSignals
-from segkit.text import shown
+from segkit.text import display_path
 from segkit.training.saver import Saver
 from segkit.training.state import TrainState
 from segkit.training.summary import minutes, results_of, settings_of
@@ -90,11 +90,11 @@ class Output:
     def __init__(
         self,
         cfg: DictConfig,
-        about: Description,
+        about: CheckpointMetadata,
         state: TrainState,
         saved: Checkpoint | None,
         *,
-        world: World,
+        world: DistributedContext,
         signals: StopSignals,
         stack: ExitStack,
         started: float,
@@ -139,7 +139,7 @@ class Output:
         """
         self._step_scalars(values)
         asked = self.signals.received is not None
-        stop, due = self.world.any(asked, self.saver.due(self.state.step))
+        stop, due = self.world.any_rank(asked, self.saver.due(self.state.step))
         if stop or due:
             self.save({}, stop=stop)
 
@@ -162,7 +162,7 @@ class Output:
             minutes(seconds),
             "  best" if state.best.epoch == state.epoch else "",
         )
-        self.save(scores, stop=any(self.world.any(self.signals.received is not None)))
+        self.save(scores, stop=any(self.world.any_rank(self.signals.received is not None)))
 
     def save(self, scores: dict[str, Any], *, stop: bool = False) -> None:
         """Write the state; with ``stop`` the run ends then."""
@@ -179,7 +179,7 @@ class Output:
 
     def _way_on(self) -> str:
         """What a resume of the run finds, which is no more than reached the disk."""
-        place = shown(self.folder)
+        place = display_path(self.folder)
         if self.saver.failure is None:
             return f"resume={place} goes on"
         saved = newest_checkpoint(self.folder)
@@ -217,7 +217,7 @@ class Output:
         return True
 
 
-def write_config(folder: Path, about: Description, saved: Checkpoint | None) -> None:
+def write_config(folder: Path, about: CheckpointMetadata, saved: Checkpoint | None) -> None:
     """``config.yaml``; a resume that changes something writes a second file beside it."""
     path = folder / "config.yaml"
     if saved is not None and path.exists():

@@ -22,10 +22,10 @@ from segkit.config.explain import explain
 from segkit.config.growth import grows
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS, SWAPPED
-from segkit.config.slots import HYDRA_KEYS, SLOT_OF, is_below, refuse_foreign
+from segkit.config.slots import HYDRA_KEYS, SLOT_OF, check_trusted, is_within
 from segkit.errors import CheckpointError, ConfigError
 from segkit.files import path_problem, user_path
-from segkit.text import together
+from segkit.text import join_lines
 
 if TYPE_CHECKING:
     from segkit.runs.checkpoint import Checkpoint
@@ -132,10 +132,10 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
         new.out_dir = str(_run_folder(saved.path))
     # What the user's own configuration names; of ours each has its place.
     own = set(targets(OmegaConf.to_container(cfg))) - SLOT_OF.keys()
-    refuse_foreign(saved.about.config, "run", [*cfg.allow, *own], saved.path, "")
+    check_trusted(saved.about.config, "run", [*cfg.allow, *own], saved.path, "")
     _refuse_code(new, [*cfg.allow, *own], saved.path)
     if problems:
-        raise ConfigError(together(problems))
+        raise ConfigError(join_lines(problems))
     trial = copy.deepcopy(new)
     trial.init_from = None  # only the start needed that file, which may be gone
     check_config(trial, "train")
@@ -144,11 +144,11 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     for key, old, value in differences(was, plain_config(new)):
         if key in ("resume", "allow", "out_dir"):
             continue
-        if is_below(key, REFUSED) and key not in ALLOWED:
+        if is_within(key, REFUSED) and key not in ALLOWED:
             problems.append(_refusal(f"{key}={value}", f"it is {old} in {saved.path}", saved.path))
         lines.append(f"{key} {old} -> {value}")
     if problems:
-        raise ConfigError(together(problems))
+        raise ConfigError(join_lines(problems))
     log.info("resume: %s, after %s", saved.path, _position(saved.state))
     for line in lines:
         log.info("resume: %s", line)
@@ -162,7 +162,7 @@ def _refuse_code(cfg: DictConfig, allow: Sequence[str], source: Path) -> None:
     its value, so that all that is built is what was looked at.
     """
     plain = resolved(OmegaConf.to_container(cfg, resolve=False), source, "configuration")
-    refuse_foreign(plain, "run", allow, source, "")
+    check_trusted(plain, "run", allow, source, "")
     for path, key, text in _computed(OmegaConf.to_container(cfg, resolve=False)):
         value = OmegaConf.select(cfg, path)
         if key in HYDRA_KEYS or OmegaConf.is_config(value):

@@ -13,7 +13,7 @@ from segkit.runs.checkpoint import (
     remove_temporaries,
     save_checkpoint,
 )
-from segkit.runs.description import Description
+from segkit.runs.description import CheckpointMetadata
 from segkit.runtime.log import log
 from segkit.training.monitor import Best
 from segkit.training.state import TrainState
@@ -37,7 +37,7 @@ class Saver:
     def __init__(
         self,
         folder: Path | None,
-        about: Description,
+        about: CheckpointMetadata,
         best: Best,
         *,
         every_steps: int | None = None,

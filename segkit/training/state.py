@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from segkit.errors import CheckpointError
 from segkit.models.weights import compare
 from segkit.runs.saved_state import COUNTERS
-from segkit.training.ema import Average
+from segkit.training.ema import ModelEMA
 from segkit.training.fall import FallWatch
-from segkit.training.monitor import Best, Patience
+from segkit.training.monitor import Best, EarlyStopping
 
 
 @dataclass
@@ -39,8 +39,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     best: Best
-    average: Average | None = None
-    patience: Patience | None = None
+    average: ModelEMA | None = None
+    patience: EarlyStopping | None = None
     fall: FallWatch = field(default_factory=FallWatch)
     epoch: int = 0
     images: int = 0
@@ -106,7 +106,7 @@ class TrainState:
                 _fit(self.average.model, state["average"]["model"])
                 self.average.load_state_dict(state["average"])
             elif self.average:  # asked for only now
-                self.average = Average(self.model, self.average.decay)
+                self.average = ModelEMA(self.model, self.average.decay)
             if self.patience and state["patience"]:
                 self.patience.load_state_dict(state["patience"])
             self.fall.load_state_dict(state.get("fall", {}))  # absent in files of segkit 0.1

@@ -14,17 +14,21 @@ from segkit.inference.loading import setting
 from segkit.report.tables import class_table
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.device import Precision
-from segkit.runtime.distributed import World
+from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.log import log
-from segkit.text import shown
+from segkit.text import display_path
 from segkit.training.field_of_view import atrous_rates, view_text
 from segkit.training.loop import StepSettings
 from segkit.training.monitor import Best, make_best
 from segkit.training.state import TrainState
 
 
-def headline(
-    cfg: DictConfig, model: torch.nn.Module, precision: Precision, world: World, num_workers: int
+def run_header(
+    cfg: DictConfig,
+    model: torch.nn.Module,
+    precision: Precision,
+    world: DistributedContext,
+    num_workers: int,
 ) -> str:
     """What runs, on what: the first lines of the log."""
     parameters = sum(p.numel() for p in model.parameters())
@@ -44,7 +48,7 @@ def headline(
 
 
 def warnings_at_start(
-    cfg: DictConfig, model: torch.nn.Module, saved: Checkpoint | None, world: World
+    cfg: DictConfig, model: torch.nn.Module, saved: Checkpoint | None, world: DistributedContext
 ) -> Iterator[str]:
     """What may be other than the user thinks."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
@@ -120,7 +124,7 @@ def results_of(best: Best) -> dict[str, float | None]:
     return {best.monitor: best.score} | {f"val/{name}": best.scores.get(name) for name in names}
 
 
-def finish(cfg: DictConfig, state: dict[str, Any], world: World) -> float | None:
+def finish(cfg: DictConfig, state: dict[str, Any], world: DistributedContext) -> float | None:
     """Write ``summary.json``, tell the three commands that come next; returns the best value."""
     best = state["best"]
     score: float | None = best["score"]
@@ -140,7 +144,7 @@ def finish(cfg: DictConfig, state: dict[str, Any], world: World) -> float | None
         write_json(folder / "summary.json", summary)
         if best["scores"]:
             log.info("\n%s", class_table(best["scores"], list(cfg.data.classes)))
-        place = shown(folder)
+        place = display_path(folder)
         found = f"best epoch {best['epoch']} ({best['monitor']} {score_text(score)})"
         if not best["epoch"]:
             found = f"no epoch had a {best['monitor']}, so there is no best.pt, only last.pt"

@@ -79,7 +79,7 @@ def evaluate(
         if on_image is not None:
             on_image(image)
     numbers = torch.stack(values).tolist() if values else []
-    every = forward.world.in_turn(list(zip(names, numbers, strict=True)))
+    every = forward.world.gather_interleaved(list(zip(names, numbers, strict=True)))
     matrix = forward.world.sum_matrix(matrix)
     if bad := [name for name, (_, finite) in every if not finite]:
         return ConfusionMatrix(num_classes, ignore_index), None, bad
@@ -178,7 +178,7 @@ class Validation:
             is_load = num_images % self.cfg.loader.batch_size == 0
             if is_load and num_images <= in_every_process:
                 asked = self.output.signals.received is not None
-                if any(self.world.any(asked)):
+                if any(self.world.any_rank(asked)):
                     self.output.save({}, stop=True)
 
     def _on_image(self, state: TrainState, image: Prediction) -> None:
@@ -194,7 +194,7 @@ class Validation:
         count = self.cfg.trainer.num_pr_curves
         if not count:
             return
-        self.curves.counts = self.world.sum(self.curves.counts.cpu())
+        self.curves.counts = self.world.all_reduce_sum(self.curves.counts.cpu())
         there = [class_id for class_id, pixels in enumerate(support) if pixels]
         for class_id in sorted(there, key=lambda c: support[c])[:count]:
             name = f"val/pr/{self.data.classes[class_id]}"

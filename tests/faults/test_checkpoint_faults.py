@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
 from segkit.runs.checkpoint import (
-    Description,
+    CheckpointMetadata,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -41,7 +41,7 @@ def make_state(step: int) -> TrainState:
     return TrainState(model, optimizer, scaler, Best("val/miou", "max"), step=step)
 
 
-ABOUT = Description(
+ABOUT = CheckpointMetadata(
     config={"seed": 0},
     classes=["a", "b"],
     palette=[[0, 0, 0]] * 256,

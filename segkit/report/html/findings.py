@@ -9,7 +9,7 @@ import numpy as np
 from segkit.metrics.confusion import ratio
 from segkit.report.html.object_sizes import ObjectSizes
 from segkit.report.html.thumbnails import Thumbnail, thumbnail
-from segkit.report.image_result import Answer, Box
+from segkit.report.image_result import Box, ImageResult
 from segkit.report.label_errors import Region, SuspiciousLabels
 from segkit.report.pictures import Picture
 
@@ -73,7 +73,7 @@ class Findings:
         self.best: list[Card] = []
         self.worst_of: dict[int, Card] = {}
 
-    def update(self, answer: Answer) -> None:
+    def update(self, answer: ImageResult) -> None:
         """Look at one image."""
         self.sizes.update(answer.target, answer.pred)
         card = self._card(answer)
@@ -133,7 +133,7 @@ class Findings:
     def _num_crops(self) -> int:
         return SPARE * self.max_images
 
-    def _card(self, answer: Answer) -> Card | None:
+    def _card(self, answer: ImageResult) -> Card | None:
         """None if there is no place for it anywhere, so that no picture has to be made."""
         target, pred = answer.target, answer.pred
         valid = target != self.ignore_index
@@ -176,7 +176,7 @@ class Findings:
             self._num_crops, [*self.crops, *crops], key=lambda crop: crop.region.rank
         )
 
-    def _crop(self, region: Region, answer: Answer) -> Crop:
+    def _crop(self, region: Region, answer: ImageResult) -> Crop:
         """The region with half its size around it, and at least 32 pixels."""
         box = region.box
         margin = max(32, (box.bottom - box.top) // 2, (box.right - box.left) // 2)

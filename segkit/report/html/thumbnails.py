@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segkit.data.labels import Labels
-from segkit.report.image_result import Answer
+from segkit.report.image_result import ImageResult
 from segkit.report.pictures import Picture, shrunk
 
 SIDES = (512, 384, 256, 128)  # longest side, smaller until the bytes are few enough
@@ -40,7 +40,7 @@ class Thumbnail:
 
 
 def thumbnail(
-    answer: Answer, palette: Picture, ignore_index: int, side: int = SIDES[0]
+    answer: ImageResult, palette: Picture, ignore_index: int, side: int = SIDES[0]
 ) -> Thumbnail:
     """The layers of one image, never larger than ``side`` and ``MAX_BYTES``.
 
@@ -57,7 +57,7 @@ def thumbnail(
     return made
 
 
-def _layers(answer: Answer, palette: Picture, ignore_index: int, side: int) -> Thumbnail:
+def _layers(answer: ImageResult, palette: Picture, ignore_index: int, side: int) -> Thumbnail:
     image, (target, pred) = shrunk(answer.image, [answer.target, answer.pred], side)
     ignored = target == ignore_index
     stripes = np.array(STRIPES)[np.indices(target.shape).sum(0) // 4 % 2]

@@ -20,7 +20,7 @@ from segkit.data.label_list import column_problem, line_problems
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import refuse_special, user_path
-from segkit.text import first_ten
+from segkit.text import bullet_list
 from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size, brief
 
 FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
@@ -85,7 +85,7 @@ class Request:
         if len(deeper) > 1:
             raise DataError(
                 f"{path}: {len(deeper)} pictures below images={self.images} have this name; give "
-                f"images= the folder of the one that is meant:\n{first_ten([*map(str, deeper)])}"
+                f"images= the folder of the one that is meant:\n{bullet_list([*map(str, deeper)])}"
             )
         return deeper[0] if deeper else None
 
@@ -104,7 +104,7 @@ class Request:
         else:
             way_out = "; give images=FOLDER, in or below which they lie"
         return DataError(
-            f"{len(missing)} pictures are missing in {where}{way_out}:\n{first_ten(missing)}"
+            f"{len(missing)} pictures are missing in {where}{way_out}:\n{bullet_list(missing)}"
         )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segkit.data.decode import load, read_labels
 from segkit.data.orientation import shown_size
-from segkit.data.threads import each
+from segkit.data.threads import map_parallel
 from segkit.errors import DataError
 from segkit.files import user_path
 from segkit.tools.formats.annotation import (
@@ -62,7 +62,7 @@ def read_labelme(request: Request) -> Annotations:
     if not files:
         raise DataError(f"{source}: holds no JSON file; expected those of labelme")
     base = source if source.is_dir() else source.parent
-    heads = each(partial(_head, request, base), files, "read")
+    heads = map_parallel(partial(_head, request, base), files, "read")
     if missing := [
         f"{path}: {head[0]}" for path, head in zip(files, heads, strict=True) if not head[1]
     ]:

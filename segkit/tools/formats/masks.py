@@ -13,11 +13,11 @@ from segkit.data.classes import read_lines
 from segkit.data.colors import classes_of_colors, fill_palette
 from segkit.data.decode import load_labels
 from segkit.data.levels import picture_of
-from segkit.data.threads import each
+from segkit.data.threads import map_parallel
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import user_path
-from segkit.text import first_ten
+from segkit.text import bullet_list
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,
@@ -198,7 +198,7 @@ def _pictures(request: Request) -> dict[str, Path]:
     files = files_below(folder, SUFFIXES)
     names = [item_name(path.relative_to(folder).as_posix()) for path in files]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{folder}: several pictures with one name:\n{first_ten(twice)}")
+        raise DataError(f"{folder}: several pictures with one name:\n{bullet_list(twice)}")
     return dict(zip(names, files, strict=True))
 
 
@@ -285,13 +285,13 @@ def _unknown_colors(masks: Sequence[Path]) -> DataError:
         pairs = zip(colors.tolist(), numbers.tolist(), strict=True)
         return Counter({tuple(color): number for color, number in pairs})
 
-    for found in each(count, masks, "count colours"):
+    for found in map_parallel(count, masks, "count colours"):
         counts.update(found)
     lines = [f"{list(color)}: {number:,} pixels" for color, number in counts.most_common()]
     names = ", ".join(f"NAME{i}: {list(c)}" for i, (c, _) in enumerate(counts.most_common(30)))
     return DataError(
         f"colors is not set, so the classes are unknown. {len(counts)} colours occur:\n"
-        f"{first_ten(lines)}\nName them, in class order: 'colors={{{names}}}'".replace(
+        f"{bullet_list(lines)}\nName them, in class order: 'colors={{{names}}}'".replace(
             "], [", "],["
         )
     )
