@@ -147,3 +147,9 @@ def test_python_3_14_gets_a_clear_message() -> None:
     assert done.returncode == 1
     assert "3.10 to 3.13 needed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_test_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        for module in imports(path):
+            assert not module.startswith("test_"), f"{name(path)} imports {module}"

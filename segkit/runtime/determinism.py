@@ -13,7 +13,8 @@ raises where it has none. What our networks and losses are made of, on CUDA (PyT
 - Cross-entropy is ``log_softmax`` and ``gather`` here; the sum inside ``nll_loss2d`` raises.
 - Confusion matrix: ``bincount`` without weights; integers have the same sum in any order.
 
-``tests/test_determinism.py`` reads the operations off the graphs of all networks and losses.
+``tests/runtime/test_determinism.py`` reads the operations off the graphs of all networks and
+losses.
 """
 
 import os

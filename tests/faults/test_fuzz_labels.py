@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from edits import JARGON
 from label_files import PICTURE, XML, area, as_text, box, coco, labelme, masks, run, shape, write
 
 from segkit.errors import DataError
@@ -32,11 +33,6 @@ HOSTILE: list[Any] = [
     ),
     *([], {}, [[]], [[[1]]], {"a": 1}, [None], 50 * [1]),
 ]
-# What a library says, not what a person can use
-JARGON = re.compile(
-    r"object is not|values to unpack|subscript|NoneType|dtype|Traceback|broadcast|"
-    r"could not convert|codec|^'\w+'$|too large to convert|out of bounds|set_int_max"
-)
 SHAPES = {
     "polygon": (box(0, 0, 4, 2), {}),
     "rectangle": ([[1, 1], [4, 4]], {}),

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edits import JARGON
 from label_files import PICTURE, png, tree, write
-from test_fuzz_labels import JARGON
 
 from segkit.cli.arguments import _fields, run_tool
 from segkit.tools import check, convert, download, model, split, stats
