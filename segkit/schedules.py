@@ -31,7 +31,12 @@ class Schedule(ABC):
 
 
 class Poly(Schedule):
-    """``(1 - progress) ** power``, as in DeepLab (Chen et al. 2017, arXiv:1606.00915)."""
+    """``(1 - progress) ** power``, as in DeepLab (Chen et al. 2017, arXiv:1606.00915).
+
+    Args:
+        power: Above 0; 1 is a straight line.
+        warmup_epochs: Length of the warm-up in epochs, at least 0; may be a fraction.
+    """
 
     def __init__(self, power: float = 0.9, warmup_epochs: float = 0.0) -> None:
         super().__init__(warmup_epochs)
@@ -44,7 +49,12 @@ class Poly(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from 1 to ``final_factor`` (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    """Half a cosine from 1 to ``final_factor`` (Loshchilov & Hutter 2017, arXiv:1608.03983).
+
+    Args:
+        final_factor: Of the learning rate at the end, in [0, 1].
+        warmup_epochs: Length of the warm-up in epochs, at least 0; may be a fraction.
+    """
 
     def __init__(self, final_factor: float = 0.0, warmup_epochs: float = 0.0) -> None:
         super().__init__(warmup_epochs)
@@ -62,7 +72,7 @@ class Step(Schedule):
     Args:
         milestones: Parts of the run in (0, 1), rising, so that they fit any number of epochs.
         gamma: Factor at each, above 0.
-        warmup_epochs: See :class:`Schedule`.
+        warmup_epochs: Length of the warm-up in epochs, at least 0; may be a fraction.
     """
 
     def __init__(

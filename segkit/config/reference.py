@@ -1,8 +1,10 @@
 """The reference of all configuration keys, docs/config.md: ``python -m segkit.config.reference``.
 
-Made of the schema and of the files in ``configs/``, so that it cannot say anything else than they.
+Made of the schema, the files in ``configs/`` and the constructors of components, so that it cannot
+say anything else than they.
 """
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -10,12 +12,14 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import MISSING
 
 from segkit.config.schema import SCHEMAS
+from segkit.config.slots import SLOTS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HEAD = """# Configuration
@@ -48,7 +52,69 @@ def reference() -> str:
         group = folder.relative_to(CONFIGS).as_posix()
         parts += [f"### {group}", "", *table("file", "keys", "about")]
         parts += [*(group_row(path) for path in sorted(folder.glob("*.yaml"))), ""]
+    parts += ["## Arguments of segkit's components", ""]
+    parts += [
+        "Below a `_target_` the keys are the arguments of what it names. Those of `torch.optim` and "
+        "`albumentations` stand in their documentation.",
+        "",
+    ]
+    for target in sorted({name for slot in SLOTS.values() for name in slot.names}):
+        if target.startswith("segkit."):
+            parts += [*component(target), ""]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def component(target: str) -> Iterator[str]:
+    """What a component is, and one row per argument, out of its signature and docstring."""
+    made = resolve_name(target)
+    text = inspect.getdoc(made) or ""
+    meanings: dict[str, str] = {}
+    for base in reversed(made.__mro__[:-1]):  # an argument may be explained where it is inherited
+        meanings |= argument_texts(inspect.getdoc(base) or "")
+    yield f"### {target}"
+    yield ""
+    yield plain(text.partition("\n\n")[0])
+    yield ""
+    yield from table("key", "type", "default", "meaning")
+    for name, parameter in inspect.signature(made).parameters.items():
+        kind = signature_text(parameter.annotation)
+        default = "required" if parameter.default is parameter.empty else parameter.default
+        shown = default if default == "required" else value_text(as_plain(default))
+        yield row(f"`{name}`", kind, shown, meanings[name])
+
+
+def signature_text(annotation: Any) -> str:
+    """The type of an argument as it is written in a file: no tensor stands in one."""
+    text = re.sub(r"\b(?:[a-z_]+\.)+(?=\w)", "", inspect.formatannotation(annotation))
+    text = re.sub(r"ndarray\[.*?uint8\]\]", "Tensor", text)
+    text = (
+        text.replace(" | Tensor", "").replace("PathLike[str]", "path").replace("Sequence", "list")
+    )
+    return re.sub(r" \| None$", " or null", text)
+
+
+def as_plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def argument_texts(docstring: str) -> dict[str, str]:
+    """The meaning of each argument in a docstring of Google's style."""
+    lines = docstring.partition("\nArgs:\n")[2].split("\n")
+    texts: dict[str, str] = {}
+    name = ""
+    for line in takewhile(lambda line: not line or line.startswith(" "), lines):
+        if found := re.match(r"    (\w+): (.*)", line):
+            name = found[1]
+            texts[name] = found[2]
+        elif name:
+            texts[name] += f" {line.strip()}"
+    return {name: plain(text) for name, text in texts.items()}
+
+
+def plain(text: str) -> str:
+    """A docstring's text as Markdown."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", " ".join(text.split()))
+    return text.replace("``", "`")
 
 
 def rows(schema: Any, prefix: str = "") -> Iterator[str]:

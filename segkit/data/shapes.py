@@ -32,12 +32,13 @@ class Shapes(VOCSegmentation):
         width: Of every picture, in pixels.
         seed: The same one draws the same bytes again.
         make: Generate what is missing; otherwise it must be there.
-        classes: This and all that follow are those of :class:`~segkit.data.VOCSegmentation`.
-        num_classes: See there.
-        ignore_index: See there.
-        label_map: See there.
-        colormap: See there.
-        value_range: See there.
+        classes: Class names in index order, for other ones than those of the shapes.
+        num_classes: Enough where there are no names.
+        ignore_index: Value of the pixels without a label, 0 to 255.
+        label_map: Ids in the masks to class ids or ``"ignore"``, as for
+            :class:`~segkit.data.VOCSegmentation`.
+        colormap: The same; the masks of the shapes hold ids.
+        value_range: Two numbers in the pictures that become 0 and 255; None is 0 and 255.
 
     Raises:
         DataError: ``root`` holds something else, or shapes that other settings made, or it is not
