@@ -54,8 +54,8 @@ def reference() -> str:
         parts += [*(group_row(path) for path in sorted(folder.glob("*.yaml"))), ""]
     parts += ["## Arguments of segkit's components", ""]
     parts += [
-        "Below a `_target_` the keys are the arguments of what it names. Those of `torch.optim` and "
-        "`albumentations` stand in their documentation.",
+        "Below a `_target_` the keys are the arguments of what it names. Those of `torch.optim` "
+        "and `albumentations` stand in their documentation.",
         "",
     ]
     for target in sorted({name for slot in SLOTS.values() for name in slot.names}):
