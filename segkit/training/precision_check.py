@@ -132,15 +132,21 @@ def _run(
     inputs = [a.detach().to(dtype).requires_grad_() if _is_float(a) else a for a in args]
     params = {n: p for n, p in layer.named_parameters(recurse=False) if p.requires_grad}
     wanted: dict[str, Tensor] = {f"the gradient of the {name}": p for name, p in params.items()}
-    if any(p.ndim > 1 for p in params.values()):
-        # Not for norms: theirs is a small difference of large numbers, all rounding.
-        wanted |= {f"the gradient of input {i}": x for i, x in enumerate(inputs) if _is_float(x)}
+    of_inputs = {f"the gradient of input {i}": x for i, x in enumerate(inputs) if _is_float(x)}
     with torch.enable_grad(), precision.autocast():
         output = call(*inputs)
+    # Those of the inputs always: GroupNorm without its input's is a segmentation fault up to torch
+    # 2.11.
     gradients = torch.autograd.grad(
-        output, list(wanted.values()), slope.to(output.dtype), materialize_grads=True
+        output,
+        [*wanted.values(), *of_inputs.values()],
+        slope.to(output.dtype),
+        materialize_grads=True,
     )
-    found = dict(zip(wanted, gradients, strict=True)) | {"the output": output}
+    found = dict(zip([*wanted, *of_inputs], gradients, strict=True)) | {"the output": output}
+    if not any(p.ndim > 1 for p in params.values()):
+        # Not compared for norms: theirs is a small difference of large numbers, all rounding.
+        found = {what: tensor for what, tensor in found.items() if what not in of_inputs}
     return {what: tensor.detach().float() for what, tensor in found.items()}
 
 
