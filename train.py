@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from segkit.cli import check_command_line, run, typed_overrides
-from segkit.config import build, build_augment, plain_config, without_effects
-from segkit.training.resume import choices, resumed
+from segkit.config import build, build_augment, without_effects
+from segkit.training.resume import resumed
 
 if __name__ == "__main__":
     check_command_line("train")  # before the imports that take seconds: a wrong key ends at once
@@ -28,8 +28,6 @@ from segkit.data.loader import Collate, Samples, eval_loader, train_loader
 from segkit.data.sampler import EpochBatchSampler
 from segkit.data.workers import batches, close, resolve_num_workers, shm_warning
 from segkit.models.normalize import Normalize, memory_order
-from segkit.runs.checkpoint import Checkpoint
-from segkit.runs.description import CheckpointMetadata
 from segkit.runtime.determinism import explain_nondeterminism, make_deterministic
 from segkit.runtime.device import Precision, pick_device, set_up
 from segkit.runtime.distributed import (
@@ -43,9 +41,8 @@ from segkit.runtime.finite import refuse_weights
 from segkit.runtime.log import log, log_to_console, progress
 from segkit.runtime.memory import peak_memory_mib
 from segkit.runtime.signals import Stopped, StopSignals, exit_code
-from segkit.training.data import Data, load_data
+from segkit.training.data import load_data
 from segkit.training.dry_run import DryRun
-from segkit.training.ema import ModelEMA
 from segkit.training.field_of_view import (
     complete_model,
     likely_causes,
@@ -54,10 +51,9 @@ from segkit.training.field_of_view import (
 )
 from segkit.training.forward import Forward
 from segkit.training.loop import StepSettings, train_one_epoch
-from segkit.training.monitor import is_finished, is_over, make_best, make_patience
-from segkit.training.optimizer import param_groups
-from segkit.training.recorder import Output, claim, open_folder
-from segkit.training.state import TrainState
+from segkit.training.monitor import is_finished, is_over
+from segkit.training.recorder import Output, claim, describe, open_folder
+from segkit.training.state import make_state
 from segkit.training.summary import finish, log_schedule, run_header, score_text, warnings_at_start
 from segkit.training.validation import Validation
 from segkit.training.warm_start import init_from
@@ -235,51 +231,6 @@ def train_in(
             log.warning("warning: %s", likely_causes(cfg, size, batch_size))
     output.close()
     return finish(cfg, state.state_dict(), world)
-
-
-def make_state(cfg: DictConfig, model: torch.nn.Module, precision: Precision) -> TrainState:
-    """All that training changes, before its first step."""
-    groups = param_groups(
-        model,
-        cfg.trainer.backbone_lr_factor,
-        cfg.trainer.decay_norm_and_bias,
-        cfg.optimizer.lr,
-    )
-    decay = cfg.trainer.ema_decay
-    return TrainState(
-        model,
-        build(cfg.optimizer)(groups),
-        precision.grad_scaler(),
-        make_best(cfg),
-        average=None if decay is None else ModelEMA(model, decay),
-        patience=make_patience(cfg),
-    )
-
-
-def describe(
-    cfg: DictConfig,
-    data: Data,
-    precision: Precision,
-    device: torch.device,
-    world: DistributedContext,
-    saved: Checkpoint | None,
-) -> CheckpointMetadata:
-    """What the checkpoints of a run tell about it."""
-    return CheckpointMetadata(
-        config=plain_config(cfg),
-        classes=data.classes,
-        palette=data.palette.tolist(),
-        ignore_index=cfg.data.ignore_index,
-        mean=list(cfg.data.mean),
-        std=list(cfg.data.std),
-        precision=precision.name,
-        device=str(device),
-        world_size=world.size,
-        recipe={
-            "config": OmegaConf.to_container(cfg, resolve=False),
-            "choices": choices(None if saved is None else saved.about.recipe["choices"]),
-        },
-    )
 
 
 if __name__ == "__main__":

@@ -7,17 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
+from segkit.config import plain_config
 from segkit.errors import ConfigError
 from segkit.runs.checkpoint import Checkpoint, newest_checkpoint
 from segkit.runs.description import CheckpointMetadata
 from segkit.runs.folder import forget, locked, make_run_folder, refuse_used, renew
 from segkit.runs.metrics_log import RunLog
+from segkit.runtime.device import Precision
 from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.log import log, log_to_console, log_to_file
 from segkit.runtime.signals import Stopped, StopSignals
 from segkit.text import display_path
+from segkit.training.data import Data
+from segkit.training.resume import choices
 from segkit.training.saver import Saver
 from segkit.training.state import TrainState
 from segkit.training.summary import minutes, results_of, settings_of
@@ -234,3 +239,29 @@ def _log_gradients(output: Output, *args: Any) -> None:
         for name, p in output.state.model.named_parameters():
             if p.grad is not None:
                 output.run_log.histogram(f"gradients/{name}", p.grad, step)
+
+
+def describe(
+    cfg: DictConfig,
+    data: Data,
+    precision: Precision,
+    device: torch.device,
+    world: DistributedContext,
+    saved: Checkpoint | None,
+) -> CheckpointMetadata:
+    """What the checkpoints of a run tell about it."""
+    return CheckpointMetadata(
+        config=plain_config(cfg),
+        classes=data.classes,
+        palette=data.palette.tolist(),
+        ignore_index=cfg.data.ignore_index,
+        mean=list(cfg.data.mean),
+        std=list(cfg.data.std),
+        precision=precision.name,
+        device=str(device),
+        world_size=world.size,
+        recipe={
+            "config": OmegaConf.to_container(cfg, resolve=False),
+            "choices": choices(None if saved is None else saved.about.recipe["choices"]),
+        },
+    )

@@ -5,14 +5,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from segkit.config import build
 from segkit.errors import CheckpointError
 from segkit.models.weights import compare
 from segkit.runs.saved_state import COUNTERS
+from segkit.runtime.device import Precision
 from segkit.training.ema import ModelEMA
 from segkit.training.fall import FallWatch
-from segkit.training.monitor import Best, EarlyStopping
+from segkit.training.monitor import Best, EarlyStopping, make_best, make_patience
+from segkit.training.optimizer import param_groups
 
 
 @dataclass
@@ -156,3 +160,22 @@ def _broadcasts(shape: torch.Size, other: torch.Size) -> bool:
     """Whether it is the other shape, or 1 in some of its places."""
     pairs = zip(shape, other, strict=False)
     return len(shape) == len(other) and all(side in (1, full) for side, full in pairs)
+
+
+def make_state(cfg: DictConfig, model: torch.nn.Module, precision: Precision) -> TrainState:
+    """All that training changes, before its first step."""
+    groups = param_groups(
+        model,
+        cfg.trainer.backbone_lr_factor,
+        cfg.trainer.decay_norm_and_bias,
+        cfg.optimizer.lr,
+    )
+    decay = cfg.trainer.ema_decay
+    return TrainState(
+        model,
+        build(cfg.optimizer)(groups),
+        precision.grad_scaler(),
+        make_best(cfg),
+        average=None if decay is None else ModelEMA(model, decay),
+        patience=make_patience(cfg),
+    )
