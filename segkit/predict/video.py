@@ -11,12 +11,14 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 import numpy as np
-from cv2.utils import logging as cv2_logging
 
 from segkit.data.decode import Pixels
 from segkit.errors import DataError
 from segkit.files import refuse_special
 
+# OpenCV 4 has these at the top, 5 in a module of its own.
+cv2_logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+SILENT = 0
 USUAL_FPS = 25.0  # for a camera or file that does not say its own
 
 
@@ -139,7 +141,7 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Pixels], None]]:
 def _quiet() -> Iterator[None]:
     """Without OpenCV's own lines; what they say is in ours."""
     before = cv2_logging.getLogLevel()
-    cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
+    cv2_logging.setLogLevel(SILENT)
     try:
         yield
     finally:

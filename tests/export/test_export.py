@@ -256,7 +256,7 @@ def test_the_opset_is_the_one_that_was_asked_for(
 
 
 @torch.no_grad()
-@pytest.mark.filterwarnings("ignore:`torch.jit.load` is:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is")
 @pytest.mark.parametrize("format", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_other_formats(format: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / f"a{export.SUFFIXES[format]}"

@@ -306,7 +306,7 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.load` is:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command} > {case.advice}")
 def test_a_command(case: Case, here: Path) -> None:
     if "clip.mp4" in case.command:
@@ -513,7 +513,7 @@ STEPS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.load` is:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is")
 @pytest.mark.parametrize("name", list(STEPS))
 def test_a_function(name: str, here: Path) -> None:
     step = STEPS[name]

@@ -181,7 +181,8 @@ def test_what_is_put_back_lies_in_the_cpus_memory(monkeypatch: pytest.MonkeyPatc
     put_back: list[dict[str, Any]] = []
     with FakeTensorMode(), torch.device("cuda"):
         model = nn.Linear(2, 2)
-        optimizer = torch.optim.AdamW(model.parameters())
+        # torch 2.10 reads the value of the step otherwise, which a fake has not.
+        optimizer = torch.optim.AdamW(model.parameters(), capturable=True)
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
