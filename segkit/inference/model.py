@@ -64,6 +64,8 @@ def load_model(
     paths: list[Any] = [checkpoint] if alone else _listed("checkpoint", checkpoint)
     if wrong := [path for path in paths if not isinstance(path, str | os.PathLike)]:
         raise ConfigError(f"checkpoint={wrong[0]!r}: expected a path")
+    if not isinstance(flip, bool):
+        raise ConfigError(f"flip={flip!r}: expected True or False")
     settings = {
         "checkpoint": [str(path) for path in paths],
         "source": "",
@@ -80,11 +82,20 @@ def load_model(
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(PredictConfig), settings)
         assert isinstance(cfg, DictConfig)
+        check_values(cfg, "predict")
+        cfg.checkpoint = [str(user_path(path)) for path in cfg.checkpoint]
+        return open_model(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, "predict")) from error
-    check_values(cfg, "predict")
-    cfg.checkpoint = [str(user_path(path)) for path in cfg.checkpoint]
-    return open_model(cfg)
+        raise ConfigError(_in_parameters(explain(error, "predict"))) from error
+    except ConfigError as error:
+        raise ConfigError(_in_parameters(str(error))) from error
+
+
+def _in_parameters(message: str) -> str:
+    """With the names of :func:`load_model`'s parameters for the keys of predict.py."""
+    for key, name in (("window.size", "window"), ("window.stride", "stride")):
+        message = message.replace(key, name)
+    return message.replace("tta.", "")
 
 
 def _listed(name: str, values: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 python -m segkit.data.check data.root=PATH [data.train_split=train] [key=value ...]
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,3 +37,7 @@ def check(request: Request) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     return run_tool(Request, check, arguments, str(__doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

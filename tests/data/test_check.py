@@ -393,9 +393,10 @@ def test_the_command_explains_itself(capsys):
     assert "data.ignore_index=... value without a label [255]" in capsys.readouterr().out
 
 
-def test_the_command_as_a_module(root):
+@pytest.mark.parametrize("module", ["segkit.data.check", "segkit.tools.check"])
+def test_the_command_as_a_module(root, module):
     (root / "SegmentationClass" / "c.png").write_bytes(b"")
-    command = [sys.executable, "-m", "segkit.data.check", f"data.root={root}"]
+    command = [sys.executable, "-m", module, f"data.root={root}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "c.png: is empty" in done.stderr
