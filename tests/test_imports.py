@@ -138,7 +138,7 @@ def test_importing_segkit_is_silent_and_light() -> None:
 
 
 def test_the_configuration_is_read_without_torch() -> None:
-    done = python("import sys, segkit.config; print('torch' in sys.modules)")
+    done = python("import sys, segkit.cli, segkit.config; print('torch' in sys.modules)")
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 

@@ -16,7 +16,7 @@ OUTPUTS = {
     "train": "out_dir={value}, the run folder",
     "evaluate": "out_dir={value}",
     "predict": "out_dir={value}",
-    "export": "out={value}/NAME.onnx, the file",
+    "export": "out={value}/NAME, with the suffix of its format",
 }
 KEYS = {
     "hydra.run.dir": (".", "Hydra writes nothing here; give {out}"),

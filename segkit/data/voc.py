@@ -45,7 +45,7 @@ class VOCSegmentation:
         num_classes: Enough where there are no names.
         ignore_index: Value of the pixels without a label, 0 to 255.
         label_map: Ids in the masks to class ids or ``"ignore"``; see
-            :func:`~segkit.data.masks.apply_label_map`. Classes are those after the renumbering.
+            :func:`~segkit.data.labels.apply_label_map`. Classes are those after the renumbering.
         colormap: For RGB and palette masks: their colours in class order, or ``"voc"``. With
             ``"indices"`` those of palette masks count, whatever their colours.
         value_range: ``data.range``: the numbers in pictures that become 0 and 255. None is the full

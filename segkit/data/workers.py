@@ -96,7 +96,7 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
     if re.search(rf"Too many open files|items of ancdata|exit code {errno.EMFILE}\b", text):
         return TrainingError(
             "too many open files: each batch on its way takes some. Raise the limit of the shell, "
-            "ulimit -n 65536, or use fewer processes: loader.num_workers=1, or 0 for none"
+            "ulimit -n 65536, or use fewer processes: a smaller loader.num_workers, 0 for none"
         )
     if "memory" in text and "shm" in text and (problem := no_shared_memory()):
         return TrainingError(problem)
@@ -104,7 +104,7 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
         return TrainingError(
             f"the shared memory ({SHARED_MEMORY}) is full: loader processes hand over their "
             "batches there. Make it larger (docker run --shm-size=8g, or --ipc=host), use fewer "
-            "processes (loader.num_workers=1, or 0, which needs none) or a smaller "
+            "processes (a smaller loader.num_workers; 0 needs none) or a smaller "
             "loader.batch_size"
         )
     if found := re.search(r"DataLoader worker \(pid.*killed by signal: ([^.\n]+)", text):
@@ -112,7 +112,7 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
         cause = memory if found[1] == "Killed" else "by a defect of a library, or by somebody"
         return TrainingError(
             f"a loader process was ended ({found[1].strip()}), {cause}. Use fewer processes: "
-            "loader.num_workers=1, or 0 for none; a smaller loader.batch_size takes less memory too"
+            "a smaller loader.num_workers, 0 for none; a smaller loader.batch_size takes less too"
         )
     if re.search(r"DataLoader worker \(pid.*exited unexpectedly", text):
         return TrainingError("a loader process ended by itself; loader.num_workers=0 shows why")

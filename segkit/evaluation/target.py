@@ -108,7 +108,8 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
     if about.ignore_index != data.ignore_index:
         raise ConfigError(
             f"{checkpoint.path} was trained with data.ignore_index={about.ignore_index}; here it "
-            f"is {data.ignore_index}, so the two would be scored on other pixels"
+            f"is {data.ignore_index}, so the two would be scored on other pixels. Beside "
+            f"predictions= give data.ignore_index={about.ignore_index}, or leave compare out"
         )
 
 

@@ -297,7 +297,11 @@ def test_a_program_that_ends_ends_them_even_if_they_hang(
 DEAD = "DataLoader worker (pid 7) is killed by signal: {}. "
 GONE = "DataLoader worker (pid 7) exited unexpectedly with exit code {}. Details are lost"
 MEANINGS = [
-    (DEAD.format("Killed"), TrainingError, r"\(Killed\), most often by the system.*num_workers=1"),
+    (
+        DEAD.format("Killed"),
+        TrainingError,
+        r"\(Killed\), most often by the system.*a smaller loader.num_workers",
+    ),
     (DEAD.format("Segmentation fault"), TrainingError, r"\(Segmentation fault\), by a defect"),
     (DEAD.format("Bus error"), TrainingError, "/dev/shm.* is full.*--shm-size"),
     (GONE.format(errno.ENOSPC), TrainingError, "/dev/shm.* is full.*--shm-size"),

@@ -82,7 +82,7 @@ def test_a_process_is_killed(number: int, expected: str) -> None:
     kind, text, left = outcome(make_loader(Pictures(end_by(number))))
     assert (kind, left) == ("TrainingError", 0)
     assert text.startswith(expected)
-    assert "loader.num_workers=1, or 0" in text
+    assert "a smaller loader.num_workers, 0 for none" in text
 
 
 def test_a_process_is_killed_while_the_run_does_something_else() -> None:

@@ -270,7 +270,8 @@ from segkit.inference.predictions import predict_masks
 from segkit.inference.predictor import Inference
 from segkit.evaluation.measures import Measures
 from segkit.runtime.memory import keep_freed_memory, peak_memory_mib
-from segkit.runtime.device import Normalize, Precision
+from segkit.models.normalize import Normalize
+from segkit.runtime.device import Precision
 
 keep_freed_memory()
 torch.manual_seed(0)

@@ -16,6 +16,7 @@ from PIL import Image
 from segkit.cli.arguments import parse
 from segkit.data.check import check_splits, open_splits
 from segkit.data.colors import voc_palette
+from segkit.data.file_kinds import _KINDS
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 from segkit.tools.check import Request
@@ -43,6 +44,15 @@ def masks(mask: Any, names: str = "abc") -> dict[str, Any]:
 def encoded(array: np.ndarray, kind: str, **settings: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, kind, **settings)
+    return stream.getvalue()
+
+
+def stored(array: np.ndarray) -> bytes:
+    """A TIFF of RGB that Pillow cannot write: in planes, or of 16 bits."""
+    tifffile = pytest.importorskip("tifffile")
+    stream = io.BytesIO()
+    planes = "separate" if len(array) == 3 else "contig"
+    tifffile.imwrite(stream, array, photometric="rgb", planarconfig=planes)
     return stream.getvalue()
 
 
@@ -446,6 +456,66 @@ CASES = {
         "find the mask that was drawn on this image",
         work=saved(DOT),
     ),
+}
+
+
+TIFF = "JPEGImages/a.tif"
+RGBA = np.dstack([COLORED, np.where(DOT, 255, 0).astype(np.uint8)])
+RGBA[5] = (0, 0, 0, 255)  # the same black, opaque
+CASES |= {
+    "pairs of other files": Case(
+        {TRAIN: "JPEGImages/a.png masks/a.png\nJPEGImages/b.png masks/b.png\n"},
+        "",
+        "Expected one id per line",
+        work=to(TRAIN, "a\nb\n"),
+    ),
+    "pairs of other files: of these": Case(
+        {TRAIN: "JPEGImages/a.png masks/a.png\nJPEGImages/b.png masks/b.png\n"},
+        "",
+        r"or JPEGImages/ID\.jpg SegmentationClass/ID\.png where these files are there",
+        work=replaced(TRAIN, "masks/", "SegmentationClass/"),
+    ),
+    "several pictures": Case(
+        {
+            "JPEGImages/a.png": None,
+            TIFF: encoded(
+                PICTURES[0], "TIFF", save_all=True, append_images=[Image.fromarray(PICTURES[1])]
+            ),
+        },
+        "",
+        "holds 2 pictures; expected one. Split the file",
+        work=to(TIFF, encoded(PICTURES[0], "TIFF")),
+    ),
+    "planes": Case(
+        {"JPEGImages/a.png": None, TIFF: stored(PICTURES[0].transpose(2, 0, 1) * np.uint16(257))},
+        "",
+        "Save it with the bands of a pixel side by side",
+        work=to(TIFF, encoded(PICTURES[0], "TIFF")),
+    ),
+    "colours of 16 bits": Case(
+        masks(stored(COLORED * np.uint16(257)), "a"),
+        "",
+        "colours of 16 bits.* Save it as an 8-bit palette or grey PNG",
+        work=saved(DOT),
+    ),
+    "transparency that differs": Case(
+        masks(COLORED) | masks(RGBA, "a"),
+        "data.colormap=voc",
+        "Paint the transparent ones in a colour of their own, and save it as RGB",
+        "data.colormap=voc",
+        saved(COLORED),
+    ),
+}
+# What is no picture: the user converts, unpacks or fetches it, and it is one.
+CASES |= {
+    f"{kind} {signature!r}": Case(
+        {"JPEGImages/a.png": bytes(place) + signature + bytes(range(1, 90))},
+        "",
+        rf"is {re.escape(kind)}; expected.* {re.escape(way_out)}",
+        work=to("JPEGImages/a.png", PICTURES[0]),
+    )
+    for place, signature, kind, way_out in _KINDS
+    if (place, signature) != (0, b"\x1f\x8b")  # above: it is unpacked indeed
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +221,11 @@ STEPS = {
         other_shapes,
         r"or give data\.root another one",
         lambda: drawn("another", num_train=3),
+    ),
+    "other shapes: made anew": Step(
+        other_shapes,
+        "Delete the folder",
+        lambda: shutil.rmtree("made") is None and drawn("made", num_train=3),
     ),
     "a damaged video": Step(
         damaged, r"Get it again from its source, or convert it to (MP4)", filmed

@@ -620,3 +620,47 @@ def test_a_learning_rate_beyond_all_numbers(home: Path, start: tuple[str, ...]) 
     said = done(home, *given, f"{found[1]}=0.001")
     assert "NaN" not in said
     assert epochs(home / ("run" if start[0] == "resume=run" else "other")) == len(start)
+
+
+# Folders and processes
+
+
+@pytest.mark.parametrize(
+    ("script", "needed", "suffix"),
+    [
+        ("train", [], ""),
+        ("evaluate", ["checkpoint=net.pt"], ""),
+        ("predict", ["checkpoint=net.pt", "source=masks"], ""),
+        ("export", ["checkpoint=net.pt"], ".onnx"),
+        ("export", ["checkpoint=net.pt", "format=torchscript"], ".torchscript"),
+    ],
+)
+def test_hydras_folder(script: str, needed: list[str], suffix: str, here: Path) -> None:
+    said = config(script, *needed, "hydra.run.dir=made")
+    assert isinstance(said, str)
+    found = re.search(r"give (out(?:_dir)?)=(made(?:/NAME)?)", said)
+    assert found is not None, said
+    followed = config(script, *needed, f"{found[1]}={found[2]}{suffix}")
+    assert isinstance(followed, DictConfig), followed
+    assert followed[found[1]].endswith(f"{found[2]}{suffix}")
+
+
+def test_a_sweep_under_torchrun(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        said = config("train", "-m", "seed=3")
+    assert isinstance(said, str)
+    assert "start it without torchrun" in said
+    followed = config("train", "-m", "seed=3")
+    assert isinstance(followed, DictConfig), followed
+    assert followed.seed == 3
+
+
+def test_a_folder_that_is_not_there(here: Path) -> None:
+    said = config("train", "data.root=gone/deep/voc")
+    assert isinstance(said, str)
+    found = re.search(r"for your own data add (data=\w+)$", said)
+    assert found is not None, said
+    followed = config("train", found[1], "data.root=voc")
+    assert isinstance(followed, DictConfig), followed
+    assert followed.data.dataset._target_ == "segkit.data.VOCSegmentation"

@@ -144,6 +144,16 @@ def overlay() -> bool:
     return bool(same[disk].all() and same[~disk].mean() < 0.01)
 
 
+def trained_from(start: str) -> None:
+    """A short training on the other classes ends right."""
+    small = ("model/backbone=tiny", "trainer.max_epochs=1", "loader.batch_size=1", "optimizer.lr=0")
+    found = call(
+        "train.py", "data=voc", "data.root=other", start, "out_dir=new", *small, cwd=Path.cwd()
+    )
+    assert found.status == 0, found.err
+    assert read_checkpoint(Path("new")).about.classes == ["background", "cat", "dog"]
+
+
 def scored(folder: str, subject: str = "net.pt") -> Callable[[], object]:
     """Whether the scores there are those of counting by hand."""
 
@@ -278,6 +288,19 @@ CASES = [
         "predictions=masks",
         scored("out", "masks"),
         resized,
+    ),
+    Case(
+        f"{SAVED} predictions=voc/SegmentationClass compare=net.pt data.ignore_index=254",
+        r"Beside predictions= give (data\.ignore_index=255)",
+        "{0}",
+        scored("out", "voc/SegmentationClass"),
+    ),
+    Case(
+        f"{SCORE} out_dir=out data.root=other",
+        r"To train on other classes, start train\.py with (init_from=\S+net\.pt)",
+        "data.root=voc",
+        scored("out"),
+        lambda: trained_from("init_from=net.pt"),
     ),
     Case(
         f"{SCORE} out_dir=out compare=[]",
