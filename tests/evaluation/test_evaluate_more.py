@@ -317,9 +317,13 @@ def test_more_classes_than_a_mask_holds(key: str, tmp_path: Path) -> None:
     settings = EvaluateConfig(out_dir=str(tmp_path / "out"), **{key: True})
     dataset: Any = SimpleNamespace(classes=[str(i) for i in range(300)], ids=["a"])
     data = Data(dataset, "val", 999, voc_palette())
-    with pytest.raises(ConfigError, match=f"^{key}=true: a palette PNG holds 256 .* has 300"):
+    with pytest.raises(
+        ConfigError, match=f"^{key}=true: a palette PNG holds 256 .* has 300.*leave"
+    ):
         Output(OmegaConf.structured(settings), data, [tmp_path / "best.pt"])
     assert not (tmp_path / "out").exists()
+    settings = EvaluateConfig(out_dir=str(tmp_path / "out"))  # left out
+    assert Output(OmegaConf.structured(settings), data, []).folder == tmp_path / "out"
 
 
 def test_models_that_are_no_ensemble_are_refused(home: Path) -> None:

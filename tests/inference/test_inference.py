@@ -212,6 +212,8 @@ def test_where_memory_runs_out_windows_are_taken_and_that_is_said(
     assert len(said) == 1
     assert "out of memory with 200 x 260 pixels at once" in said[0]
     assert "window.size=[100,130] does so from the start" in said[0]
+    followed = Inference(model.model, BYTES, CPU, window=(100, 130))(image)
+    torch.testing.assert_close(followed.softmax(1), expected)
     # Later images that are as large are not tried whole again, smaller ones are.
     model.sizes.clear()
     inference(image)
@@ -235,6 +237,8 @@ def test_where_no_window_fits_it_says_what_to_do() -> None:
     chosen = Inference(Greedy(64 * 64), BYTES, CPU, window=(128, 128))
     with pytest.raises(TrainingError, match=r"128 x 128 .* give a smaller window\.size"):
         chosen(picture(150, 150))
+    smaller = Inference(Greedy(64 * 64), BYTES, CPU, window=(64, 64))
+    assert smaller(picture(150, 150)).shape == (1, 4, 150, 150)
 
 
 def test_other_errors_are_not_mistaken_for_it() -> None:

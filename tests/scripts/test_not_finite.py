@@ -264,6 +264,7 @@ def test_a_training_that_diverges_has_no_best(home: Path, monitor: str) -> None:
     assert found.status == 0, found.err
     assert "warning: the network computes NaN or infinity for val_0000 and 5 more" in found.out
     assert "val mIoU none  (NaN or infinity)" in found.out
+    assert "precision=fp32" not in found.out  # it is in use
     assert f"no epoch had a {monitor}, so there is no best.pt" in found.out
     run = home / name
     assert files(run / "checkpoints") == ["last.pt"]
