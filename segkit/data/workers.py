@@ -104,7 +104,7 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
         return TrainingError(
             f"the shared memory ({SHARED_MEMORY}) is full: loader processes hand over their "
             "batches there. Make it larger (docker run --shm-size=8g, or --ipc=host), use fewer "
-            "processes (a smaller loader.num_workers; 0 needs none) or a smaller "
+            "processes (a smaller loader.num_workers, 0 for none) or a smaller "
             "loader.batch_size"
         )
     if found := re.search(r"DataLoader worker \(pid.*killed by signal: ([^.\n]+)", text):

@@ -56,6 +56,14 @@ def stored(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def short_palette() -> bytes:
+    """A palette PNG with one colour and the indices 0 and 1."""
+    writer = pytest.importorskip("png").Writer(8, 6, palette=[(0, 0, 0)], bitdepth=8)
+    stream = io.BytesIO()
+    writer.write(stream, DOT.tolist())
+    return stream.getvalue()
+
+
 def to(path: str, content: Any) -> Work:
     """What the user does: write this into a file of the data set."""
     return lambda found: write({f"voc/{path}": content})
@@ -497,6 +505,13 @@ CASES |= {
         "",
         "colours of 16 bits.* Save it as an 8-bit palette or grey PNG",
         work=saved(DOT),
+    ),
+    "an index without a colour": Case(
+        masks(COLORED) | masks(short_palette(), "a"),
+        "data.colormap=voc",
+        "expected a colour for each index. Export the mask again",
+        "data.colormap=voc",
+        saved(COLORED),
     ),
     "transparency that differs": Case(
         masks(COLORED) | masks(RGBA, "a"),

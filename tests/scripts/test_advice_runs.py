@@ -16,7 +16,7 @@ from scripts import SMALL, SMALL_DATA, quick_call
 from trained import save_model
 from voc_folder import make_voc
 
-from segkit.cli import check_command_line
+from segkit.cli import check_command_line, run
 from segkit.config import build
 from segkit.errors import SegkitError
 from segkit.inference.loading import load_inference, load_model, read_checkpoints
@@ -664,3 +664,19 @@ def test_a_folder_that_is_not_there(here: Path) -> None:
     followed = config("train", found[1], "data.root=voc")
     assert isinstance(followed, DictConfig), followed
     assert followed.data.dataset._target_ == "segkit.data.VOCSegmentation"
+
+
+def test_memory_that_ran_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(cfg: DictConfig) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit, match="out of memory") as error:
+        run("train", full)
+    found = re.search(r"use a smaller (model/backbone), smaller images", str(error.value))
+    assert found is not None
+    followed = config(
+        "train", f"{found[1]}=tiny", "data.dataset.height=64", "data.dataset.width=64"
+    )
+    assert isinstance(followed, DictConfig), followed
+    assert followed.model.backbone._target_ == "segkit.models.backbones.Tiny"
