@@ -69,7 +69,8 @@ def score_in(world: DistributedContext, cfg: DictConfig, stack: ExitStack) -> di
         for warning in world.broadcast_from_main(check).warnings:
             log.warning("warning: %s", warning)
     output = Output(cfg, data, subjects[0].paths)
-    stack.callback(output.close)
+    if world.is_main:  # the others end before it writes
+        stack.callback(output.close)
 
     # Data set -> batches -> predictions -> measures, and masks as files
     image_batches = eval_loader(
