@@ -572,3 +572,17 @@ def test_a_data_set(name: str) -> None:
     assert " ".join(rows) == case.result
     np.testing.assert_array_equal(image, PICTURES[0])
     assert tuple(dataset.classes) == case.classes
+
+
+def test_a_picture_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    write({f"voc/{path}": what for path, what in FILES.items()})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # of 48
+    with pytest.raises(
+        DataError, match=r"at most 30 pixels are decoded.* Cut the picture into tiles"
+    ):
+        opened("")
+    left = {path: what[:, :5] for path, what in FILES.items() if isinstance(what, np.ndarray)}
+    write({f"voc/{path}": what for path, what in left.items()})
+    image, mask = opened("").read(0)
+    np.testing.assert_array_equal(image, PICTURES[0][:, :5])
+    np.testing.assert_array_equal(mask, DOT[:, :5])
