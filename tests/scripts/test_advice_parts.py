@@ -156,6 +156,16 @@ def other_shapes() -> object:
     return drawn("made", num_train=3)
 
 
+def own_data() -> object:
+    make_voc(Path("own"))
+    return drawn("own")
+
+
+def placeholder() -> object:
+    Path("net.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    return read_tensors("net.pt")
+
+
 def damaged() -> object:
     write({"clip.mp4": b"no video at all" * 99})
     with open_video(Path("clip.mp4")):
@@ -222,6 +232,10 @@ STEPS = {
         r"or give data\.root another one",
         lambda: drawn("another", num_train=3),
     ),
+    "own data for shapes": Step(
+        own_data, r"For your own data add (data=voc)", lambda data: first("own")
+    ),
+    "a placeholder of weights": Step(placeholder, "git lfs pull", state_dict),
     "other shapes: made anew": Step(
         other_shapes,
         "Delete the folder",
