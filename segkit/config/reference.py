@@ -78,9 +78,9 @@ def component(target: str) -> Iterator[str]:
     yield from table("key", "type", "default", "meaning")
     for name, parameter in inspect.signature(made).parameters.items():
         kind = signature_text(parameter.annotation)
-        default = "required" if parameter.default is parameter.empty else parameter.default
-        shown = default if default == "required" else value_text(as_plain(default))
-        yield row(f"`{name}`", kind, shown, meanings[name])
+        value = MISSING if parameter.default is parameter.empty else parameter.default
+        default = value_text(list(value) if isinstance(value, tuple) else value)
+        yield row(f"`{name}`", kind, default, meanings[name])
 
 
 def signature_text(annotation: Any) -> str:
@@ -91,10 +91,6 @@ def signature_text(annotation: Any) -> str:
         text.replace(" | Tensor", "").replace("PathLike[str]", "path").replace("Sequence", "list")
     )
     return re.sub(r" \| None$", " or null", text)
-
-
-def as_plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def argument_texts(docstring: str) -> dict[str, str]:

@@ -23,7 +23,12 @@ def is_split_name(value: object) -> bool:
         return False
     if not value.isprintable() or "\\" in value:
         return False
-    return not (PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts)
+    return not _points_out(value)
+
+
+def _points_out(name: str) -> bool:
+    """Whether a name below a folder would be a place outside of it."""
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
 def parse_split(
@@ -53,7 +58,7 @@ def parse_split(
     twice: dict[int, str] = {}
     problems = []
     for (number, line), name in zip(rows, names, strict=True):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if _points_out(name):
             problems.append(
                 f"{path}: the id {line!r} points out of the folder of the images (line {number}). "
                 "Write it without .. and without / at its start"
