@@ -15,8 +15,12 @@ from segkit.config.slots import OFF, SLOT_OF, SLOTS, check_trusted
 from segkit.errors import ConfigError, DataError, SegkitError
 
 
-def build(node: Any) -> Any:
+def build(node: Any, key: str = "") -> Any:
     """The object (or, with ``_partial_``, the function) that a ``_target_`` node describes.
+
+    Args:
+        node: Of a configuration, or a mapping.
+        key: Where a mapping stands in the configuration, for messages.
 
     Raises:
         ConfigError: The constructor refused a value; names the node.
@@ -25,7 +29,7 @@ def build(node: Any) -> Any:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
-        path = str(error).partition("full_key: ")[2].strip()
+        path = ".".join(filter(None, [key, str(error).partition("full_key: ")[2].strip()]))
         if isinstance(cause, SegkitError):
             raise cause from error
         if isinstance(cause, ValueError | TypeError):

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import explain, short
-from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS
+from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS, schema_node
 from segkit.errors import ConfigError, DataError
 from segkit.files import path_problem, special_kind, user_path
 from segkit.text import did_you_mean, join_lines
@@ -64,7 +64,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         # `+key=value` gets past the schema while composing, not past this.
-        OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), plain)
+        OmegaConf.merge(schema_node(SCHEMAS[name]), plain)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, name)) from error
     assert isinstance(plain, dict)

@@ -1,11 +1,17 @@
-"""Every key that is not an argument of a component: its type, default, meaning and limits."""
+"""Every key that is not an argument of a component: its type, default, meaning and limits.
+
+A configuration is composed as a tree of OmegaConf's, which may still change; :func:`to_settings`
+makes it one of these frozen objects, which does not.
+"""
 
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+Settings = TypeVar("Settings")
 
 PARTS = ("backbone", "aspp", "decoder", "classifier")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -100,7 +106,7 @@ def allow_option() -> Any:
 
 # OmegaConf reads these annotations; it knows Optional[...] in every version, `X | None` in some.
 # ruff: noqa: UP045
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     dataset: Any = option(MISSING, "partial _target_ node, called with split=...")
     root: Optional[str] = option(MISSING, "folder of the data; null if there is none", path=True)
@@ -127,7 +133,7 @@ class DataConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class AugmentConfig:
     crop_size: Optional[list[int]] = option(
         None, "height and width, for the lists that crop", low=1, high=LARGEST_SIDE, length=2
@@ -135,7 +141,7 @@ class AugmentConfig:
     train: list[Any] = option([], "transforms; validation sees whole images as they are")
 
 
-@dataclass
+@dataclass(frozen=True)
 class LoaderConfig:
     batch_size: int = option(
         1, "images read at a time; each is scored alone, so more only takes memory", low=1
@@ -150,7 +156,7 @@ class LoaderConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainLoaderConfig(LoaderConfig):
     batch_size: Any = option(
         8,
@@ -164,7 +170,7 @@ class TrainLoaderConfig(LoaderConfig):
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainerConfig:
     max_epochs: int = option(50, "passes over the training split", low=1)
     device: str = device_option()
@@ -211,7 +217,7 @@ class TrainerConfig:
     histograms: bool = option(False, "gradients and validation logits there; slow")
 
 
-@dataclass
+@dataclass(frozen=True)
 class WindowConfig:
     size: Optional[list[int]] = option(
         None, "height and width of windows that slide over the image; null: whole", low=1, length=2
@@ -221,12 +227,12 @@ class WindowConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class ValConfig:
     window: WindowConfig = field(default_factory=WindowConfig)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -251,7 +257,7 @@ class TrainConfig:
     allow: list[str] = option([], "your own modules that a checkpoint to resume may name")
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluateDataConfig:
     root: Optional[str] = option(None, "folder of the data; null: where it was", path=True)
     check: bool = option(True, "read every file first")
@@ -273,7 +279,7 @@ class EvaluateDataConfig:
     range: Optional[list[float]] = range_option("with predictions=...: as for train.py")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TTAConfig:
     scales: list[float] = option(
         [1.0], "sizes to look at, as [0.5,1,1.5]; their mean", above=0, high=16
@@ -281,7 +287,7 @@ class TTAConfig:
     flip: bool = option(False, "look at the mirror image too")
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunWindowConfig:
     size: Any = option(
         None,
@@ -301,7 +307,7 @@ class RunWindowConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class BoundaryConfig:
     dilation_ratio: float = option(
         0.02, "border of the boundary IoU over the image's diagonal", above=0, high=1
@@ -311,7 +317,7 @@ class BoundaryConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class BootstrapConfig:
     resamples: int = option(
         1000, "swaps of two models for their p values; 0: no intervals either", low=0, high=10**6
@@ -320,13 +326,13 @@ class BootstrapConfig:
     seed: int = option(0, "of the swaps", low=0, high=2**63 - 1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReportConfig:
     write: bool = option(False, "write report.html, one page with all that is known of the split")
     max_images: int = option(24, "images, and suspicious regions, that it shows at most", low=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluateConfig:
     checkpoint: Any = option(
         None,
@@ -363,7 +369,7 @@ class EvaluateConfig:
     allow: list[str] = allow_option()
 
 
-@dataclass
+@dataclass(frozen=True)
 class CalibrationConfig:
     root: Optional[str] = option(None, "folder of the data; null: where it was", path=True)
     split: Optional[str] = option(None, "its split; null: the run's training split")
@@ -372,13 +378,13 @@ class CalibrationConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class LatencyConfig:
     runs: int = option(20, "how often to compute one image; 0: not at all", low=0)
     size: list[int] = option([256, 256], "its height and width", low=1, high=LARGEST_SIDE, length=2)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ExportConfig:
     checkpoint: str = option(MISSING, "a .pt file or a run folder", exists=True)
     weights: str = weights_option()
@@ -394,7 +400,7 @@ class ExportConfig:
     allow: list[str] = allow_option()
 
 
-@dataclass
+@dataclass(frozen=True)
 class PredictConfig:
     checkpoint: Any = option(
         MISSING,
@@ -430,8 +436,33 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "predict": PredictConfig,
 }
+
+
+def schema_node(schema: type) -> DictConfig:
+    """The schema as a tree to compose on: OmegaConf takes frozen classes for read-only ones."""
+    return _writable(OmegaConf.structured(schema))
+
+
+def _writable(node: DictConfig) -> DictConfig:
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        if isinstance(child := node._get_node(key), DictConfig):
+            _writable(child)
+    return node
+
+
+def to_settings(schema: type[Settings], cfg: DictConfig) -> Settings:
+    """A composed configuration as an object of its schema: frozen, interpolations resolved.
+
+    Components are mappings with a ``_target_``, see :func:`segkit.config.build`.
+    """
+    settings = OmegaConf.to_object(OmegaConf.merge(schema_node(schema), cfg))
+    assert isinstance(settings, schema)
+    return settings
+
+
 for _name, _schema in SCHEMAS.items():
-    ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
+    ConfigStore.instance().store(name=f"{_name}_schema", node=schema_node(_schema))
 
 
 # Groups whose file can be exchanged on the way, and those that make it another run.

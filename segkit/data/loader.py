@@ -4,7 +4,7 @@ A sample is a pure function of (seed, epoch, index), so it is the same for any n
 and after a resume, and differs from epoch to epoch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Augment, Image, Mask
 from segkit.data.dataset import SegmentationDataset
-from segkit.data.sampler import EpochBatchSampler, SampleKey
-from segkit.data.workers import TIMEOUT, start_worker
+from segkit.data.sampler import EpochBatchSampler, Pass, SampleKey
+from segkit.data.workers import TIMEOUT, batches, close, start_worker
 from segkit.errors import DataError, SegkitError
 
 
@@ -134,48 +134,102 @@ class CollateBySize:
         return [self.collate(list(run)) for _, run in runs]
 
 
-def train_loader(
-    dataset: SegmentationDataset,
-    augment: Augment,
-    *,
-    collate: Collate,
-    batch_size: int,
-    num_workers: int,
-    seed: int,
-    device: torch.device,
-    rank: int = 0,
-    world_size: int = 1,
-) -> "DataLoader[Batch]":
-    """Shuffled, augmented :class:`Batch` es of this process.
+class TrainBatches:
+    """Shuffled, augmented :class:`Batch` es of this process, epoch by epoch.
 
-    Before each pass set ``epoch`` and ``start`` of its ``batch_sampler``, an
-    :class:`EpochBatchSampler`.
+    As a context it ends its loader processes.
+
+    Args:
+        dataset: The training split.
+        augment: Its transforms.
+        collate: Puts samples together.
+        batch_size: Images per batch and process, unless a pass says another number.
+        num_workers: Loader processes; 0 loads in this one.
+        seed: Seed of order and augmentation.
+        device: Where the batches go.
+        rank: Number of this process.
+        world_size: Processes that share each step.
     """
-    order = EpochBatchSampler(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
-    return _loader(Samples(dataset, augment, seed), order, collate, num_workers, seed, device)
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        augment: Augment,
+        *,
+        collate: Collate,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sampler = EpochBatchSampler(
+            len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+        samples = Samples(dataset, augment, seed)
+        self.loader = _loader(samples, self.sampler, collate, num_workers, seed, device)
+
+    def of(self, plan: Pass) -> Iterator[Batch]:
+        """The batches of the rest of an epoch; see :func:`~segkit.data.workers.batches`."""
+        self.sampler.follow(plan)
+        return batches(self.loader)
+
+    def __enter__(self) -> "TrainBatches":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        close(self.loader)
 
 
-def eval_loader(
-    dataset: SegmentationDataset,
-    *,
-    collate: Collate,
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-    rank: int = 0,
-    world_size: int = 1,
-) -> "DataLoader[list[Batch]]":
-    """Whole images at their own size, in order: each item is a list of :class:`Batch` es.
+class EvalBatches:
+    """Whole images at their own size, in order, as :class:`Batch` es.
 
     Process ``rank`` has every ``world_size``-th image: each image once in all, so it may have none.
+    As a context it ends its loader processes.
+
+    Args:
+        dataset: The split.
+        collate: Puts samples together.
+        batch_size: Images that are read at a time.
+        num_workers: Loader processes; 0 loads in this one.
+        device: Where the batches go.
+        rank: Number of this process.
+        world_size: Processes that share the split.
     """
-    mine = range(rank, len(dataset), world_size)
-    order = [
-        [SampleKey(0, index) for index in mine[first : first + batch_size]]
-        for first in range(0, len(mine), batch_size)
-    ]
-    samples = Samples(dataset, None, seed=0)
-    return _loader(samples, order, CollateBySize(collate), num_workers, 0, device)
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        *,
+        collate: Collate,
+        batch_size: int,
+        num_workers: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.batch_size = batch_size
+        self.indices = range(rank, len(dataset), world_size)
+        order = [
+            [SampleKey(0, index) for index in self.indices[first : first + batch_size]]
+            for first in range(0, len(self.indices), batch_size)
+        ]
+        samples = Samples(dataset, None, seed=0)
+        self.loader = _loader(samples, order, CollateBySize(collate), num_workers, 0, device)
+
+    def __len__(self) -> int:
+        """How often images are read; of several sizes each time gives several batches."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return batches(self.loader)
+
+    def __enter__(self) -> "EvalBatches":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        close(self.loader)
 
 
 def _loader(

@@ -2,9 +2,41 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
+
+
+def step_starts(num_images: int, start: int, global_batch_size: int) -> range:
+    """Where in an epoch's order each step begins, and where the last one stops.
+
+    A last step of one image is left out if there are others: BatchNorm learns nothing from it.
+
+    Args:
+        num_images: Size of the data set.
+        start: Images of the epoch that are used already.
+        global_batch_size: Images of a step, over all processes.
+    """
+    left = (num_images - start) % global_batch_size
+    lonely = left == 1 and num_images > 1 and global_batch_size > 1
+    return range(start, num_images - lonely, global_batch_size)
+
+
+class Pass(Protocol):
+    """The rest of an epoch, as a sampler goes through it."""
+
+    @property
+    def epoch(self) -> int:
+        """Its number."""
+
+    @property
+    def start(self) -> int:
+        """Images of it that all processes together have used already."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images of a step, over all processes."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +54,12 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
     All processes go through one order, ``batch_size * world_size`` images in each step, of which
     each takes its part. So batch size and number of processes may change in the middle of an
     epoch, and every image still has its turn once. A shorter last step is shared out evenly; a
-    process for which nothing is left takes part with an image that does not count. A last step of
-    one image is left out if there are others: BatchNorm learns nothing from it.
+    process for which nothing is left takes part with an image that does not count.
 
     Attributes:
-        epoch: Set before each pass.
-        start: Images of this epoch that all processes together have used already; likewise.
+        epoch: Number of the epoch; set before each pass, as the next two are, see :meth:`follow`.
+        start: Images of this epoch that all processes together have used already.
+        global_batch_size: Images of a step, over all processes.
     """
 
     def __init__(
@@ -37,33 +69,24 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         self.global_batch_size = batch_size * world_size
         self.epoch = self.start = 0
 
+    def follow(self, plan: Pass) -> None:
+        """What the next pass goes through."""
+        self.epoch, self.start = plan.epoch, plan.start
+        self.global_batch_size = plan.global_batch_size
+
     def __len__(self) -> int:
         """Steps of the epoch that are left from ``start`` on."""
-        return len(self._firsts(self.start))
-
-    @property
-    def images_per_epoch(self) -> int:
-        """Images that a whole epoch uses."""
-        return self._firsts(0).stop
-
-    def images_after(self, steps: int) -> int:
-        """Images of the epoch that are used after so many steps of this pass: the next start."""
-        return min(self.start + steps * self.global_batch_size, self._firsts(self.start).stop)
+        return len(step_starts(self.size, self.start, self.global_batch_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         # An index of its own: numpy takes (seed, epoch) for (seed, epoch, 0), the first sample.
         random = np.random.default_rng([self.seed, self.epoch, 2**32 - 1])
         order = np.arange(self.size)
         random.shuffle(order)
-        epoch, firsts = self.epoch, self._firsts(self.start)
+        epoch = self.epoch
+        firsts = step_starts(self.size, self.start, self.global_batch_size)
         for first in firsts:
             group = order[first : min(first + self.global_batch_size, firsts.stop)].tolist()
             begin, end = (len(group) * r // self.world_size for r in (self.rank, self.rank + 1))
             mine = [SampleKey(epoch, index) for index in group[begin:end]]
             yield mine or [SampleKey(epoch, group[begin], counts=False)]
-
-    def _firsts(self, start: int) -> range:
-        """Where in the order each step begins, and where the last one stops."""
-        left = (self.size - start) % self.global_batch_size
-        lonely = left == 1 and self.size > 1 and self.global_batch_size > 1
-        return range(start, self.size - lonely, self.global_batch_size)

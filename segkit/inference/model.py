@@ -13,7 +13,7 @@ from PIL import Image
 
 from segkit.config.check import check_values
 from segkit.config.explain import explain
-from segkit.config.schema import PredictConfig
+from segkit.config.schema import PredictConfig, schema_node
 from segkit.data.decode import Pixels, pixels_of, read_image
 from segkit.data.levels import Range, to_bytes
 from segkit.errors import ConfigError, DataError
@@ -80,7 +80,7 @@ def load_model(
         "allow": _listed("allow", allow),
     }
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(PredictConfig), settings)
+        cfg = OmegaConf.merge(schema_node(PredictConfig), settings)
         assert isinstance(cfg, DictConfig)
         check_values(cfg, "predict")
         cfg.checkpoint = [str(user_path(path)) for path in cfg.checkpoint]

@@ -1,23 +1,99 @@
-"""How many images fit into the device, and what would fit where a batch did not."""
+"""``loader.batch_size=auto``: how many images fit into the device."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import TrainingError
-from segkit.runtime.memory import Memory, is_out_of_memory
+from segkit.config.schema import TrainConfig
+from segkit.data.loader import Batch
+from segkit.errors import ConfigError, TrainingError
+from segkit.runtime.context import Runtime
+from segkit.runtime.log import log
+from segkit.runtime.memory import CudaMemory, Memory, is_out_of_memory
+from segkit.training.data import Data
+from segkit.training.loop import train_one_epoch
+from segkit.training.plan import EpochPlan
+from segkit.training.state import TrainState
+from segkit.training.step import ALONE, TrainStep
 
 # Part of the device's memory that stays free: other crops, library workspaces and fragmentation
 # need a little more than the steps that were tried.
 MARGIN = 0.1
-# Memory of an image in fp16 or bf16 over that in fp32, a cautious guess: activations are half as
-# large, the logits at full size and the loss stay float32.
-REDUCED = 0.6
+
+
+def choose_batch_size(
+    settings: TrainConfig, state: TrainState, step: TrainStep, data: Data, runtime: Runtime
+) -> int:
+    """``loader.batch_size``, the images per batch and process; of ``auto`` as many as fit.
+
+    Of several processes the smallest answer counts: each tries its own device, alone.
+
+    Args:
+        settings: The configuration.
+        state: Of weights and optimizer; put back after the trial steps.
+        step: What a training step does.
+        data: Both splits.
+        runtime: The processes and the device.
+
+    Raises:
+        ConfigError: ``auto`` on another device than CUDA.
+        TrainingError: Not even one image fits.
+    """
+    if settings.loader.batch_size != "auto":
+        return int(settings.loader.batch_size)
+    device = runtime.device
+    if device.type != "cuda":
+        raise ConfigError(
+            f"loader.batch_size=auto needs a CUDA device, whose memory is known; this run is on "
+            f"{device}: give a number, as loader.batch_size=8"
+        )
+    accumulate = settings.trainer.accumulate
+    with untouched(state.model, state.optimizer, device):
+        largest = largest_batch_size(
+            lambda count: trial_steps(state, step, data.image_size, count, accumulate),
+            limit=max(1, len(data.train) // runtime.world.size),
+            memory=CudaMemory(device),
+        )
+    found = min(runtime.world.gather(largest))
+    log.info("loader.batch_size=auto: %d", found)
+    return found
+
+
+def trial_steps(
+    state: TrainState,
+    step: TrainStep,
+    image_size: tuple[int, int],
+    batch_size: int,
+    accumulate: int = 1,
+) -> None:
+    """Two optimizer steps on made-up images, in the memory that real ones take.
+
+    Two, since the optimizer's own state is there from the second on only. They wait for no other
+    process.
+
+    Args:
+        state: Changed, but for its counters.
+        step: What a training step does.
+        image_size: Height and width of the images in pixels.
+        batch_size: Images per batch.
+        accumulate: Batches per step.
+    """
+    device = step.precision.device
+    image = torch.randint(256, (batch_size, 3, *image_size), dtype=torch.uint8, device=device)
+    target = torch.zeros(batch_size, *image_size, dtype=torch.uint8, device=device)
+    count = 2 * accumulate
+    plan = EpochPlan(1, 1, count * batch_size, batch_size, accumulate=accumulate)
+    train_one_epoch(
+        replace(state, scaler=step.precision.grad_scaler(), average=None, sums={}, images=0),
+        [Batch(image, target, ("trial",) * batch_size)] * count,
+        replace(step, world=ALONE),
+        plan,
+        on_step=lambda values: None,
+    )
 
 
 def largest_batch_size(try_step: Callable[[int], None], *, limit: int, memory: Memory) -> int:
@@ -93,84 +169,6 @@ def untouched(
         optimizer.load_state_dict(optimizer_state)
         for module, mode in modes:
             module.training = mode
-
-
-@dataclass(frozen=True)
-class MemoryModel:
-    """Peak of a step in bytes: ``fixed + per_image * images * pixels / pixels of the crop``.
-
-    Fixed are weights, gradients and the optimizer's state; activations grow with the images and
-    with their pixels.
-    """
-
-    fixed: float
-    per_image: float
-
-    @classmethod
-    def measured(cls, try_step: Callable[[int], None], memory: Memory) -> "MemoryModel | None":
-        """The line through steps with one and with two images; None if these do not fit."""
-        one = _peak(try_step, 1, memory)
-        two = None if one is None else _peak(try_step, 2, memory)
-        memory.free()
-        if one is None or two is None:
-            return None
-        return cls(fixed=max(0.0, 2 * one - two), per_image=max(0.0, two - one))
-
-    def images_in(self, capacity: float) -> float:
-        """How many images of the crop fit with MARGIN to spare; need not be whole, at least 0."""
-        free = max(0.0, (1 - MARGIN) * capacity - self.fixed)
-        return free / self.per_image if self.per_image else math.inf
-
-
-def out_of_memory_advice(
-    batch_size: int,
-    crop: tuple[int, int] | None,
-    precision: str,
-    capacity: float,
-    model: MemoryModel | None,
-    key: str = "loader.batch_size",
-) -> str:
-    """What to say where a training step ran out of memory: each of the settings that would fit.
-
-    Args:
-        batch_size: Images per step and process.
-        crop: Height and width in pixels; None where images come in their own sizes.
-        precision: fp32, bf16 or fp16.
-        capacity: Bytes that the process can have.
-        model: Measured; None guesses that the step needs twice the capacity, all for activations.
-        key: The setting that the batch size comes from.
-    """
-    size = "" if crop is None else f" of {crop[0]}x{crop[1]} pixels"
-    text = (
-        f"out of memory: a step with {key}={batch_size}, images{size} and "
-        f"trainer.precision={precision} does not fit into {_gib(capacity)}. "
-    )
-    if model is None:
-        model = MemoryModel(0.0, 2 * capacity / batch_size)
-        text += "Not measured, a guess at what may fit: "
-    else:
-        text += (
-            f"Measured: {_gib(model.fixed)} and {_gib(model.per_image)} per image. What fits with "
-            f"{MARGIN:.0%} to spare: "
-        )
-    options = []
-    # The batch did not fit, whatever the line says: other processes or fragments took the rest.
-    images = min(model.images_in(capacity), (1 - MARGIN) * batch_size)
-    if images >= 1:
-        options.append(f"{key}={int(images)} (trainer.accumulate makes up for it)")
-    if crop is not None:
-        shrink = math.sqrt(images / batch_size)
-        height, width = (int(side * shrink) // 32 * 32 for side in crop)
-        if min(height, width) > 0:
-            options.append(f"'augment.crop_size=[{height},{width}]'")
-    if precision == "fp32":
-        images = min(images / REDUCED, batch_size)
-        if images >= 1:
-            smaller = f" {key}={int(images)}" * (images < batch_size)
-            options.append(f"trainer.precision=bf16{smaller} (an estimate)")
-    if not options:
-        return text + "nothing but a smaller model/backbone, or a larger device"
-    return text + " or ".join(options)
 
 
 def _gib(num_bytes: float) -> str:

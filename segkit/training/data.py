@@ -1,5 +1,6 @@
 """The data sets of a run, checked, and what the configuration has to know of them."""
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,50 +11,91 @@ from omegaconf import DictConfig, OmegaConf
 
 from segkit.config import (
     build,
+    build_augment,
     check_class_values,
-    fill_class_weights,
     needs_class_counts,
     without_effects,
 )
+from segkit.data.augment import Augment
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
+from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runs.description import CHECKS
-from segkit.runtime.distributed import DistributedContext
+from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
 from segkit.text import join_lines
+from segkit.training.field_of_view import typical_size
 
 
 @dataclass(frozen=True)
 class Data:
-    """Both splits.
+    """Both splits, and what is known of them.
 
     Attributes:
         train: To train on.
         val: To validate on.
+        augment: The transforms of training.
+        image_size: Height and width in pixels that training sees.
         classes: Names in index order.
         palette: RGB of each mask value, uint8 (256, 3).
-        table: Pixels of each class as text.
+        pixels: Pixels of each class in the training split; None: not counted.
+        table: The same of both splits, as text.
     """
 
     train: SegmentationDataset
     val: SegmentationDataset
+    augment: Augment
+    image_size: tuple[int, int]
     classes: list[str]
     palette: NDArray[np.uint8]
+    pixels: list[int] | None
     table: str
 
 
-def load_data(cfg: DictConfig, saved: Checkpoint | None, world: DistributedContext) -> Data:
-    """Open the splits, check every file, and complete ``cfg``: classes, and weights of classes.
+def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) -> Data:
+    """Open the splits, and check every file unless ``data.check`` says not to.
+
+    Args:
+        cfg: As composed; not changed.
+        checkpoint: What the run goes on from.
+        runtime: The processes.
 
     Raises:
         DataError: Something is wrong with the files.
         ConfigError: With the classes, or what is set for each of them.
     """
+    train, val = _open_splits(cfg, checkpoint, runtime)
+    classes = list(train.classes)
+    palette = np.asarray(getattr(train, "palette", voc_palette()))
+    for name, value in (("classes", classes), ("palette", palette.tolist())):
+        CHECKS[name](Path("data.dataset"), name, value)  # what no checkpoint may hold
+    if checkpoint is not None:
+        _check_same_data(checkpoint, train)
+    cfg = with_classes(cfg, classes)
+    check_agreement(cfg)
+    check_class_values(cfg.loss, classes)
+    pixels, table = None, "not counted (data.check=false)"
+    if cfg.data.check or needs_class_counts(cfg.loss):
+        sets = {"train": train, "val": val}
+        report = runtime.only_main(partial(check_splits, sets, ignore_index=cfg.data.ignore_index))
+        pixels, table = report.counts["train"].pixels.tolist(), report.table()
+        log.info("%s", table)
+        for warning in report.warnings:
+            log.warning("warning: %s", warning)
+    augment = build_augment(cfg)
+    size = typical_size(Samples(train, augment, cfg.seed))
+    return Data(train, val, augment, size, classes, palette, pixels, table)
+
+
+def _open_splits(
+    cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime
+) -> list[SegmentationDataset]:
+    """Training's and validation's."""
     node = cfg.data.dataset  # nothing is made because a checkpoint says so
-    make_dataset = build(node if saved is None else without_effects(node))
+    make_dataset = build(node if checkpoint is None else without_effects(node))
     splits = (cfg.data.train_split, cfg.data.val_split)
 
     def open_both() -> dict[str, SegmentationDataset]:
@@ -64,40 +106,32 @@ def load_data(cfg: DictConfig, saved: Checkpoint | None, world: DistributedConte
             look=cfg.data.check,
         )
 
-    if world.size > 1:  # the first process makes what is made on first use
-        world.broadcast_from_main(lambda: [len(dataset) for dataset in open_both().values()])
+    if runtime.world.size > 1:  # the first process makes what is made on first use
+        runtime.only_main(lambda: [len(dataset) for dataset in open_both().values()])
     opened = open_both()
-    train, val = (opened[split] for split in splits)
+    return [opened[split] for split in splits]
+
+
+def _check_same_data(checkpoint: Checkpoint, train: SegmentationDataset) -> None:
+    """Raise a ConfigError if a run that goes on would go on with other data."""
     classes = list(train.classes)
-    palette = np.asarray(getattr(train, "palette", voc_palette()))
-    for name, value in (("classes", classes), ("palette", palette.tolist())):
-        CHECKS[name](Path("data.dataset"), name, value)  # what no checkpoint may hold
-    if saved is not None and classes != saved.about.classes:
+    if classes != checkpoint.about.classes:
         raise ConfigError(
-            f"{saved.path} knows the classes {', '.join(saved.about.classes)}; the data has "
-            f"{', '.join(classes)}. To train on other classes use init_from instead of resume"
+            f"{checkpoint.path} knows the classes {', '.join(checkpoint.about.classes)}; the data "
+            f"has {', '.join(classes)}. To train on other classes use init_from instead of resume"
         )
-    if saved is not None and saved.state["images"] > len(train):
+    if checkpoint.state["images"] > len(train):
         raise ConfigError(
-            f"{saved.path} is from after {saved.state['images']} images of an epoch; the data has "
-            f"{len(train)}. To train on other data use init_from instead of resume"
+            f"{checkpoint.path} is from after {checkpoint.state['images']} images of an epoch; the "
+            f"data has {len(train)}. To train on other data use init_from instead of resume"
         )
-    cfg.data.classes, cfg.data.num_classes = classes, len(classes)
-    check_agreement(cfg)
-    check_class_values(cfg.loss, classes)
-    pixels, table = None, "not counted (data.check=false)"
-    if cfg.data.check or needs_class_counts(cfg.loss):
-        sets = {"train": train, "val": val}
-        report = world.broadcast_from_main(
-            partial(check_splits, sets, ignore_index=cfg.data.ignore_index)
-        )
-        pixels, table = report.counts["train"].pixels.tolist(), report.table()
-        log.info("%s", table)
-        for warning in report.warnings:
-            log.warning("warning: %s", warning)
-    for line in fill_class_weights(cfg.loss, classes, pixels):
-        log.info("%s", line)
-    return Data(train, val, classes, palette, table)
+
+
+def with_classes(cfg: DictConfig, classes: list[str]) -> DictConfig:
+    """A copy of the configuration that knows the classes of the data."""
+    completed = copy.deepcopy(cfg)
+    completed.data.classes, completed.data.num_classes = classes, len(classes)
+    return completed
 
 
 def check_agreement(cfg: DictConfig) -> None:

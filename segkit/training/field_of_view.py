@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
+from segkit.config.schema import TrainConfig
 from segkit.data.loader import Samples
 from segkit.models.atrous import ATROUS_RATES, fitting_rates, misfit
 
@@ -97,17 +98,17 @@ def view_warnings(
         )
 
 
-def likely_causes(cfg: DictConfig, size: tuple[int, int], batch_size: int) -> str:
+def likely_causes(settings: TrainConfig, size: tuple[int, int], batch_size: int) -> str:
     """Why a score may fall while the loss does, and what to try, as one line.
 
     Args:
-        cfg: Of the run.
+        settings: The configuration.
         size: Height and width in pixels of what training sees.
         batch_size: Images per step and process.
     """
     causes = []
-    if cfg.val.window.size is None:
-        rates = cfg.model.get("atrous_rates")
+    if settings.val.window.size is None:
+        rates = settings.model.get("atrous_rates")
         what = f"atrous rates {', '.join(map(str, rates))}" if rates else "a larger field of view"
         causes.append(
             f"whole images beside crops of {size[0]} x {size[1]} and {what} "
@@ -117,5 +118,5 @@ def likely_causes(cfg: DictConfig, size: tuple[int, int], batch_size: int) -> st
         f"BatchNorm's statistics of {batch_size} images (a larger loader.batch_size, or "
         "model.freeze_bn=true)"
     )
-    causes.append(f"the learning rate (optimizer.lr={cfg.optimizer.lr / 3:.1g})")
+    causes.append(f"the learning rate (optimizer.lr={settings.optimizer['lr'] / 3:.1g})")
     return "likely causes, the first that applies: " + "; ".join(causes)

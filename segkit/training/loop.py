@@ -2,81 +2,48 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 
 import torch
 from torch import nn
 
+from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch
 from segkit.errors import TrainingError
 from segkit.runtime.determinism import seed_step
+from segkit.runtime.device import Precision
 from segkit.runtime.finite import all_finite, gentler
-from segkit.schedules import Schedule
-from segkit.training.forward import Forward
+from segkit.runtime.memory import is_out_of_memory
+from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
+from segkit.training.step import TrainStep
 
 # Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.
 MAX_SKIPPED_IN_A_ROW = 30
 
 
-@dataclass(frozen=True)
-class StepSettings:
-    """How one optimizer step is made.
-
-    Attributes:
-        schedule: Factor of the learning rate.
-        max_epochs: Length of the run, which the schedule needs.
-        images_per_epoch: Over all processes.
-        images_per_step: Over all processes and accumulated batches; may differ between epochs.
-        accumulate: Batches whose gradients make one step.
-        clip_grad_norm: Largest norm of all gradients together; None clips nothing.
-        seed: Of the random numbers that layers draw, as dropout does.
-    """
-
-    schedule: Schedule
-    max_epochs: int
-    images_per_epoch: int
-    images_per_step: int = 1
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    seed: int = 0
-
-    def lr_factor(self, epoch: int, images: int) -> float:
-        """After ``epoch`` whole epochs and ``images`` of the next.
-
-        The position is that in the data, not the number of steps, so that it goes on smoothly where
-        the batch size or the number of processes changes within a run.
-        """
-        steps_per_epoch = -(-self.images_per_epoch // self.images_per_step)
-        step = epoch * steps_per_epoch + images // self.images_per_step
-        return self.schedule.factor(step, self.max_epochs * steps_per_epoch, steps_per_epoch)
-
-
 def train_one_epoch(
     state: TrainState,
     batches: Iterable[Batch],
-    forward: Forward,
-    settings: StepSettings,
+    step: TrainStep,
+    plan: EpochPlan,
     *,
-    images_after: Callable[[int], int],
     on_step: Callable[[dict[str, float]], None],
     network: nn.Module | None = None,
 ) -> dict[str, float]:
     """The rest of an epoch; returns the means of all its steps' values by log name.
 
     Args:
-        state: Of the run; changed with every step. Between two steps, so in ``on_step``, it can be
-            saved.
+        state: Where the run stands; changed with every step. Between two steps, so in ``on_step``,
+            it can be saved.
         batches: Those of the epoch that are not used yet, the share of this process.
-        forward: From a batch to its loss.
-        settings: How one step is made.
-        images_after: How many images of the epoch all processes have used after so many of these
-            batches.
-        on_step: Called after each optimizer step with that step's values.
+        step: From a batch to its loss, and to the update of the weights.
+        plan: The epoch.
+        on_step: Called after each optimizer step with that step's values by log name.
         network: What is called, if it is not ``state.model`` itself but wraps it.
 
     Raises:
@@ -86,16 +53,16 @@ def train_one_epoch(
     network = state.model if network is None else network
     network.train()
     num_batches, skipped_in_a_row = 0, 0
-    precision = forward.precision.name
+    precision = step.precision.name
     first, started = state.images, time.perf_counter()
     remaining = iter(batches)
-    while group := list(islice(remaining, settings.accumulate)):  # the last may be shorter
-        values = _backward(state, network, group, forward, settings.seed)
-        factor = settings.lr_factor(state.epoch, state.images)
+    while group := list(islice(remaining, plan.accumulate)):  # the last may be shorter
+        values = _backward(state, network, group, step)
+        factor = plan.lr_factor(step.schedule, state.images)
         for params in state.optimizer.param_groups:
             params["lr"] = params["base_lr"] * factor
         lr = max(params["lr"] for params in state.optimizer.param_groups)
-        grad_norm = _optimizer_step(state, group, settings.clip_grad_norm, precision)
+        grad_norm = _optimizer_step(state, group, step.clip_grad_norm, precision)
         if math.isfinite(grad_norm):
             values["train/grad_norm"], skipped_in_a_row = grad_norm, 0
         else:
@@ -110,7 +77,7 @@ def train_one_epoch(
             state.average.update(state.model)
         state.step += 1
         num_batches += len(group)
-        state.images = images_after(num_batches)
+        state.images = plan.images_after(num_batches)
         state.count(values)
         state.last_values = values | {"lr": lr}
         on_step(state.last_values)
@@ -122,25 +89,25 @@ def train_one_epoch(
 
 
 def _backward(
-    state: TrainState, network: nn.Module, group: list[Batch], forward: Forward, seed: int
+    state: TrainState, network: nn.Module, group: list[Batch], step: TrainStep
 ) -> dict[str, float]:
     """Add the gradients of the loss of all batches; returns it and its terms by log name."""
     total: dict[str, float] = {}
-    reseed = partial(seed_step, seed, state.step, forward.world.rank)
+    reseed = partial(seed_step, step.seed, state.step, step.world.rank)
     reseed()
-    parts = forward.parts(state.model, group)
+    parts = step.parts(state.model, group)
     reseed()  # in case that drew the same numbers as the step will
     for i, (batch, part) in enumerate(zip(group, parts, strict=True), 1):
         # Gradients are exchanged once per step, with those of the last batch.
         no_sync = getattr(network, "no_sync", nullcontext)
         with no_sync() if i < len(group) else nullcontext():
-            loss = forward.loss(network, batch, part)
+            loss = step.loss(network, batch, part)
             terms = {"train/loss": loss.detach()}
-            for name, value in getattr(forward.loss_fn, "last_terms", {}).items():
+            for name, value in getattr(step.loss_fn, "last_terms", {}).items():
                 terms[f"train/loss/{name}"] = value
             # One transfer for all values: each would wait for the device.
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            _check_loss(values, state, group, forward.precision.name)
+            _check_loss(values, state, group, step.precision.name)
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value
@@ -208,3 +175,39 @@ def _first_bad_layer(model: nn.Module) -> str:
         n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
     )
     return next(bad, "all layers together")
+
+
+@contextmanager
+def out_of_memory_explained(
+    settings: TrainConfig, plan: EpochPlan, precision: Precision
+) -> Iterator[None]:
+    """Around the steps of an epoch: where memory runs out, say which settings take less.
+
+    Args:
+        settings: The configuration.
+        plan: The epoch.
+        precision: Number format of the forward pass.
+
+    Raises:
+        TrainingError: It ran out.
+    """
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
+    ways = []
+    if plan.batch_size > 1:
+        ways.append(f"a smaller {plan.batch_size_key} (trainer.accumulate makes up for it)")
+    if settings.augment.crop_size is not None:
+        ways.append("a smaller augment.crop_size")
+    if not precision.reduced:
+        ways.append("trainer.precision=bf16")
+    raise TrainingError(
+        f"out of memory: a step with {plan.batch_size_key}={plan.batch_size} and "
+        f"trainer.precision={precision.name} does not fit; use {', '.join([*ways, ''])}"
+        f"{'or ' * bool(ways)}a smaller model/backbone ({said})"
+    )

@@ -1,18 +1,16 @@
 """Which logged value decides what is best, and when a run is over."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
-
-from segkit.config.schema import less_is_better
+from segkit.config.schema import TrainConfig, less_is_better
 from segkit.errors import ConfigError
 from segkit.metrics import ConfusionMatrix
 from segkit.report.tables import scalar_scores
-from segkit.runs.checkpoint import Checkpoint
-from segkit.runtime.log import log
 from segkit.text import did_you_mean
+from segkit.training.fall import FallWatch
 
 
 @dataclass
@@ -102,49 +100,87 @@ class EarlyStopping:
             self.best, self.waited = state["best"], state["waited"]
 
 
-def make_best(cfg: DictConfig) -> Best:
-    """The search for the best value of ``trainer.monitor``; unknown names are refused here."""
-    return Best(*_checked(cfg, cfg.trainer.monitor, "monitor"))
+@dataclass
+class Monitor:
+    """What a run goes by: its best epochs, its patience, and a score that falls.
+
+    Attributes:
+        best: The best values so far of what is monitored.
+        patience: What ends the run early, if anything does.
+        fall: What notices a validation score that falls.
+        keep: How many of the best epochs hold on to their checkpoints.
+    """
+
+    best: Best
+    patience: EarlyStopping | None = None
+    fall: FallWatch = field(default_factory=FallWatch)
+    keep: int = 1
+
+    @classmethod
+    def of(cls, settings: TrainConfig) -> "Monitor":
+        """The one that a configuration describes, before the first validation.
+
+        Raises:
+            ConfigError: It names a value that is not logged.
+        """
+        trainer = settings.trainer
+        best = Best(*_checked(settings, trainer.monitor, "monitor"))
+        name = trainer.patience_monitor or trainer.monitor
+        name, mode = _checked(settings, name, "patience_monitor")
+        patience = None
+        if trainer.patience is not None:
+            patience = EarlyStopping(name, mode, trainer.patience, trainer.min_delta)
+        return cls(best, patience, keep=trainer.keep_best)
+
+    def update(
+        self, values: Mapping[str, float | None], scores: dict[str, Any], epoch: int
+    ) -> str | None:
+        """Take note of one validation; returns what to say of a score that fell far.
+
+        Args:
+            values: By log name. With ``val/not_finite`` among them nothing of it counts.
+            scores: All scores of the validation.
+            epoch: Its number, from 1.
+        """
+        broken = "val/not_finite" in values  # whatever is monitored, train/loss too
+        self.best.update(None if broken else values[self.best.monitor], epoch, scores, self.keep)
+        if self.patience is not None:
+            self.patience.update(None if broken else values[self.patience.monitor])
+        return self.fall.update(scores["miou"], values["train/loss"], epoch)
+
+    def is_over(self, epoch: int, max_epochs: int) -> bool:
+        """Whether no epoch comes after this one."""
+        return epoch >= max_epochs or (self.patience is not None and self.patience.exhausted)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Builtins only."""
+        return {
+            "best": asdict(self.best),
+            "patience": self.patience.state_dict() if self.patience else None,
+            "fall": self.fall.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on; if another value is monitored now, the search for its best begins anew."""
+        best = Best(**state["best"])
+        if (best.monitor, best.mode) == (self.best.monitor, self.best.mode):
+            self.best = best
+        if self.patience and state["patience"]:
+            self.patience.load_state_dict(state["patience"])
+        self.fall.load_state_dict(state.get("fall", {}))  # absent in files of segkit 0.1
 
 
-def make_patience(cfg: DictConfig) -> EarlyStopping | None:
-    """What ends the run before its last epoch, if that is wanted."""
-    monitor = cfg.trainer.patience_monitor or cfg.trainer.monitor
-    monitor, mode = _checked(cfg, monitor, "patience_monitor")
-    if cfg.trainer.patience is None:
-        return None
-    return EarlyStopping(monitor, mode, cfg.trainer.patience, cfg.trainer.min_delta)
-
-
-def is_over(cfg: DictConfig, epoch: int, patience: EarlyStopping | None) -> bool:
-    """Whether no epoch comes after this one."""
-    return epoch >= cfg.trainer.max_epochs or (patience is not None and patience.exhausted)
-
-
-def is_finished(cfg: DictConfig, saved: Checkpoint) -> bool:
-    """Whether a saved run has nothing left to train; says so."""
-    patience = make_patience(cfg)
-    if patience is not None and saved.state["patience"]:
-        patience.load_state_dict(saved.state["patience"])
-    epoch = saved.state["epoch"]
-    if not is_over(cfg, epoch, patience):
-        return False
-    way = "trainer.max_epochs" if epoch >= cfg.trainer.max_epochs else "trainer.patience"
-    log.info("%s has finished after epoch %d; a larger %s goes on", saved.path, epoch, way)
-    return True
-
-
-def _checked(cfg: DictConfig, monitor: str, key: str) -> tuple[str, str]:
+def _checked(settings: TrainConfig, monitor: str, key: str) -> tuple[str, str]:
     """The name, and whether more (``max``) or less (``min``) of it is better."""
-    classes = list(cfg.data.classes)
+    trainer, classes = settings.trainer, list(settings.data.classes or ())
     scores = ConfusionMatrix(len(classes)).compute()
-    terms = [f"train/loss/{name}" for name in cfg.loss.get("terms", [])]
+    terms = [f"train/loss/{name}" for name in settings.loss.get("terms") or ()]
     names = ["train/loss", *terms, "val/loss", *scalar_scores(scores, classes, "val/")]
-    if cfg.trainer.ema_decay is not None:
+    if trainer.ema_decay is not None:
         names += ["val_raw/loss", "val_raw/miou"]
     if monitor not in names:
         raise ConfigError(
             f"trainer.{key}={monitor}: no such logged value{did_you_mean(monitor, names)}"
         )
-    mode = cfg.trainer.monitor_mode if monitor == cfg.trainer.monitor else "auto"
+    mode = trainer.monitor_mode if monitor == trainer.monitor else "auto"
     return monitor, ("min" if less_is_better(monitor) else "max") if mode == "auto" else mode

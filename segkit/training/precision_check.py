@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segkit.data.loader import Batch
 from segkit.errors import TrainingError
 from segkit.runtime.device import DTYPES, Precision
+from segkit.training.step import TrainStep
 
 # Ten times what sound layers show. It bounds the norm to within 3 % and the cosine above 0.9995.
 MAX_ERROR = 0.03
@@ -62,6 +64,23 @@ def check_precision(
         f"{precision.name} agrees with float32 on the first batch: loss {loss.item():.4f} and "
         f"{exact_loss:.4f}, largest error of a layer {100 * error:.2f} % ({name})"
     )
+
+
+def try_precision(model: nn.Module, step: TrainStep, batch: Batch) -> str:
+    """:func:`check_precision` on the first images of a batch; nothing of it stays on the device.
+
+    Args:
+        model: In train mode, on the device.
+        step: What a training step does.
+        batch: Of the training split.
+    """
+    device = step.precision.device
+    image = step.normalize(batch.image[:MAX_IMAGES].to(device))
+    target = batch.target[:MAX_IMAGES].to(device).long()
+    text = check_precision(model, step.loss_fn, image, target, step.precision)
+    if device.type == "cuda":  # float32's memory is none of the run's
+        torch.cuda.reset_peak_memory_stats(device)
+    return text
 
 
 @contextmanager

@@ -1,139 +1,90 @@
-"""The run folder and all that a run writes into it."""
+"""All that a run writes: configuration, log, curves and checkpoints."""
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from segkit.config import plain_config
-from segkit.errors import ConfigError
+from segkit.config.schema import TrainConfig
 from segkit.runs.checkpoint import Checkpoint, newest_checkpoint
 from segkit.runs.description import CheckpointMetadata
-from segkit.runs.folder import forget, locked, make_run_folder, refuse_used, renew
+from segkit.runs.folder import renew
 from segkit.runs.metrics_log import RunLog
-from segkit.runtime.device import Precision
-from segkit.runtime.distributed import DistributedContext
-from segkit.runtime.log import log, log_to_console, log_to_file
-from segkit.runtime.signals import Stopped, StopSignals
+from segkit.runtime.log import log, log_to_file
+from segkit.runtime.memory import peak_memory_mib
+from segkit.runtime.signals import Stopped
 from segkit.text import display_path
 from segkit.training.data import Data
-from segkit.training.resume import choices
+from segkit.training.field_of_view import likely_causes
+from segkit.training.plan import EpochPlan
+from segkit.training.run import Run
 from segkit.training.saver import Saver
 from segkit.training.state import TrainState
-from segkit.training.summary import minutes, results_of, settings_of
+from segkit.training.summary import (
+    hyperparameters,
+    minutes,
+    results_of,
+    score_text,
+    write_summary,
+)
 
 T = TypeVar("T")
 
 
-def claim(cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack) -> None:
-    """Make sure, early, that the run folder is free, or goes on where it stopped."""
-    if saved is None and cfg.resume is None:
-        refuse_used(cfg.out_dir)
-    if saved is None or not Path(cfg.out_dir).is_dir():
-        return
-    stack.enter_context(locked(Path(cfg.out_dir)))
-    if saved.path.stat().st_mtime_ns != saved.written_at:
-        raise ConfigError(f"{saved.path}: written by another run a moment ago; start again")
-    if saved.path.parent != Path(cfg.out_dir) / "checkpoints":
-        refuse_used(cfg.out_dir)
-
-
-def open_folder(
-    cfg: DictConfig, saved: Checkpoint | None, stack: ExitStack, signals: StopSignals
-) -> Path:
-    """The run folder, made if it is not there, and held until ``stack`` is closed.
-
-    A signal before the first step leaves none behind.
-
-    Raises:
-        ConfigError: It cannot be written, or another run has used it since :func:`claim`.
-    """
-    there = saved is not None and Path(cfg.out_dir).is_dir()
-    was_there = cfg.out_dir is not None and Path(cfg.out_dir).is_dir()
-    folder = make_run_folder(cfg.out_dir, Path(cfg.data.root or "run").name)
-    if not there:
-        stack.push(partial(_forget_if_unbegun, folder, was_there, signals))
-        stack.enter_context(locked(folder))
-        if any((folder / "checkpoints").glob("*.pt")):
-            raise ConfigError(
-                f"out_dir={folder}: another run has written checkpoints there meanwhile; add "
-                "resume=auto to go on with it, or give another folder"
-            )
-    return folder
-
-
-def _forget_if_unbegun(
-    folder: Path, was_there: bool, signals: StopSignals, kind: type[BaseException] | None, *_: Any
-) -> None:
-    """At the end of a run: delete what it wrote if a signal ended it before there was a step."""
-    if kind in (KeyboardInterrupt, SystemExit) and not signals.begun:
-        log_to_console()  # which lets go of train.log
-        forget(folder, was_there)
-
-
-class Output:
-    """Configuration, log, curves and checkpoints of a run.
+class Recorder:
+    """Writes into the run folder, which is made with it: from then on a run leaves something.
 
     All processes call the same methods; only the first one writes.
 
     Args:
-        cfg: Of the run; ``out_dir`` is the folder, which :func:`open_folder` made.
-        about: What the checkpoints say of themselves.
-        state: Of the run.
-        saved: Where it goes on from.
-        world: The processes.
-        signals: What may ask the run to stop.
-        stack: Holds the folder.
-        started: When this process began, by ``time.perf_counter``.
+        run: What is trained.
+        settings: The configuration.
+        data: Both splits.
+        state: Where the run stands.
+        batch_size: Images per batch and process.
     """
 
     def __init__(
-        self,
-        cfg: DictConfig,
-        about: CheckpointMetadata,
-        state: TrainState,
-        saved: Checkpoint | None,
-        *,
-        world: DistributedContext,
-        signals: StopSignals,
-        stack: ExitStack,
-        started: float,
+        self, run: Run, settings: TrainConfig, data: Data, state: TrainState, batch_size: int
     ) -> None:
-        self.cfg, self.about, self.state = cfg, about, state
-        self.world, self.signals, self.stack = world, signals, stack
-        self.folder = Path(cfg.out_dir)
-        self.started = started - state.seconds
-        if world.is_main:
+        self.settings, self.data, self.state, self.batch_size = settings, data, state, batch_size
+        self.runtime, self.world = run.runtime, run.runtime.world
+        self.folder = run.open_folder()
+        self.metadata = run.describe(self.folder, data, batch_size)
+        self.started = self.runtime.started - state.seconds
+        trainer = settings.trainer
+        if self.world.is_main:
             log_to_file(self.folder / "train.log")
-            write_config(self.folder, about, saved)
+            write_config(self.folder, self.metadata, run.checkpoint)
         # What a stopped run drew after its state was saved is drawn again.
         purge_step = state.step + (state.images == 0)
-        self.run_log = RunLog(self.folder if world.is_main else None, state.epoch, purge_step)
+        self.run_log = RunLog(self.folder if self.world.is_main else None, state.epoch, purge_step)
         self.saver = Saver(
-            self.folder / "checkpoints" if world.is_main else None,
-            about,
-            state.best,
-            every_steps=cfg.trainer.save_every_steps,
-            every_minutes=cfg.trainer.save_every_minutes,
-            keep_best=cfg.trainer.keep_best,
-            stop_on_error=cfg.trainer.on_save_error == "stop",
+            self.folder / "checkpoints" if self.world.is_main else None,
+            self.metadata,
+            state.monitor.best,
+            every_steps=trainer.save_every_steps,
+            every_minutes=trainer.save_every_minutes,
+            keep_best=trainer.keep_best,
+            stop_on_error=trainer.on_save_error == "stop",
         )
         if state.images:
             self._step_scalars(state.last_values)  # purged above
-        if cfg.trainer.histograms:
+        if trainer.histograms:
             state.optimizer.register_step_pre_hook(partial(_log_gradients, self))
+        if run.checkpoint is None:
+            self.run_log.text("config", OmegaConf.to_yaml(self.metadata.config))
+            self.run_log.text("data", data.table)
 
     def from_first(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches of an epoch. With the first one the run has something to finish and save."""
         for batch in batches:
-            if not self.signals.begun:
+            if not self.runtime.signals.begun:
                 self.world.gather(None)  # all together: none waits for one that has ended at once
-                self.signals.begin()
+                self.runtime.signals.begin()
             yield batch
 
     def on_step(self, values: dict[str, float]) -> None:
@@ -143,31 +94,51 @@ class Output:
             Stopped: A signal asked any of the processes to stop; the state is saved.
         """
         self._step_scalars(values)
-        asked = self.signals.received is not None
+        asked = self.runtime.signals.received is not None
         stop, due = self.world.any_rank(asked, self.saver.due(self.state.step))
         if stop or due:
             self.save({}, stop=stop)
 
-    def on_epoch(self, line: str, values: dict[str, float | None], scores: dict[str, Any]) -> None:
+    def on_epoch(
+        self,
+        plan: EpochPlan,
+        values: dict[str, float | None],
+        scores: dict[str, Any],
+        fell: str | None,
+    ) -> None:
         """After an epoch and its validation: a line everywhere, and a save.
 
+        Args:
+            plan: The epoch.
+            values: By log name; time and memory are added.
+            scores: All scores of the validation; empty without one.
+            fell: What to say of a score that fell far; None mostly.
+
         Raises:
-            Stopped: As :meth:`on_step`.
+            Stopped: A signal asked any of the processes to stop; the state is saved.
         """
         state, seconds = self.state, time.perf_counter() - self.started
-        values |= {"seconds": seconds}
+        values |= {"memory_mib": peak_memory_mib(self.runtime.device), "seconds": seconds}
         self._keep_folder()
         self.run_log.epoch({"epoch": state.epoch, "step": state.step, **values})
         self.run_log.scalars(values, state.step)
+        line = f"epoch {plan.epoch}/{plan.max_epochs}  loss {values['train/loss']:.4f}"
+        if scores:
+            line += f"  val mIoU {score_text(scores['miou'])}"
+            line += f" {fell}" if fell else ""
+            line += "  (NaN or infinity)" * ("val/not_finite" in values)
         log.info(
             "%s  lr %.2e  %.1f images/s  %s%s",
             line,
             values["lr"],
             values["images_per_second"],
             minutes(seconds),
-            "  best" if state.best.epoch == state.epoch else "",
+            "  best" if state.monitor.best.epoch == state.epoch else "",
         )
-        self.save(scores, stop=any(self.world.any_rank(self.signals.received is not None)))
+        self.save(scores, stop=self.runtime.stop_requested())
+        if fell:
+            causes = likely_causes(self.settings, self.data.image_size, plan.batch_size)
+            log.warning("warning: %s", causes)
 
     def save(self, scores: dict[str, Any], *, stop: bool = False) -> None:
         """Write the state; with ``stop`` the run ends then."""
@@ -178,7 +149,7 @@ class Output:
         if self._keep_folder():  # deleted while that was written
             self.saver.save(self.state, scores, stop=stop)
         if stop:
-            number = max(self.world.gather(self.signals.received or 0))
+            number = max(self.world.gather(self.runtime.signals.received or 0))
             log.warning("stopped by signal %d; %s", number, self._way_on())
             raise Stopped(number)
 
@@ -192,76 +163,52 @@ class Output:
             return f"{place} holds no checkpoint, and the run begins anew"
         return f"resume={place} goes on from step {saved.state['step']}, not {self.state.step}"
 
-    def close(self) -> None:
-        """At the end of the run.
+    def finish(self) -> float | None:
+        """The end of the run: its summary; returns the best value of what it monitors.
 
         Raises:
             CheckpointError: The last state could not be written.
         """
-        best, step = self.state.best, self.state.step
-        self.run_log.hparams(settings_of(self.cfg), results_of(best), step)
+        best, state = self.state.monitor.best, self.state
+        settings = hyperparameters(self.settings, self.batch_size)
+        self.run_log.hparams(settings, results_of(best), state.step)
         self.run_log.close()
         self.saver.close()
+        return write_summary(self.folder, self.data.classes, state.state_dict(), self.world)
 
     def _step_scalars(self, values: dict[str, float]) -> None:
-        if self.state.step % self.cfg.trainer.log_every == 0:
+        if self.state.step % self.settings.trainer.log_every == 0:
             named = {f"step/{name}": value for name, value in values.items()}
             self.run_log.scalars(named, self.state.step)
 
     def _keep_folder(self) -> bool:
         """Go on in a new folder if somebody deleted the one that this run writes."""
-        if not self.world.is_main or not renew(self.folder, self.stack):
+        if not self.world.is_main or not renew(self.folder, self.runtime.stack):
             return False
         log_to_file(self.folder / "train.log")
         log.warning(
             "warning: %s was deleted; made anew, it holds what comes from here on", self.folder
         )
-        write_config(self.folder, self.about, None)
+        write_config(self.folder, self.metadata, None)
         deleted, self.run_log = self.run_log, RunLog(self.folder, self.state.epoch)
         deleted.close()
         return True
 
 
-def write_config(folder: Path, about: CheckpointMetadata, saved: Checkpoint | None) -> None:
+def write_config(folder: Path, metadata: CheckpointMetadata, checkpoint: Checkpoint | None) -> None:
     """``config.yaml``; a resume that changes something writes a second file beside it."""
     path = folder / "config.yaml"
-    if saved is not None and path.exists():
-        if about.config == saved.about.config:
+    if checkpoint is not None and path.exists():
+        if metadata.config == checkpoint.about.config:
             return
-        path = folder / f"config-from-step-{saved.state['step']}.yaml"
-    path.write_text(OmegaConf.to_yaml(about.config), encoding="utf-8")
+        path = folder / f"config-from-step-{checkpoint.state['step']}.yaml"
+    path.write_text(OmegaConf.to_yaml(metadata.config), encoding="utf-8")
 
 
-def _log_gradients(output: Output, *args: Any) -> None:
+def _log_gradients(recorder: Recorder, *args: Any) -> None:
     """Just before an optimizer step, when they are whole."""
-    step = output.state.step + 1
-    if step % (10 * output.cfg.trainer.log_every) == 0:
-        for name, p in output.state.model.named_parameters():
+    step = recorder.state.step + 1
+    if step % (10 * recorder.settings.trainer.log_every) == 0:
+        for name, p in recorder.state.model.named_parameters():
             if p.grad is not None:
-                output.run_log.histogram(f"gradients/{name}", p.grad, step)
-
-
-def describe(
-    cfg: DictConfig,
-    data: Data,
-    precision: Precision,
-    device: torch.device,
-    world: DistributedContext,
-    saved: Checkpoint | None,
-) -> CheckpointMetadata:
-    """What the checkpoints of a run tell about it."""
-    return CheckpointMetadata(
-        config=plain_config(cfg),
-        classes=data.classes,
-        palette=data.palette.tolist(),
-        ignore_index=cfg.data.ignore_index,
-        mean=list(cfg.data.mean),
-        std=list(cfg.data.std),
-        precision=precision.name,
-        device=str(device),
-        world_size=world.size,
-        recipe={
-            "config": OmegaConf.to_container(cfg, resolve=False),
-            "choices": choices(None if saved is None else saved.about.recipe["choices"]),
-        },
-    )
+                recorder.run_log.histogram(f"gradients/{name}", p.grad, step)

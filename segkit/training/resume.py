@@ -21,7 +21,7 @@ from segkit.config.check import check_config
 from segkit.config.explain import explain
 from segkit.config.growth import grows
 from segkit.config.saved import absolute_paths, plain_config
-from segkit.config.schema import SCHEMAS, SWAPPED
+from segkit.config.schema import SCHEMAS, SWAPPED, schema_node
 from segkit.config.slots import HYDRA_KEYS, SLOT_OF, check_trusted, is_within
 from segkit.errors import CheckpointError, ConfigError
 from segkit.files import path_problem, user_path
@@ -113,7 +113,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
             f"{saved.path}: its interpolations name each other, or make it far larger: refused"
         )
     try:
-        schema = OmegaConf.structured(SCHEMAS["train"])
+        schema = schema_node(SCHEMAS["train"])
         before = DictConfig(OmegaConf.merge(schema, recipe["config"]))
         was = plain_config(before)
     except (OmegaConfBaseException, ValueError, TypeError) as error:

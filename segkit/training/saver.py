@@ -25,10 +25,10 @@ class Saver:
     Args:
         folder: The run folder's ``checkpoints``; None writes nothing, as in all processes but the
             first.
-        about: What the files say of themselves.
-        best: Of the run so far: what ``best.pt`` is, if it is there.
+        metadata: What the files say of themselves.
+        best: The best epochs so far: what ``best.pt`` is, if it is there.
         every_steps: Steps from one save to the next within an epoch; None saves none there.
-        every_minutes: Likewise in minutes.
+        every_minutes: Minutes from one save to the next within an epoch; None saves none there.
         keep_best: How many of the best epochs keep a file: ``best.pt`` is the first, and with more
             than one all are there as ``epoch_<number>.pt``.
         stop_on_error: Raise if a file cannot be written; else say so, and go on.
@@ -37,7 +37,7 @@ class Saver:
     def __init__(
         self,
         folder: Path | None,
-        about: CheckpointMetadata,
+        metadata: CheckpointMetadata,
         best: Best,
         *,
         every_steps: int | None = None,
@@ -45,7 +45,7 @@ class Saver:
         keep_best: int = 1,
         stop_on_error: bool = False,
     ) -> None:
-        self.folder, self.about, self.best = folder, about, replace(best)
+        self.folder, self.metadata, self.best = folder, metadata, replace(best)
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.keep_best, self.stop_on_error = keep_best, stop_on_error
         self.saved_at = time.monotonic()
@@ -63,12 +63,12 @@ class Saver:
     def save(self, state: TrainState, scores: dict[str, Any], *, stop: bool = False) -> None:
         """Write the state between two steps, or after an epoch.
 
-        An epoch that cannot be written is not taken for the best: ``state.best`` is again what it
-        was before, as are the files.
+        An epoch that cannot be written is not taken for the best: ``state.monitor.best`` is again
+        what it was before, as are the files.
 
         Args:
-            state: Of the run.
-            scores: Of the epoch.
+            state: Where the run stands.
+            scores: All scores of the epoch.
             stop: Whether the run ends then in any case.
 
         Raises:
@@ -77,7 +77,7 @@ class Saver:
         self.saved_at = time.monotonic()
         if self.folder is None:
             return
-        best, also, dropped = state.best, [], []
+        best, also, dropped = state.monitor.best, [], []
         if state.images == 0 and best.epoch == state.epoch:
             also.append(self.folder / BEST)
         kept = [epoch for _, epoch in best.kept]
@@ -88,12 +88,12 @@ class Saver:
             dropped = [f for f in self.folder.glob("epoch_*.pt") if f.name not in names]
         try:
             last, previous = self.folder / LAST, self.folder / PREVIOUS
-            save_checkpoint(last, state, self.about, scores, also=also, previous=previous)
+            save_checkpoint(last, state, self.metadata, scores, also=also, previous=previous)
             for file in dropped:
                 file.unlink(missing_ok=True)
             self.failure, self.best = None, replace(best)
         except CheckpointError as error:
-            self.failure, state.best = error, replace(self.best)
+            self.failure, state.monitor.best = error, replace(self.best)
             if self.stop_on_error:
                 raise
             text = f". Epoch {state.epoch} has no file and is not counted among the best"

@@ -1,21 +1,20 @@
 """Everything that goes on changing during a run, in one place: what a checkpoint keeps."""
 
 import inspect
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from segkit.config import build
+from segkit.config.schema import TrainConfig
 from segkit.errors import CheckpointError
 from segkit.models.weights import compare
 from segkit.runs.saved_state import COUNTERS
 from segkit.runtime.device import Precision
 from segkit.training.ema import ModelEMA
-from segkit.training.fall import FallWatch
-from segkit.training.monitor import Best, EarlyStopping, make_best, make_patience
+from segkit.training.monitor import Monitor
 from segkit.training.optimizer import param_groups
 
 
@@ -27,9 +26,8 @@ class TrainState:
 
     Attributes:
         model: The network itself, not what wraps it.
+        monitor: Which epochs are the best, and whether the run is over.
         average: Of its weights, if the run keeps one.
-        fall: What notices a validation score that falls.
-        patience: What ends the run early, if anything does.
         epoch: Finished epochs, with their validation.
         images: Images already used of the epoch in progress, over all processes.
         step: Finished optimizer steps.
@@ -42,10 +40,8 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    best: Best
+    monitor: Monitor
     average: ModelEMA | None = None
-    patience: EarlyStopping | None = None
-    fall: FallWatch = field(default_factory=FallWatch)
     epoch: int = 0
     images: int = 0
     step: int = 0
@@ -53,6 +49,26 @@ class TrainState:
     seconds: float = 0.0
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     last_values: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, model: nn.Module, settings: TrainConfig, precision: Precision) -> "TrainState":
+        """All that training changes, before its first step.
+
+        Args:
+            model: On its device.
+            settings: The configuration.
+            precision: Number format of the forward pass.
+        """
+        trainer, lr = settings.trainer, settings.optimizer["lr"]
+        groups = param_groups(model, trainer.backbone_lr_factor, trainer.decay_norm_and_bias, lr)
+        decay = trainer.ema_decay
+        return cls(
+            model,
+            build(settings.optimizer, "optimizer")(groups),
+            precision.grad_scaler(),
+            Monitor.of(settings),
+            average=None if decay is None else ModelEMA(model, decay),
+        )
 
     def count(self, values: dict[str, float]) -> None:
         """Add the values of one step to those of the epoch."""
@@ -73,10 +89,8 @@ class TrainState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "best": asdict(self.best),
             "average": self.average.state_dict() if self.average else None,
-            "patience": self.patience.state_dict() if self.patience else None,
-            "fall": self.fall.state_dict(),
+            **self.monitor.state_dict(),
         } | {name: getattr(self, name) for name in COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -103,17 +117,12 @@ class TrainState:
             _check_buffers(self.optimizer)
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            best = Best(**state["best"])
-            if (best.monitor, best.mode) == (self.best.monitor, self.best.mode):
-                self.best = best
+            self.monitor.load_state_dict(state)
             if self.average and state["average"]:
                 _fit(self.average.model, state["average"]["model"])
                 self.average.load_state_dict(state["average"])
             elif self.average:  # asked for only now
                 self.average = ModelEMA(self.model, self.average.decay)
-            if self.patience and state["patience"]:
-                self.patience.load_state_dict(state["patience"])
-            self.fall.load_state_dict(state.get("fall", {}))  # absent in files of segkit 0.1
             for name in COUNTERS:
                 setattr(self, name, state[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -160,22 +169,3 @@ def _broadcasts(shape: torch.Size, other: torch.Size) -> bool:
     """Whether it is the other shape, or 1 in some of its places."""
     pairs = zip(shape, other, strict=False)
     return len(shape) == len(other) and all(side in (1, full) for side, full in pairs)
-
-
-def make_state(cfg: DictConfig, model: torch.nn.Module, precision: Precision) -> TrainState:
-    """All that training changes, before its first step."""
-    groups = param_groups(
-        model,
-        cfg.trainer.backbone_lr_factor,
-        cfg.trainer.decay_norm_and_bias,
-        cfg.optimizer.lr,
-    )
-    decay = cfg.trainer.ema_decay
-    return TrainState(
-        model,
-        build(cfg.optimizer)(groups),
-        precision.grad_scaler(),
-        make_best(cfg),
-        average=None if decay is None else ModelEMA(model, decay),
-        patience=make_patience(cfg),
-    )

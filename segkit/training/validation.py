@@ -7,12 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from segkit.data.loader import Batch
-from segkit.data.workers import batches
+from segkit.config.schema import TrainConfig
+from segkit.data.loader import Batch, EvalBatches
 from segkit.inference.predictions import images
 from segkit.inference.predictor import Inference, Size, pair
 from segkit.metrics import ConfusionMatrix, PRCurves
@@ -20,9 +18,9 @@ from segkit.report.tables import scalar_scores
 from segkit.runtime.finite import gentler
 from segkit.runtime.log import log, progress
 from segkit.training.data import Data
-from segkit.training.forward import Forward
-from segkit.training.recorder import Output
+from segkit.training.recorder import Recorder
 from segkit.training.state import TrainState
+from segkit.training.step import TrainStep
 from segkit.training.validation_images import ValidationPictures
 
 
@@ -45,7 +43,7 @@ class Prediction:
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
-    forward: Forward,
+    step: TrainStep,
     *,
     num_classes: int,
     ignore_index: int,
@@ -59,28 +57,28 @@ def evaluate(
     empty, and the loss None.
 
     Each image counts once in the loss, so that it does not depend on the batch size. With several
-    processes each brings its share of the images (see ``eval_loader``), and all get the numbers
-    that one process would have found, to the last bit. With a window (see :class:`Inference`) the
-    loss is that of the windows' mean probabilities.
+    processes each brings its share of the images (see :class:`EvalBatches`), and all get
+    the numbers that one process would have found, to the last bit. With a window (see
+    :class:`Inference`) the loss is that of the windows' mean probabilities.
     """
-    inference = Inference(model, forward.normalize, forward.precision, window=window, stride=stride)
+    inference = Inference(model, step.normalize, step.precision, window=window, stride=stride)
     matrix = ConfusionMatrix(num_classes, ignore_index)
     values: list[Tensor] = []  # of each image: its loss, and whether its logits are finite
     names: list[str] = []
-    for one in images(batches, forward.precision.device):
+    for one in images(batches, step.precision.device):
         finite: list[Tensor] = []
         logits, target = inference(one.image, finite=finite), one.target.long()
         # max, not argmax: the same ids, seven times faster on the CPU
         image = Prediction(one, logits, logits.max(1).indices)
         matrix.update(image.pred, target)
-        loss = forward.loss_fn(logits, target)
+        loss = step.loss_fn(logits, target)
         values.append(torch.stack([loss, torch.stack(finite).all().to(loss)]))
         names += one.ids
         if on_image is not None:
             on_image(image)
     numbers = torch.stack(values).tolist() if values else []
-    every = forward.world.gather_interleaved(list(zip(names, numbers, strict=True)))
-    matrix = forward.world.sum_matrix(matrix)
+    every = step.world.gather_interleaved(list(zip(names, numbers, strict=True)))
+    matrix = step.world.sum_matrix(matrix)
     if bad := [name for name, (_, finite) in every if not finite]:
         return ConfusionMatrix(num_classes, ignore_index), None, bad
     losses = [loss for _, (loss, _) in every]
@@ -92,38 +90,38 @@ class Validation:
     """Scores the weights of a run; see :meth:`run`.
 
     Args:
-        cfg: Of the run.
-        data: Its splits.
-        loader: Of the validation split.
-        forward: From a batch to its loss.
-        output: Where pictures and curves go.
+        settings: The configuration.
+        data: Both splits.
+        batches: Those of the validation split.
+        step: From a batch to its loss.
+        recorder: Where images and curves go.
     """
 
     def __init__(
         self,
-        cfg: DictConfig,
+        settings: TrainConfig,
         data: Data,
-        loader: "DataLoader[Any]",
-        forward: Forward,
-        output: Output,
+        batches: EvalBatches,
+        step: TrainStep,
+        recorder: Recorder,
     ) -> None:
-        self.cfg, self.data, self.loader = cfg, data, loader
-        self.output, self.world = output, forward.world
-        self.precision = forward.precision.name
+        self.settings, self.data, self.batches = settings, data, batches
+        self.recorder, self.world = recorder, step.world
+        self.precision = step.precision.name
         self.evaluate: Callable[..., Any] = partial(
             evaluate,
-            forward=forward,
+            step=step,
             num_classes=len(data.classes),
-            ignore_index=cfg.data.ignore_index,
-            window=pair(cfg.val.window.size),
-            stride=pair(cfg.val.window.stride),
+            ignore_index=settings.data.ignore_index,
+            window=pair(settings.val.window.size),
+            stride=pair(settings.val.window.stride),
         )
         self.pictures = ValidationPictures(
             data.classes,
             data.palette,
-            cfg.data.ignore_index,
+            settings.data.ignore_index,
             size=len(range(0, len(data.val), self.world.size)),
-            count=cfg.trainer.num_pictures if self.world.is_main else 0,
+            count=settings.trainer.num_pictures if self.world.is_main else 0,
         )
 
     def run(self, state: TrainState) -> tuple[dict[str, float | None], dict[str, Any]]:
@@ -142,9 +140,9 @@ class Validation:
         for model in (state.model, *([state.average.model] if state.average else [])):
             self.world.broadcast_buffers(model)
         self.pictures.start()
-        self.curves = PRCurves(len(self.data.classes), self.cfg.data.ignore_index)
+        self.curves = PRCurves(len(self.data.classes), self.settings.data.ignore_index)
         values: dict[str, float | None] = {}
-        shown = progress(self._batches(), "validation", len(self.loader))
+        shown = progress(self._batches(), "validation", len(self.batches))
         model = state.model if state.average is None else state.average.model
         matrix, loss, bad = self.evaluate(model, shown, on_image=partial(self._on_image, state))
         if bad:
@@ -170,35 +168,37 @@ class Validation:
     def _batches(self) -> Iterator[Batch]:
         """Those of the split; after each load of images all processes look whether to stop."""
         num_images, in_every_process = 0, len(self.data.val) // self.world.size
-        for batch in batches(self.loader):
+        for batch in self.batches:
             yield batch
             num_images += len(batch)
             # By images: a load is several batches where their sizes differ. And only as long as
             # every process has some: one may have an image more than another.
-            is_load = num_images % self.cfg.loader.batch_size == 0
-            if is_load and num_images <= in_every_process:
-                asked = self.output.signals.received is not None
-                if any(self.world.any_rank(asked)):
-                    self.output.save({}, stop=True)
+            is_load = num_images % self.batches.batch_size == 0
+            if (
+                is_load
+                and num_images <= in_every_process
+                and self.recorder.runtime.stop_requested()
+            ):
+                self.recorder.save({}, stop=True)
 
     def _on_image(self, state: TrainState, image: Prediction) -> None:
         self.pictures.add(image.batch, image.pred, partial(self._write, state.step))
-        if self.cfg.trainer.num_pr_curves:
+        if self.settings.trainer.num_pr_curves:
             self.curves.update(image.logits, image.batch.target)
-        if self.cfg.trainer.histograms and image.batch.ids[0] == self.data.val.ids[0]:
+        if self.settings.trainer.histograms and image.batch.ids[0] == self.data.val.ids[0]:
             for name, logits in zip(self.data.classes, image.logits[0], strict=True):
-                self.output.run_log.histogram(f"logits/{name}", logits, state.step)
+                self.recorder.run_log.histogram(f"logits/{name}", logits, state.step)
 
     def _draw_curves(self, support: list[int], step: int) -> None:
         """Precision against recall of the rarest classes that there are."""
-        count = self.cfg.trainer.num_pr_curves
+        count = self.settings.trainer.num_pr_curves
         if not count:
             return
         self.curves.counts = self.world.all_reduce_sum(self.curves.counts.cpu())
         there = [class_id for class_id, pixels in enumerate(support) if pixels]
         for class_id in sorted(there, key=lambda c: support[c])[:count]:
             name = f"val/pr/{self.data.classes[class_id]}"
-            self.output.run_log.pr_curve(name, self.curves.curve(class_id), step)
+            self.recorder.run_log.pr_curve(name, self.curves.curve(class_id), step)
 
     def _write(self, step: int, name: str, picture: Any) -> None:
-        self.output.run_log.picture(name, picture, step)
+        self.recorder.run_log.picture(name, picture, step)

@@ -1,4 +1,4 @@
-"""From a batch to its loss, the same way in every step, trial and validation of a run."""
+"""From a batch to its loss, and how a step is made of it: the same in every step of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,41 +6,65 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from segkit.config import build
+from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch
 from segkit.losses import global_loss
 from segkit.losses.parts import Part, needs_sums, parts
 from segkit.losses.processes import collecting
 from segkit.losses.weighted_sum import summands
 from segkit.models.normalize import Normalize
+from segkit.runtime.context import Runtime
 from segkit.runtime.device import Precision
 from segkit.runtime.distributed import DistributedContext
+from segkit.schedules import Schedule
 
 ALONE = DistributedContext()
 
 
 @dataclass(frozen=True)
-class Forward:
-    """All that a batch passes through but the network.
+class TrainStep:
+    """What a batch passes through besides the network, and what changes the weights then.
 
     Attributes:
         loss_fn: Called with logits and target.
         normalize: Bytes to floats.
-        precision: Of the network.
+        precision: Number format and device of the network.
+        schedule: Factor of the learning rate.
         world: The processes that share each step.
+        clip_grad_norm: Largest norm of all gradients together; None clips nothing.
+        seed: Seed of the random numbers that layers draw, as dropout does.
     """
 
     loss_fn: nn.Module
     normalize: Normalize
     precision: Precision
+    schedule: Schedule
     world: DistributedContext = ALONE
+    clip_grad_norm: float | None = None
+    seed: int = 0
+
+    @classmethod
+    def build(cls, settings: TrainConfig, runtime: Runtime) -> "TrainStep":
+        """The step that a configuration describes, on the runtime's device."""
+        data, trainer = settings.data, settings.trainer
+        return cls(
+            loss_fn=build(settings.loss, "loss").to(runtime.device),
+            normalize=Normalize(tuple(data.mean), tuple(data.std), trainer.channels_last),
+            precision=runtime.precision,
+            schedule=build(settings.scheduler, "scheduler"),
+            world=runtime.world,
+            clip_grad_norm=trainer.clip_grad_norm,
+            seed=settings.seed,
+        )
 
     def loss(self, network: nn.Module, batch: Batch, part: Part | None = None) -> Tensor:
-        """Of the batches of all processes, given that of this one, on any device.
+        """The loss over the batches of all processes, given that of this one, on any device.
 
         Args:
             network: From normalised images to logits.
-            batch: Of this process.
-            part: What it is of a step with several batches; None if it is the only one.
+            batch: The batch of this process.
+            part: Its part of a step with several batches; None if it is the only one.
         """
         moved = batch.to(self.precision.device)
         logits = self._logits(network, moved)

@@ -1,0 +1,128 @@
+"""What a run says at its start: what runs, on what, and what may be other than the user thinks."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+import segkit
+from segkit.config.schema import TrainConfig
+from segkit.data.workers import resolve_num_workers
+from segkit.inference.loading import setting
+from segkit.runs.checkpoint import Checkpoint
+from segkit.runtime.context import Runtime
+from segkit.runtime.log import log
+from segkit.schedules import Schedule
+from segkit.training.data import Data
+from segkit.training.field_of_view import atrous_rates, view_text, view_warnings
+from segkit.training.monitor import Monitor
+from segkit.training.plan import EpochPlan
+from segkit.training.run import Run
+from segkit.training.state import TrainState
+from segkit.training.summary import loss_text
+
+
+def log_start(
+    run: Run,
+    settings: TrainConfig,
+    model: torch.nn.Module,
+    source: Mapping[str, Any] | None,
+    data: Data,
+    batch_size: int,
+) -> None:
+    """Say what runs, on what, and what of it may be other than the user thinks.
+
+    Args:
+        run: What is trained.
+        settings: The configuration.
+        model: The network.
+        source: The ``model`` node of the checkpoint that its weights come from, if it is known.
+        data: Both splits.
+        batch_size: Images per batch and process.
+    """
+    checkpoint, runtime = run.checkpoint, run.runtime
+    log.info("%s", run_header(settings, model, batch_size, runtime))
+    log.info("%d images to train on, %d to validate on", len(data.train), len(data.val))
+    goes_on = checkpoint is not None
+    for warning in [
+        *view_warnings(settings.model, data.image_size, source, goes_on=goes_on),
+        *warnings_at_start(settings, model, batch_size, checkpoint, runtime.world.size),
+    ]:
+        log.warning("warning: %s", warning)
+
+
+def run_header(
+    settings: TrainConfig, model: torch.nn.Module, batch_size: int, runtime: Runtime
+) -> str:
+    """What runs, on what: the first lines of the log."""
+    parameters = sum(p.numel() for p in model.parameters())
+    device = str(runtime.device)
+    if runtime.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(runtime.device)}, TF32 allowed)"
+    else:
+        device += f" ({torch.get_num_threads()} threads)"
+    processes = f"{runtime.world.size} processes x " if runtime.world.size > 1 else ""
+    view = f"; {view_text(settings.model)}" if atrous_rates(settings.model) else ""
+    return (
+        f"segkit {segkit.__version__}, torch {torch.__version__}, {processes}{device}, "
+        f"{runtime.precision.name}, {resolve_num_workers(settings.loader.num_workers)} loader "
+        f"processes\n{settings.data.num_classes} classes; "
+        f"{parameters / 1e6:.2f} M parameters{view}; loss: {loss_text(settings)}; "
+        f"batch size {processes}{batch_size} x {settings.trainer.accumulate}"
+    )
+
+
+def warnings_at_start(
+    settings: TrainConfig,
+    model: torch.nn.Module,
+    batch_size: int,
+    checkpoint: Checkpoint | None,
+    world_size: int,
+) -> Iterator[str]:
+    """What may be other than the user thinks."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if batch_size < 4 and any(norm.training for norm in norms):
+        yield (
+            f"loader.batch_size={batch_size} is small for BatchNorm, which may make "
+            "validation much worse than training; try model.norm=gn with model.freeze_bn=true, or "
+            "a larger batch"
+        )
+    if checkpoint is None:
+        return
+    if checkpoint.about.world_size != world_size:
+        yield (
+            f"{checkpoint.about.world_size} processes -> {world_size}: the images come in the same "
+            f"order, now {world_size * batch_size} at once; loader.batch_size is that of one "
+            "process"
+        )
+    best, saved = Monitor.of(settings).best, checkpoint.state["best"]
+    if (best.monitor, best.mode) != (saved["monitor"], saved["mode"]):
+        yield (
+            f"trainer.monitor={best.monitor} ({best.mode}): the search for the best begins anew; "
+            f"the next validation replaces best.pt and the epoch_*.pt of {saved['monitor']}"
+        )
+
+
+def log_schedule(
+    checkpoint: Checkpoint, state: TrainState, schedule: Schedule, plan: EpochPlan
+) -> None:
+    """Say where the learning rate goes on if the length of the run has changed.
+
+    Args:
+        checkpoint: What the run goes on from.
+        state: Where it stands.
+        schedule: Factor of the learning rate.
+        plan: The epoch that comes next.
+    """
+    before = replace(plan, max_epochs=setting(checkpoint, "trainer.max_epochs", int))
+    if before != plan:
+        was, now = (one.lr_factor(schedule, state.images) for one in (before, plan))
+        log.info(
+            "resume: the schedule ends after epoch %d now, not %d; the next step has %.4f of the "
+            "learning rate, which would have been %.4f",
+            plan.max_epochs,
+            before.max_epochs,
+            now,
+            was,
+        )

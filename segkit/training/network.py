@@ -1,0 +1,82 @@
+"""The network of a run: built, filled with the weights that it starts from, made ready to train."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from segkit.config import build, without_effects
+from segkit.config.schema import TrainConfig
+from segkit.models.normalize import memory_order
+from segkit.runs.checkpoint import Checkpoint
+from segkit.runtime.context import Runtime
+from segkit.runtime.distributed import sync_batch_norm, wrap
+from segkit.runtime.finite import refuse_weights
+from segkit.runtime.log import log
+from segkit.training.plan import EpochPlan
+from segkit.training.warm_start import init_from
+
+
+def build_model(
+    settings: TrainConfig, checkpoint: Checkpoint | None, runtime: Runtime
+) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    """The network that a configuration describes, with the weights that the run starts from.
+
+    Args:
+        settings: The configuration.
+        checkpoint: What the run goes on from: its weights come later, and nothing else is read.
+        runtime: The device.
+
+    Returns:
+        The network on its device, and the ``model`` node of the checkpoint that ``init_from``
+        names, if it is known.
+
+    Raises:
+        CheckpointError: The weights to start from cannot be read, or are not finite.
+        ConfigError: It cannot be built.
+    """
+    node, source = settings.model, None
+    model: nn.Module
+    if checkpoint is not None:
+        model = build(without_effects(OmegaConf.create(node)), "model")
+    else:
+        model = build(node, "model")
+        backbone = node.get("backbone")
+        weights = backbone.get("weights") if isinstance(backbone, dict) else None
+        if weights is not None:
+            refuse_weights(model, f"model.backbone.weights={weights}")
+        if settings.init_from is not None:
+            taken = init_from(model, settings.init_from, settings.init_parts)
+            log.info("init_from=%s: %s", settings.init_from, taken)
+            refuse_weights(model, f"init_from={settings.init_from}")
+            source = taken.source
+    order = memory_order(settings.trainer.channels_last)
+    return model.to(runtime.device).to(memory_format=order), source
+
+
+def share_batch_norm(model: nn.Module, settings: TrainConfig, runtime: Runtime) -> None:
+    """``trainer.sync_bn``; from here on no process makes a step alone."""
+    if settings.trainer.sync_bn:
+        sync_batch_norm(model, runtime.world, runtime.device)
+
+
+def trainable(
+    model: nn.Module, plan: EpochPlan, settings: TrainConfig, runtime: Runtime
+) -> nn.Module:
+    """What is called in the steps of an epoch: frozen as it says, with DDP and torch.compile.
+
+    Args:
+        model: The network itself.
+        plan: The epoch; a new call is needed for the first one that trains the backbone.
+        settings: The configuration.
+        runtime: The processes and the device.
+    """
+    if settings.trainer.freeze_epochs:
+        always = settings.model.get("freeze_backbone", False)
+        model.set_frozen_backbone(plan.frozen or always)  # type: ignore[operator]
+    network = wrap(model, runtime.world, runtime.device)
+    if settings.trainer.compile:
+        network = torch.compile(network)  # type: ignore[assignment]
+    return network
