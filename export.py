@@ -30,7 +30,7 @@ from segkit.errors import ConfigError, DataError
 from segkit.export.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
 from segkit.export.writer import SUFFIXES, WithPreprocessing, open_model, write_model
 from segkit.files import atomic_write
-from segkit.inference.loading import load_model, rebuild_dataset, setting
+from segkit.inference.loading import load_network, rebuild_dataset, setting
 from segkit.inference.onnx_network import metadata, require
 from segkit.models.normalize import Normalize, memory_order
 from segkit.runs.checkpoint import Checkpoint, read_checkpoint
@@ -55,7 +55,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     checkpoint = read_checkpoint(cfg.checkpoint)
     about = checkpoint.about
     path = file_name(cfg, checkpoint.path)
-    model: nn.Module = load_model(checkpoint, list(cfg.allow), cfg.weights)
+    model: nn.Module = load_network(checkpoint, list(cfg.allow), cfg.weights)
     # What few bits do to made-up pictures says little about those that the network is for.
     in_int8 = cfg.precision.startswith("int8")
     pictures = read_pictures(cfg, checkpoint) if in_int8 else made_up_pictures()

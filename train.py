@@ -39,7 +39,7 @@ from segkit.training.validation import Validation
 
 def train(cfg: DictConfig) -> float | None:
     """Run the training that ``cfg`` describes; returns the best value of what it monitors."""
-    with open_runtime() as runtime:
+    with open_runtime(patient=True) as runtime:
         return train_in(runtime, cfg)
 
 

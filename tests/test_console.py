@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from segkit.evaluation.files import write_scores
 
 from segkit.cli.arguments import run_tool
 from segkit.console import one_line, visible
 from segkit.errors import DataError
-from segkit.evaluation.files import write_scores
 from segkit.files import write_csv
 from segkit.predict.outputs import Areas
 from segkit.report.pictures import confusion_picture, legend

@@ -92,7 +92,7 @@ BEFORE_THE_FIRST_STEP = [
     "segkit.training.data.check_splits",
     "segkit.cli.check_command_line",
     "segkit.data.loader.Samples.read",  # after the check
-    "segkit.training.recorder.Output.from_first",  # after the run folder was made
+    "segkit.training.recorder.Recorder.from_first",  # after the run folder was made
 ]
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_was_there_stays_as_it_was(tmp_path: Path) -> None:
     make_voc(here / "voc")
     (here / "out").mkdir()
     (here / "out" / "notes.txt").write_text("mine")
-    where = "segkit.training.recorder.Output.from_first"
+    where = "segkit.training.recorder.Recorder.from_first"
     arguments = [*TRAIN, "out_dir=out"]
     with command(arguments, here, lambda p, line: at(p, line, where, hang_in_python)) as (
         pid,

@@ -12,7 +12,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import explain, short
-from segkit.config.schema import COMPONENTS, LARGEST, SCHEMAS, schema_node
+from segkit.config.schema import (
+    COMPONENTS,
+    LARGEST,
+    SCHEMAS,
+    Settings,
+    schema_node,
+    to_settings,
+)
 from segkit.errors import ConfigError, DataError
 from segkit.files import path_problem, special_kind, user_path
 from segkit.text import did_you_mean, join_lines
@@ -76,6 +83,21 @@ def check_values(cfg: DictConfig, name: str) -> None:
         problems += subject_problems(plain)
     if problems:
         raise ConfigError(join_lines(problems))
+
+
+def checked(schema: type[Settings], given: Mapping[str, Any]) -> Settings:
+    """An object of a schema out of its fields' values.
+
+    Raises:
+        ConfigError: Everything that is out of range, or the first value of another type.
+    """
+    try:
+        settings = to_settings(schema, DictConfig(given))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, "predict")) from error
+    if problems := list(value_problems(schema, vars(settings))):
+        raise ConfigError(join_lines(problems))
+    return settings
 
 
 def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:

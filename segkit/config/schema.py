@@ -96,6 +96,37 @@ def precision_option() -> Any:
     )
 
 
+def scales_option() -> Any:
+    text = "sizes to look at, as [0.5,1,1.5]; their mean"
+    return option([1.0], text, above=0, high=16)
+
+
+def flip_option() -> Any:
+    return option(False, "look at the mirror image too")
+
+
+def window_option() -> Any:
+    return option(
+        None,
+        "height and width of windows that slide over the image, or whole; null: as in the run's "
+        "validation",
+        low=1,
+        length=2,
+        choices=("whole",),
+        kind=list | str,
+        whole=True,
+    )
+
+
+def stride_option() -> Any:
+    return option(
+        None,
+        "from one window to the next; null: as in the run, or two thirds of size",
+        low=1,
+        length=2,
+    )
+
+
 def range_option(text: str) -> Any:
     return option(None, f"{text}; null: all of each file's type", length=2, rising=True)
 
@@ -281,30 +312,28 @@ class EvaluateDataConfig:
 
 @dataclass(frozen=True)
 class TTAConfig:
-    scales: list[float] = option(
-        [1.0], "sizes to look at, as [0.5,1,1.5]; their mean", above=0, high=16
-    )
-    flip: bool = option(False, "look at the mirror image too")
+    scales: list[float] = scales_option()
+    flip: bool = flip_option()
 
 
 @dataclass(frozen=True)
 class RunWindowConfig:
-    size: Any = option(
-        None,
-        "height and width of windows that slide over the image, or whole; null: as in the run's "
-        "validation",
-        low=1,
-        length=2,
-        choices=("whole",),
-        kind=list | str,
-        whole=True,
-    )
-    stride: Optional[list[int]] = option(
-        None,
-        "from one window to the next; null: as in the run, or two thirds of size",
-        low=1,
-        length=2,
-    )
+    size: Any = window_option()
+    stride: Optional[list[int]] = stride_option()
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How checkpoints compute: the parameters of :func:`segkit.load_model`, for scripts too."""
+
+    device: str = device_option()
+    precision: Optional[str] = precision_option()
+    weights: str = weights_option()
+    scales: list[float] = scales_option()
+    flip: bool = flip_option()
+    window: Any = window_option()
+    stride: Optional[list[int]] = stride_option()
+    allow: list[str] = allow_option()
 
 
 @dataclass(frozen=True)
@@ -425,6 +454,20 @@ class PredictConfig:
     device: str = device_option()
     precision: Optional[str] = precision_option()
     allow: list[str] = allow_option()
+
+
+def inference_options(settings: EvaluateConfig | PredictConfig) -> InferenceOptions:
+    """How the checkpoints of a script compute."""
+    return InferenceOptions(
+        device=settings.device,
+        precision=settings.precision,
+        weights=settings.weights,
+        scales=settings.tta.scales,
+        flip=settings.tta.flip,
+        window=settings.window.size,
+        stride=settings.window.stride,
+        allow=settings.allow,
+    )
 
 
 COMPONENTS = ("model", "loss", "optimizer", "scheduler")

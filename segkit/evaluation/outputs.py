@@ -1,64 +1,81 @@
 """What an evaluation leaves behind, all in one folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from segkit.config.schema import EvaluateConfig
 from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.evaluation.comparison import comparison_table
-from segkit.evaluation.files import write_scores
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.split import Data
-from segkit.evaluation.target import Source
-from segkit.files import make_folder, remove_empty, write_json
+from segkit.evaluation.sources import Source
+from segkit.evaluation.split import EvaluationSplit
+from segkit.files import make_folder, remove_empty, write_csv, write_json
 from segkit.inference.predictions import PredictedMask
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData, read_history, write_report
 from segkit.report.image_result import ImageResult
 from segkit.report.label_errors import write_suspicious
+from segkit.report.pictures import confusion_picture, write_picture
 from segkit.report.tables import class_table, more_scores
 from segkit.runs.folder import run_of
+from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
 
 
-class Output:
+class Outputs:
     """Writes the masks of one image after the other, then the scores.
 
+    The folder is there as long as the context; if nothing was written into it, it goes with it. All
+    processes write masks, the first one everything else.
+
     Args:
-        cfg: Of evaluate.py.
-        data: The split.
+        settings: The configuration.
+        split: The split.
         paths: What is scored: checkpoints, or one folder of masks.
+        runtime: The processes.
 
     Raises:
         ConfigError: The folder cannot be made, or masks cannot hold so many classes.
     """
 
-    def __init__(self, cfg: DictConfig, data: Data, paths: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        settings: EvaluateConfig,
+        split: EvaluationSplit,
+        paths: Sequence[Path],
+        runtime: Runtime,
+    ) -> None:
         wanted = {
-            "predictions": cfg.save_predictions,
+            "predictions": settings.save_predictions,
             # comp6: trained on any data
-            f"results/VOC2012/Segmentation/comp6_{data.split}_cls": cfg.voc_results,
+            f"results/VOC2012/Segmentation/comp6_{split.name}_cls": settings.voc_results,
         }
-        if any(wanted.values()) and len(data.classes) > 256:
-            key = "save_predictions" if cfg.save_predictions else "voc_results"
+        if any(wanted.values()) and len(split.classes) > 256:
+            key = "save_predictions" if settings.save_predictions else "voc_results"
             raise ConfigError(
-                f"{key}=true: a palette PNG holds 256 classes, the data has {len(data.classes)}; "
+                f"{key}=true: a palette PNG holds 256 classes, the data has {len(split.classes)}; "
                 f"leave {key} out"
             )
-        self.data = data
-        self.folder, self._made = evaluation_folder(cfg.out_dir, paths, data.split)
+        self.split, self.world = split, runtime.world
+        self.folder, self._made = runtime.only_main(
+            lambda: evaluation_folder(settings.out_dir, paths, split.name)
+        )
         self.mask_folders = [self.folder / name for name, write in wanted.items() if write]
-        names = [] if cfg.compare else ["compare.json"]
-        names += [] if cfg.report.write else ["report.html", "suspicious_labels.csv"]
+        names = [] if settings.compare else ["compare.json"]
+        names += [] if settings.report.write else ["report.html", "suspicious_labels.csv"]
         self.others = [self.folder / name for name in names]
 
-    def close(self) -> None:
-        """Remove the folders that were made for it, where nothing was written."""
-        remove_empty(self._made)
+    def __enter__(self) -> "Outputs":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.world.is_main:  # the others end before it writes
+            remove_empty(self._made)
 
     def add(self, image: PredictedMask) -> None:
         """Write the mask that was predicted for an image, if that was asked for."""
@@ -66,7 +83,7 @@ class Output:
             path = folder / f"{image.batch.ids[0]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                write_mask(path, image.pred[0].cpu().numpy(), self.data.palette)
+                write_mask(path, image.pred[0].cpu().numpy(), self.split.palette)
             except ValueError as error:  # a saved mask, which may hold anything where ignored
                 raise DataError(f"{path}: {error}") from error
 
@@ -81,10 +98,10 @@ class Output:
                 path.unlink(missing_ok=True)
         rows = (image.row() for image in measures.images)
         matrix = measures.matrix.matrix.tolist()
-        write_scores(self.folder, result, matrix, rows, self.data.classes)
-        log.info("%s\n%s", class_table(result, self.data.classes), more_scores(result))
-        shown = [name for name, n in zip(self.data.classes, result["support"], strict=True) if n]
-        if len(shown) == 1 < len(self.data.classes):
+        write_scores(self.folder, result, matrix, rows, self.split.classes)
+        log.info("%s\n%s", class_table(result, self.split.classes), more_scores(result))
+        shown = [name for name, n in zip(self.split.classes, result["support"], strict=True) if n]
+        if len(shown) == 1 < len(self.split.classes):
             log.warning(
                 "warning: %r is the only class in these masks: the scores say nothing of the "
                 "others, and a model that answers %r everywhere gets 100 %%",
@@ -105,11 +122,11 @@ class Output:
         comparison: dict[str, Any] | None,
     ) -> None:
         """Write the page, and the list of suspicious labels."""
-        classes, regions = self.data.classes, findings.suspicious.regions()
+        classes, regions = self.split.classes, findings.suspicious.regions()
         write_suspicious(self.folder / "suspicious_labels.csv", regions, classes)
         config, lines = origin(source)
         matrix = measures.matrix.matrix.tolist()
-        page = ReportData(result, matrix, self.data.palette, findings, lines, config, comparison)
+        page = ReportData(result, matrix, self.split.palette, findings, lines, config, comparison)
         write_report(self.folder / "report.html", page)
 
 
@@ -156,3 +173,30 @@ def origin(source: Source) -> tuple[str, list[dict[str, Any]]]:
         return "", []
     config = OmegaConf.to_yaml(OmegaConf.create(source[0].about.config))
     return config, read_history(run_of(source[0].path) / "metrics.jsonl")
+
+
+def write_scores(
+    folder: Path,
+    result: Mapping[str, Any],
+    matrix: Sequence[Sequence[int]],
+    images: Iterable[Sequence[object]],
+    classes: Sequence[str],
+) -> None:
+    """``metrics.json``, the confusion matrix as table and picture, ``per_image.csv``.
+
+    Args:
+        folder: Where they go.
+        result: Content of ``metrics.json``.
+        matrix: Counts; rows are true classes, columns predicted ones.
+        images: Id, pixels, mean IoU, pixel accuracy and IoU of each class, of each image.
+        classes: Names in index order.
+    """
+    write_json(folder / "metrics.json", result)
+    write_csv(
+        folder / "confusion_matrix.csv",
+        ["true \\ predicted", *classes],
+        [[c, *row] for c, row in zip(classes, matrix, strict=True)],
+    )
+    write_picture(folder / "confusion_matrix.png", confusion_picture(matrix, classes))
+    columns = ["id", "pixels", "miou", "pixel_accuracy", *(f"iou/{name}" for name in classes)]
+    write_csv(folder / "per_image.csv", columns, images)

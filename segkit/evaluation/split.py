@@ -2,63 +2,111 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 
-from segkit.data.check import open_splits
+from segkit.config.schema import EvaluateConfig
+from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.voc import VOCSegmentation
+from segkit.evaluation.sources import Source
 from segkit.inference.loading import rebuild_dataset, setting
 from segkit.runs.checkpoint import Checkpoint
+from segkit.runtime.context import Runtime
+from segkit.runtime.log import log
 
 
 @dataclass(frozen=True)
-class Data:
-    """The split that is scored, and what must be known of its masks."""
+class EvaluationSplit:
+    """The split that is scored, and what must be known of its masks.
+
+    Attributes:
+        dataset: Its images and masks.
+        name: As train.py calls it.
+        ignore_index: Mask value without a label.
+        palette: RGB of each mask value, uint8 (256, 3).
+    """
 
     dataset: SegmentationDataset
-    split: str
+    name: str
     ignore_index: int
     palette: NDArray[np.uint8]
 
     @property
     def classes(self) -> list[str]:
+        """Names in index order."""
         return list(self.dataset.classes)
 
 
-def saved_data(cfg: DictConfig, checkpoint: Checkpoint) -> Data:
+def open_split(settings: EvaluateConfig, source: Source) -> EvaluationSplit:
+    """The split that a checkpoint, or for saved masks the configuration, describes.
+
+    Raises:
+        DataError: It is not there, or something is wrong with its files.
+        ConfigError: The checkpoint names code that is not allowed.
+    """
+    if isinstance(source, list):
+        return _saved(settings, source[0])
+    return _given(settings)
+
+
+def check_split(settings: EvaluateConfig, split: EvaluationSplit, runtime: Runtime) -> None:
+    """Read every file in the first process, unless ``data.check`` says not to.
+
+    Raises:
+        DataError: Something is wrong with the files.
+    """
+    if not settings.data.check:
+        return
+    report = runtime.only_main(
+        partial(
+            check_splits,
+            {split.name: split.dataset},
+            ignore_index=split.ignore_index,
+            trained=False,
+            palette=split.palette,
+        )
+    )
+    for warning in report.warnings:
+        log.warning("warning: %s", warning)
+
+
+def _saved(settings: EvaluateConfig, checkpoint: Checkpoint) -> EvaluationSplit:
     """The data that a checkpoint describes, or other data of the same kind."""
-    about = checkpoint.about
-    split = cfg.split or setting(checkpoint, "data.val_split", str)
+    metadata = checkpoint.about
+    name = settings.split or setting(checkpoint, "data.val_split", str)
 
     def make(split: str) -> SegmentationDataset:
-        return rebuild_dataset(checkpoint, split, cfg.data.root, list(cfg.allow))
+        return rebuild_dataset(checkpoint, split, settings.data.root, settings.allow)
 
-    dataset = _open(make, split, cfg, about.ignore_index)
-    return Data(dataset, split, about.ignore_index, np.asarray(about.palette, np.uint8))
+    dataset = _open(make, name, settings, metadata.ignore_index)
+    palette = np.asarray(metadata.palette, np.uint8)
+    return EvaluationSplit(dataset, name, metadata.ignore_index, palette)
 
 
-def own_data(cfg: DictConfig) -> Data:
+def _given(settings: EvaluateConfig) -> EvaluationSplit:
     """The data for saved masks, which say nothing of it."""
-    split = cfg.split or "val"
-    given: Any = OmegaConf.to_container(cfg.data)
+    name, data = settings.split or "val", settings.data
     keys = ("classes", "num_classes", "ignore_index", "label_map", "colormap")
-    settings = {key: given[key] for key in keys if given[key] is not None}
-    settings["value_range"] = given["range"]
+    given = {key: getattr(data, key) for key in keys if getattr(data, key) is not None}
 
     def make(split: str) -> VOCSegmentation:
-        return VOCSegmentation(cfg.data.root, split, **settings)
+        assert data.root is not None  # which the check of the configuration sees to
+        return VOCSegmentation(data.root, split, value_range=data.range, **given)
 
-    dataset: Any = _open(make, split, cfg, settings.get("ignore_index", 255))
-    return Data(dataset, split, dataset.ignore_index, dataset.palette)
+    dataset = _open(make, name, settings, given.get("ignore_index", 255))
+    assert isinstance(dataset, VOCSegmentation)
+    return EvaluationSplit(dataset, name, dataset.ignore_index, dataset.palette)
 
 
 def _open(
-    make: Callable[[str], SegmentationDataset], split: str, cfg: DictConfig, ignore_index: int
+    make: Callable[[str], SegmentationDataset],
+    name: str,
+    settings: EvaluateConfig,
+    ignore_index: int,
 ) -> SegmentationDataset:
     """The split; what is wrong with it is told together with what is wrong in its files."""
-    found = open_splits(make, [split], ignore_index=ignore_index, look=cfg.data.check)
-    return found[split]
+    found = open_splits(make, [name], ignore_index=ignore_index, look=settings.data.check)
+    return found[name]

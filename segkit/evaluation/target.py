@@ -1,26 +1,25 @@
 """What is scored: a checkpoint, an ensemble, an exported file, or masks that were saved before."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
+from segkit.config.schema import EvaluateConfig, inference_options
 from segkit.data.loader import Batch
 from segkit.errors import ConfigError
-from segkit.evaluation.saved_masks import SavedMasks, holds_masks
-from segkit.evaluation.split import Data
-from segkit.inference.loading import load_inference, read_checkpoints
+from segkit.evaluation.saved_masks import SavedMasks
+from segkit.evaluation.sources import Source
+from segkit.evaluation.split import EvaluationSplit
+from segkit.inference.loading import KEYS, load_inference
 from segkit.inference.onnx_network import ExportedCheckpoint
 from segkit.inference.predictions import PredictedMask, predict_masks
 from segkit.inference.predictor import Inference
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.distributed import DistributedContext
-
-Source = Path | list[Checkpoint]  # a folder of masks, or the checkpoints of one model
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,11 @@ class EvaluationTarget:
     """A model or saved masks.
 
     Attributes:
-        paths: Checkpoints, several of an ensemble, or the folder of the masks.
         predict: Batches to the predictions for their images.
         facts: What ``metrics.json`` says of it.
         inference: How it computes; None for saved masks.
     """
 
-    paths: list[Path]
     predict: Callable[[Iterable[Batch]], Iterator[PredictedMask]]
     facts: dict[str, Any]
     inference: Inference | None = None
@@ -53,63 +50,49 @@ class EvaluationTarget:
         }
 
 
-def open_source(source: str | Sequence[str]) -> Source:
-    """What a value of ``compare`` means.
-
-    Raises:
-        ConfigError: It is empty.
-    """
-    if not source:
-        raise ConfigError("compare=[]: expected a checkpoint, several, or a folder of masks")
-    if isinstance(source, str) and holds_masks(Path(source)):
-        return Path(source)
-    return read_checkpoints(source)
-
-
 def make_target(
-    source: Source, cfg: DictConfig, data: Data, device: torch.device
+    source: Source, settings: EvaluateConfig, split: EvaluationSplit, device: torch.device
 ) -> EvaluationTarget:
-    """A source, ready for the images of ``data``.
+    """A source, ready for the images of a split.
 
     Raises:
         ConfigError: A checkpoint knows other classes.
     """
     if isinstance(source, Path):
-        settings: Any = OmegaConf.to_container(cfg)
         masks = SavedMasks(
             source,
-            data.dataset.ids,
-            len(data.classes),
-            data.ignore_index,
-            colormap=settings["predictions_colormap"] or settings["data"]["colormap"],
-            label_map=settings["predictions_label_map"],
+            split.dataset.ids,
+            len(split.classes),
+            split.ignore_index,
+            colormap=settings.predictions_colormap or settings.data.colormap,
+            label_map=settings.predictions_label_map,
         )
-        return EvaluationTarget([source], masks.predict_masks, {"predictions": str(source)})
+        return EvaluationTarget(masks.predict_masks, {"predictions": str(source)})
     for checkpoint in source:
-        check_classes(checkpoint, data)
-    inference = load_inference(source, cfg, device)
-    facts = [facts_of(checkpoint, cfg.weights) for checkpoint in source]
+        check_classes(checkpoint, split)
+    inference = load_inference(source, inference_options(settings), device, KEYS)
+    facts = [facts_of(checkpoint, settings.weights) for checkpoint in source]
     return EvaluationTarget(
-        [one.path for one in source],
         partial(predict_masks, inference),
         facts[0] if len(facts) == 1 else {key: [one[key] for one in facts] for key in facts[0]},
         inference,
     )
 
 
-def check_classes(checkpoint: Checkpoint, data: Data) -> None:
-    about = checkpoint.about
-    if about.classes != data.classes:
+def check_classes(checkpoint: Checkpoint, split: EvaluationSplit) -> None:
+    """Raise a ConfigError if the checkpoint knows other classes than the data."""
+    metadata = checkpoint.about
+    if metadata.classes != split.classes:
         raise ConfigError(
-            f"{checkpoint.path} knows the classes {', '.join(about.classes)}; the data has "
-            f"{', '.join(data.classes)}. To train on other classes, start train.py with "
+            f"{checkpoint.path} knows the classes {', '.join(metadata.classes)}; the data has "
+            f"{', '.join(split.classes)}. To train on other classes, start train.py with "
             f"init_from={checkpoint.path}"
         )
-    if about.ignore_index != data.ignore_index:
+    if metadata.ignore_index != split.ignore_index:
         raise ConfigError(
-            f"{checkpoint.path} was trained with data.ignore_index={about.ignore_index}; here it "
-            f"is {data.ignore_index}, so the two would be scored on other pixels. Beside "
-            f"predictions= give data.ignore_index={about.ignore_index}, or leave compare out"
+            f"{checkpoint.path} was trained with data.ignore_index={metadata.ignore_index}; here "
+            f"it is {split.ignore_index}, so the two would be scored on other pixels. Beside "
+            f"predictions= give data.ignore_index={metadata.ignore_index}, or leave compare out"
         )
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from segkit.config.build import rebuild
+from segkit.config.schema import InferenceOptions
 from segkit.config.slots import SLOTS
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.levels import Range, parse_range
@@ -32,17 +33,31 @@ def read_checkpoints(source: str | Sequence[str]) -> list[Checkpoint]:
     ]
 
 
+class OptionNames(NamedTuple):
+    """What messages call the windows' size and stride: as whoever set them knows them."""
+
+    window: str = "window"
+    stride: str = "stride"
+
+
+KEYS = OptionNames("window.size", "window.stride")
+"""Those of the command line."""
+
+
 def load_inference(
-    checkpoints: Sequence[Checkpoint], cfg: DictConfig, device: torch.device
+    checkpoints: Sequence[Checkpoint],
+    options: InferenceOptions,
+    device: torch.device,
+    names: OptionNames,
 ) -> Inference:
     """A checkpoint, or several as one ensemble, ready for images.
 
     Args:
         checkpoints: At least one; all know the same classes.
-        cfg: With ``allow``, ``weights``, ``precision`` (null: see :func:`usual_precision`),
-            ``tta.scales``, ``tta.flip``, ``window.size`` and ``window.stride`` (null: see
-            :func:`usual_window`).
+        options: How it computes. Without a precision see :func:`usual_precision`, without a window
+            :func:`usual_window`.
         device: Where it computes.
+        names: What messages call the options.
 
     Raises:
         ConfigError: For an impossible setting, or checkpoints that are no ensemble.
@@ -63,21 +78,21 @@ def load_inference(
             )
     exported = [one for one in checkpoints if isinstance(one, ExportedCheckpoint)]
     for key, usual in (("weights", "auto"), ("precision", None)):
-        if exported and cfg[key] != usual:
+        if exported and getattr(options, key) != usual:
             raise ConfigError(
-                f"{key}={cfg[key]}: {exported[0].path} was exported with its choice of weights and "
-                f"precision; leave {key} out, or take the checkpoint"
+                f"{key}={getattr(options, key)}: {exported[0].path} was exported with its choice "
+                f"of weights and precision; leave {key} out, or take the checkpoint"
             )
-    models = [load_model(one, list(cfg.allow), cfg.weights) for one in checkpoints]
+    models = [load_network(one, options.allow, options.weights) for one in checkpoints]
     model = models[0] if len(models) == 1 else Ensemble(models)
     channels_last = setting(checkpoints[0], "trainer.channels_last", bool)
-    size, stride = usual_window(checkpoints, cfg.window)
+    size, stride = usual_window(checkpoints, options, names)
     return Inference(
         model.to(device).to(memory_format=memory_order(channels_last)),
         Normalize(tuple(first.mean), tuple(first.std), channels_last),
-        Precision.pick(cfg.precision or usual_precision(first, device), device),
-        scales=list(cfg.tta.scales),
-        flip=cfg.tta.flip,
+        Precision.pick(options.precision or usual_precision(first, device), device),
+        scales=options.scales,
+        flip=options.flip,
         window=size,
         stride=stride,
         source=", ".join(str(one.path) for one in checkpoints),
@@ -85,24 +100,40 @@ def load_inference(
 
 
 def usual_window(
-    checkpoints: Sequence[Checkpoint], window: DictConfig
+    checkpoints: Sequence[Checkpoint], options: InferenceOptions, names: OptionNames
 ) -> tuple[Size | None, Size | None]:
     """Size and stride of the windows: what is asked for, else what the run validated in.
 
     Raises:
-        ConfigError: The runs of an ensemble validated in different windows.
+        ConfigError: The runs of an ensemble validated in different windows, or the stride does not
+            fit the size.
     """
-    if window.size is not None:
-        return None if window.size == "whole" else pair(window.size), pair(window.stride)
+    size, stride = _saved_or_given(checkpoints, options, names)
+    if size is None and stride is not None:
+        raise ConfigError(f"{names.stride} is set and {names.window} is not: give both or neither")
+    if size is not None and any(s > w for s, w in zip(stride or (), size, strict=False)):
+        raise ConfigError(
+            f"{names.stride}={list(stride or ())}: expected at most {names.window}={list(size)}; "
+            "with a larger one pixels between windows would be left out"
+        )
+    return size, stride
+
+
+def _saved_or_given(
+    checkpoints: Sequence[Checkpoint], options: InferenceOptions, names: OptionNames
+) -> tuple[Size | None, Size | None]:
+    if options.window is not None:
+        size = None if options.window == "whole" else pair(options.window)
+        return size, pair(options.stride)
     first, *others = (one.about.window for one in checkpoints)
     for checkpoint, other in zip(checkpoints[1:], others, strict=True):
         if other != first:
             raise ConfigError(
                 f"{checkpoint.path} was validated in other windows ({window_text(other)}) than "
-                f"{checkpoints[0].path} ({window_text(first)}): give window.size=[HEIGHT,WIDTH], "
-                "or window.size=whole"
+                f"{checkpoints[0].path} ({window_text(first)}): give "
+                f"{names.window}=[HEIGHT,WIDTH], or {names.window}=whole"
             )
-    return pair(first["size"]), pair(window.stride or first["stride"])
+    return pair(first["size"]), pair(options.stride or first["stride"])
 
 
 def window_text(window: dict[str, list[int] | None]) -> str:
@@ -129,7 +160,7 @@ def usual_precision(about: CheckpointMetadata, device: torch.device) -> str:
     return "auto"  # a CPU cannot compute in the fp16 of a CUDA device, and in bf16 it crawls
 
 
-def load_model(
+def load_network(
     checkpoint: Checkpoint, allow: Sequence[str] = (), weights: str = "auto"
 ) -> nn.Module:
     """The network of a checkpoint on the CPU; nothing is downloaded.

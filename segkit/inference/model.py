@@ -7,18 +7,20 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
-from segkit.config.check import check_values
-from segkit.config.explain import explain
-from segkit.config.schema import PredictConfig, schema_node
+from segkit.config.check import checked
+from segkit.config.schema import InferenceOptions
 from segkit.data.decode import Pixels, pixels_of, read_image
 from segkit.data.levels import Range, to_bytes
 from segkit.errors import ConfigError, DataError
 from segkit.files import PathLike, user_path
-from segkit.inference.loading import load_inference, read_checkpoints, saved_range
+from segkit.inference.loading import (
+    OptionNames,
+    load_inference,
+    read_checkpoints,
+    saved_range,
+)
 from segkit.inference.predictor import Inference
 from segkit.runtime.device import pick_device
 
@@ -66,36 +68,18 @@ def load_model(
         raise ConfigError(f"checkpoint={wrong[0]!r}: expected a path")
     if not isinstance(flip, bool):
         raise ConfigError(f"flip={flip!r}: expected True or False")
-    settings = {
-        "checkpoint": [str(path) for path in paths],
-        "source": "",
+    given = {
         "device": str(device),  # torch's own object too
         "precision": precision,
         "weights": weights,
-        "tta": {"scales": _listed("scales", scales), "flip": flip},
-        "window": {
-            "size": window if window in (None, "whole") else _listed("window", window),
-            "stride": None if stride is None else _listed("stride", stride),
-        },
+        "scales": _listed("scales", scales),
+        "flip": flip,
+        "window": window if window in (None, "whole") else _listed("window", window),
+        "stride": None if stride is None else _listed("stride", stride),
         "allow": _listed("allow", allow),
     }
-    try:
-        cfg = OmegaConf.merge(schema_node(PredictConfig), settings)
-        assert isinstance(cfg, DictConfig)
-        check_values(cfg, "predict")
-        cfg.checkpoint = [str(user_path(path)) for path in cfg.checkpoint]
-        return open_model(cfg)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_in_parameters(explain(error, "predict"))) from error
-    except ConfigError as error:
-        raise ConfigError(_in_parameters(str(error))) from error
-
-
-def _in_parameters(message: str) -> str:
-    """With the names of :func:`load_model`'s parameters for the keys of predict.py."""
-    for key, name in (("window.size", "window"), ("window.stride", "stride")):
-        message = message.replace(key, name)
-    return message.replace("tta.", "")
+    options = checked(InferenceOptions, given)
+    return open_model([str(user_path(path)) for path in paths], options, OptionNames())
 
 
 def _listed(name: str, values: Any) -> list[Any]:
@@ -105,15 +89,23 @@ def _listed(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def open_model(cfg: DictConfig) -> "SegmentationModel":
-    """:func:`load_model` for a configuration of predict.py."""
-    checkpoints = read_checkpoints(cfg.checkpoint)
+def open_model(
+    checkpoint: str | Sequence[str], options: InferenceOptions, names: OptionNames
+) -> "SegmentationModel":
+    """:func:`load_model` with options that were checked before.
+
+    Args:
+        checkpoint: A .pt file or a run folder; several are an ensemble.
+        options: How it computes.
+        names: What messages call the options.
+    """
+    checkpoints = read_checkpoints(checkpoint)
     if not checkpoints:
         raise ConfigError("checkpoint=[]: expected at least one .pt file or run folder")
-    about = checkpoints[0].about
-    inference = load_inference(checkpoints, cfg, pick_device(cfg.device))
+    metadata = checkpoints[0].about
+    inference = load_inference(checkpoints, options, pick_device(options.device), names)
     return SegmentationModel(
-        inference, about.classes, np.asarray(about.palette, np.uint8), saved_range(about)
+        inference, metadata.classes, np.asarray(metadata.palette, np.uint8), saved_range(metadata)
     )
 
 

@@ -61,15 +61,15 @@ class Inference:
         source: str = "the network",
     ) -> None:
         if not scales or not all(0 < scale < math.inf for scale in scales):
-            raise ConfigError(f"tta.scales={list(scales)}: expected numbers above 0")
+            raise ConfigError(f"scales={list(scales)}: expected numbers above 0")
         if window is None and stride is not None:
-            raise ConfigError("window.stride is set and window.size is not: give both or neither")
+            raise ConfigError("stride is set and window is not: give both or neither")
         if window is not None and min(window) < 1:
-            raise ConfigError(f"window.size={list(window)}: expected at least 1")
+            raise ConfigError(f"window={list(window)}: expected at least 1")
         pairs = zip(stride or (), window or (), strict=False)
         if any(not 1 <= step <= side for step, side in pairs):
             raise ConfigError(
-                f"window.stride={stride}: expected at least 1 and at most window.size={window}; "
+                f"stride={stride}: expected at least 1 and at most window={window}; "
                 "with a larger one pixels between windows would be left out"
             )
         self.model, self.normalize, self.precision = model.eval(), normalize, precision

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -62,13 +62,16 @@ class Runtime:
 
 
 @contextmanager
-def open_runtime() -> Iterator[Runtime]:
+def open_runtime(*, patient: bool) -> Iterator[Runtime]:
     """The runtime of a command; one that a signal has stopped ends with the signal's status.
 
-    Until :meth:`StopSignals.begin <segkit.runtime.signals.StopSignals.begin>` a signal ends it at
-    once.
+    Args:
+        patient: Whether a signal waits until the step in progress is finished, from
+            :meth:`StopSignals.begin <segkit.runtime.signals.StopSignals.begin>` on. Else, and
+            before, it ends the command at once.
     """
-    with StopSignals(begun=False) as signals, connect() as world, ExitStack() as stack:
+    signals = StopSignals(begun=False)
+    with signals if patient else nullcontext(), connect() as world, ExitStack() as stack:
         log_to_console(world.rank)
         try:
             yield Runtime(world, signals, stack)

@@ -39,11 +39,11 @@ def model(request: Request) -> None:
     height, width = image_size(request.size)
     path = None if request.out is None else output_file("out", request.out, request.force)
     # Slow imports, when the keys are known to be right
-    from segkit.inference.loading import load_model
+    from segkit.inference.loading import load_network
     from segkit.runs.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(request.checkpoint)
-    network = load_model(checkpoint, request.allow, request.weights)
+    network = load_network(checkpoint, request.allow, request.weights)
     total = sum(p.numel() for p in network.parameters())
     say(f"{checkpoint.path}: {mebibytes(checkpoint.path)}")
     say(f"{len(checkpoint.about.classes)} classes: {', '.join(checkpoint.about.classes)}")

@@ -57,7 +57,7 @@ def test_memory_that_runs_out_before_the_first_step(
     def run_out(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore")
 
-    monkeypatch.setattr("segkit.training.dry_run.check_precision", run_out)
+    monkeypatch.setattr("segkit.training.precision_check.check_precision", run_out)
     result = quick_call(*SMALL, "trainer.precision=bf16", cwd=here)
     assert result.status == 1
     assert result.err.startswith("error: out of memory: use a smaller model/backbone")

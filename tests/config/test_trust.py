@@ -21,7 +21,7 @@ import segkit
 from segkit.config.build import rebuild, without_effects
 from segkit.config.slots import LIBRARIES, OFF, SLOT_OF, SLOTS, check_trusted
 from segkit.errors import CheckpointError, ConfigError, DataError
-from segkit.inference.loading import load_model
+from segkit.inference.loading import load_network
 from segkit.runs.checkpoint import read_checkpoint
 
 SLOT_NAMES = [name for name in SLOTS if name != "run"]
@@ -358,7 +358,7 @@ def test_shapes_are_not_made_because_a_checkpoint_says_so(here: Path) -> None:
 def test_a_model_of_any_size_needs_no_memory_before_it_is_refused(here: Path) -> None:
     path = save_model(here / "a.pt", config={"model": model(aspp_channels=300_000)})
     with pytest.raises(CheckpointError, match=r"weights do not fit the model that it describes \("):
-        load_model(read_checkpoint(path))
+        load_network(read_checkpoint(path))
 
 
 def test_a_name_for_every_channel(here: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_name_for_every_channel(here: Path) -> None:
     content["about"]["classes"] = CLASSES[:2]
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"names 2 classes, but its model makes \(1, 3, 64"):
-        load_model(read_checkpoint(path))
+        load_network(read_checkpoint(path))
 
 
 def test_no_library_of_segkits_is_anybodys_own() -> None:

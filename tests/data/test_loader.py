@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from voc_folder import make_voc
 
 from segkit.data.augment import Augment
-from segkit.data.loader import Batch, Collate, Sample, eval_loader, train_loader
+from segkit.data.loader import Batch, Collate, EvalBatches, Sample, TrainBatches
 from segkit.data.sampler import EpochBatchSampler
 from segkit.data.voc import VOCSegmentation
 from segkit.data.workers import batches
@@ -62,7 +62,7 @@ def make_train_loader(
     world_size: int = 1,
 ) -> DataLoader[Batch]:
     transforms = [A.RandomCrop(4, 5, p=1), A.RandomBrightnessContrast(p=1)]
-    return train_loader(
+    return TrainBatches(
         dataset,
         augment or Augment(transforms, fill=(1, 2, 3)),
         collate=COLLATE,
@@ -72,13 +72,13 @@ def make_train_loader(
         device=CPU,
         rank=rank,
         world_size=world_size,
-    )
+    ).loader
 
 
 def make_eval_loader(dataset: Any, *, num_workers: int = 0, batch_size: int = 4) -> Any:
-    return eval_loader(
+    return EvalBatches(
         dataset, collate=COLLATE, batch_size=batch_size, num_workers=num_workers, device=CPU
-    )
+    ).loader
 
 
 Seen = tuple[tuple[str, ...], bytes, bytes]
@@ -216,7 +216,7 @@ def test_evaluation_is_shared_without_padding(size: int, num_workers: int) -> No
     dataset = Pictures(size)
     seen = []
     for rank in range(3):
-        loader = eval_loader(
+        loader = EvalBatches(
             dataset,
             collate=COLLATE,
             batch_size=2,
@@ -224,7 +224,7 @@ def test_evaluation_is_shared_without_padding(size: int, num_workers: int) -> No
             device=CPU,
             rank=rank,
             world_size=3,
-        )
+        ).loader
         names = [name for batch in batches(loader) for name in batch.ids]
         assert names == list(dataset.ids)[rank::3]
         seen += names
@@ -334,7 +334,7 @@ def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Batch, "pin_memory", fail)
     assert len(list(batches(make_train_loader(Pictures(4))))) == 1
     assert not make_train_loader(Pictures(4)).pin_memory
-    loader = train_loader(
+    loader = TrainBatches(
         Pictures(4),
         Augment([]),
         collate=COLLATE,
@@ -342,7 +342,7 @@ def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
         num_workers=0,
         seed=0,
         device=torch.device("cuda", 0),
-    )
+    ).loader
     assert loader.pin_memory
 
 
@@ -351,7 +351,9 @@ def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_batch_arrives_pinned_and_moves_to_the_device() -> None:
     device = torch.device("cuda", 0)
-    loader = eval_loader(Pictures(2), collate=COLLATE, batch_size=2, num_workers=1, device=device)
+    loader = EvalBatches(
+        Pictures(2), collate=COLLATE, batch_size=2, num_workers=1, device=device
+    ).loader
     (batch,) = batches(loader)
     assert batch.image.is_pinned()
     assert batch.target.is_pinned()

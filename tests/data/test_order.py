@@ -1,5 +1,6 @@
 """The order of an epoch: the same images for any batch size, number of processes and stop."""
 
+from dataclasses import replace
 from itertools import chain
 
 import hypothesis.strategies as st
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from segkit.data.sampler import EpochBatchSampler, SampleKey
+from segkit.training.plan import EpochPlan
 
 sizes = st.integers(1, 40)
 batch_sizes = st.integers(1, 9)
@@ -96,8 +98,9 @@ def test_an_epoch_goes_on_with_other_processes_and_batch_sizes(
         order.epoch, order.start = 1, start
         done = data.draw(st.integers(min(1, len(order)), len(order)))
         seen += list(chain(*steps(size, batch_size, world_size, 1, start)[:done]))
-        assert order.images_after(0) == start
-        start = order.images_after(done)
+        plan = EpochPlan(1, 1, size, batch_size, world_size, start=start)
+        assert (plan.images_after(0), plan.num_batches) == (start, len(order))
+        start = plan.images_after(done)
         assert start == len(seen)
         if done == len(order):
             break
@@ -111,9 +114,10 @@ def test_steps_of_a_whole_epoch_do_not_depend_on_the_start(
     size: int, batch_size: int, world_size: int, start: int
 ) -> None:
     order = EpochBatchSampler(size, batch_size, seed=5, world_size=world_size)
-    whole, images = len(order), order.images_after(len(order))
+    plan = EpochPlan(1, 1, size, batch_size, world_size)
+    whole, images = len(order), plan.images_after(len(order))
     order.start = min(start, size)
-    assert order.images_per_epoch == images
+    assert replace(plan, start=order.start).images_per_epoch == images
     assert -(-images // (batch_size * world_size)) == whole
     assert len(order) <= whole
 

@@ -21,7 +21,7 @@ from processes import all_end, is_alive, run_apart
 from torch.utils.data import DataLoader
 
 from segkit.data import workers
-from segkit.data.loader import Collate, eval_loader
+from segkit.data.loader import Collate, EvalBatches
 from segkit.data.workers import (
     PATIENCE,
     batches,
@@ -73,13 +73,13 @@ class Unreadable(Pictures):
 
 
 def make_loader(dataset: Any, start: str = "fork", num_workers: int = 2) -> DataLoader[Any]:
-    loader = eval_loader(
+    loader = EvalBatches(
         dataset,
         collate=Collate((0, 0, 0), 255),
         batch_size=1,
         num_workers=num_workers,
         device=torch.device("cpu"),
-    )
+    ).loader
     if num_workers:
         loader.multiprocessing_context = start
     return loader

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from processes import result_of
 from scripts import ROOT, Result, call
@@ -29,15 +29,17 @@ from segkit.data.loader import Batch
 from segkit.data.masks import read_mask, voc_palette, write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.outputs import Output
-from segkit.evaluation.split import Data
+from segkit.evaluation.outputs import Outputs
+from segkit.evaluation.split import EvaluationSplit
 from segkit.inference.predictions import PredictedMask
 from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
 from segkit.runs.checkpoint import CheckpointMetadata, save_checkpoint
-from segkit.runtime.distributed import connect
-from segkit.training.monitor import Best
+from segkit.runtime.context import Runtime
+from segkit.runtime.distributed import DistributedContext, connect
+from segkit.runtime.signals import StopSignals
+from segkit.training.monitor import Best, Monitor
 from segkit.training.state import TrainState
 
 CLASSES = ["background", "cat", "dog"]
@@ -92,7 +94,7 @@ def make_run(
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainState(model, optimizer, scaler, Best("val/miou", "max"), epoch=seed)
+    state = TrainState(model, optimizer, scaler, Monitor(Best("val/miou", "max")), epoch=seed)
     (run / "checkpoints").mkdir(parents=True)
     save_checkpoint(run / "checkpoints/best.pt", state, about, {})
 
@@ -312,18 +314,22 @@ def test_scores_of_an_evaluation_with_other_settings_do_not_stay(tmp_path: Path)
     assert files() == {*masks, "notes.txt"}
 
 
+def alone() -> Runtime:
+    return Runtime(DistributedContext(), StopSignals(), ExitStack())
+
+
 @pytest.mark.parametrize("key", ["save_predictions", "voc_results"])
 def test_more_classes_than_a_mask_holds(key: str, tmp_path: Path) -> None:
     settings = EvaluateConfig(out_dir=str(tmp_path / "out"), **{key: True})
     dataset: Any = SimpleNamespace(classes=[str(i) for i in range(300)], ids=["a"])
-    data = Data(dataset, "val", 999, voc_palette())
+    split, paths = EvaluationSplit(dataset, "val", 999, voc_palette()), [tmp_path / "best.pt"]
     with pytest.raises(
         ConfigError, match=f"^{key}=true: a palette PNG holds 256 .* has 300.*leave"
     ):
-        Output(OmegaConf.structured(settings), data, [tmp_path / "best.pt"])
+        Outputs(settings, split, paths, alone())
     assert not (tmp_path / "out").exists()
     settings = EvaluateConfig(out_dir=str(tmp_path / "out"))  # left out
-    assert Output(OmegaConf.structured(settings), data, []).folder == tmp_path / "out"
+    assert Outputs(settings, split, paths, alone()).folder == tmp_path / "out"
 
 
 def test_models_that_are_no_ensemble_are_refused(home: Path) -> None:

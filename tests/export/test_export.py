@@ -31,7 +31,7 @@ from segkit.export import writer as export
 from segkit.export.parity import TOLERANCES, Parity, check_parity, latency
 from segkit.export.quantize import reduce_precision
 from segkit.inference import onnx_network as onnx_model
-from segkit.inference.loading import load_model
+from segkit.inference.loading import load_network
 from segkit.inference.model import load_model as load_for_pictures
 from segkit.inference.onnx_network import OnnxModel, read_onnx
 from segkit.inference.predictor import Inference
@@ -40,7 +40,7 @@ from segkit.models.backbones import Tiny
 from segkit.models.normalize import Normalize
 from segkit.runs.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from segkit.runtime.device import Precision
-from segkit.training.monitor import Best
+from segkit.training.monitor import Best, Monitor
 from segkit.training.state import TrainState
 
 onnx = pytest.importorskip("onnx", reason="needs segkit[export]")
@@ -101,7 +101,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
         torch.amp.GradScaler("cpu"),
-        Best("val/miou", "max"),
+        Monitor(Best("val/miou", "max")),
     )
     about = replace(ABOUT, config=config, classes=CLASSES)
     save_checkpoint(folder / "checkpoints/best.pt", state, about, {})
@@ -168,7 +168,7 @@ def test_bytes_in_logits_out(
     (logits,) = session.run(None, {"image": image.numpy()})
     about = checkpoint.about
     normalize = Normalize(tuple(about.mean), tuple(about.std))
-    expected = load_model(checkpoint).eval()(normalize(image))
+    expected = load_network(checkpoint).eval()(normalize(image))
     assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -203,7 +203,7 @@ def test_it_stands_in_for_the_network(
     settings: dict[str, Any] = {"flip": True, "window": (32, 48)}
     image = pictures((1, 3, 50, 70))
     found = Inference(OnnxModel(path), normalize, precision, **settings)(image)
-    expected = Inference(load_model(checkpoint), normalize, precision, **settings)(image)
+    expected = Inference(load_network(checkpoint), normalize, precision, **settings)(image)
     assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -496,7 +496,7 @@ def test_a_graph_of_another_form_is_refused(tmp_path: Path, bytes_file: Path) ->
         onnx.helper.set_model_props(model, facts | changes)
         onnx.save(model, tmp_path / "a.onnx")
         with pytest.raises(CheckpointError, match=expected):
-            load_model(read_onnx(tmp_path / "a.onnx"))
+            load_network(read_onnx(tmp_path / "a.onnx"))
         del model.metadata_props[:]
 
 

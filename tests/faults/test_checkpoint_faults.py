@@ -27,7 +27,7 @@ from segkit.runs.checkpoint import (
 )
 from segkit.runs.metrics_log import RunLog
 from segkit.runtime.log import log_to_console
-from segkit.training.monitor import Best
+from segkit.training.monitor import Best, Monitor
 from segkit.training.state import TrainState
 
 PLACES = 20
@@ -38,7 +38,7 @@ def make_state(step: int) -> TrainState:
     model = nn.Conv2d(3, 64, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return TrainState(model, optimizer, scaler, Best("val/miou", "max"), step=step)
+    return TrainState(model, optimizer, scaler, Monitor(Best("val/miou", "max")), step=step)
 
 
 ABOUT = CheckpointMetadata(

@@ -21,7 +21,7 @@ from voc_folder import example_mask, make_voc
 
 from segkit.data.augment import Augment
 from segkit.data.check import check_splits
-from segkit.data.loader import Collate, eval_loader, train_loader
+from segkit.data.loader import Collate, EvalBatches, TrainBatches
 from segkit.data.masks import write_mask
 from segkit.data.voc import VOCSegmentation
 from segkit.data.workers import batches, close, loader_failure
@@ -52,7 +52,9 @@ class Pictures:
 
 
 def make_loader(dataset: Any, num_workers: int = 2) -> DataLoader[Any]:
-    return eval_loader(dataset, collate=COLLATE, batch_size=1, num_workers=num_workers, device=CPU)
+    return EvalBatches(
+        dataset, collate=COLLATE, batch_size=1, num_workers=num_workers, device=CPU
+    ).loader
 
 
 def outcome(loader: DataLoader[Any], keep: bool = False) -> tuple[str, str, int]:
@@ -221,7 +223,7 @@ def test_a_file_changes_after_the_check(
     dataset = VOCSegmentation(root, "train")
     loaders: list[DataLoader[Any]] = [
         make_loader(dataset, num_workers),
-        train_loader(
+        TrainBatches(
             dataset,
             Augment([]),
             collate=COLLATE,
@@ -229,7 +231,7 @@ def test_a_file_changes_after_the_check(
             num_workers=num_workers,
             seed=0,
             device=CPU,
-        ),
+        ).loader,
     ]
     change(root)
     for loader in loaders:

@@ -169,13 +169,13 @@ def test_scores_stay_finite_where_a_probability_is_rounded_to_0() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"scales": []}, r"tta.scales=\[\]: expected numbers above 0"),
-        ({"scales": [1.0, 0.0]}, r"tta.scales=\[1.0, 0.0\]: expected numbers above 0"),
+        ({"scales": []}, r"scales=\[\]: expected numbers above 0"),
+        ({"scales": [1.0, 0.0]}, r"scales=\[1.0, 0.0\]: expected numbers above 0"),
         ({"scales": [float("nan")]}, "expected numbers above 0"),
-        ({"stride": (1, 1)}, "window.stride is set and window.size is not"),
-        ({"window": (4, 4), "stride": (4, 5)}, r"window.stride=\(4, 5\): expected at least 1"),
-        ({"window": (4, 4), "stride": (0, 4)}, "at most window.size"),
-        ({"window": (0, 4)}, r"window.size=\[0, 4\]: expected at least 1"),
+        ({"stride": (1, 1)}, "stride is set and window is not"),
+        ({"window": (4, 4), "stride": (4, 5)}, r"stride=\(4, 5\): expected at least 1"),
+        ({"window": (4, 4), "stride": (0, 4)}, "at most window"),
+        ({"window": (0, 4)}, r"window=\[0, 4\]: expected at least 1"),
     ],
 )
 def test_impossible_settings_are_refused(options: dict[str, object], text: str) -> None:

@@ -20,7 +20,7 @@ import segkit
 from segkit.data.decode import read_image
 from segkit.data.masks import read_mask
 from segkit.errors import CheckpointError, ConfigError, DataError
-from segkit.inference.loading import load_model as load_network
+from segkit.inference.loading import load_network
 from segkit.inference.model import SegmentationModel, load_model
 from segkit.inference.onnx_network import metadata
 from segkit.runs.checkpoint import read_checkpoint

@@ -42,7 +42,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_a_file_holds_tensors_and_builtins_only(tmp_path: Path) -> None:
     state = make_state(with_average=True)
     take_steps(state, 1)
-    state.best.kept = [(0.5, 1)]
+    state.monitor.best.kept = [(0.5, 1)]
     save_checkpoint(tmp_path / "last.pt", state, ABOUT, SCORES)
     content = torch.load(tmp_path / "last.pt", weights_only=True)
     allowed = (dict, OrderedDict, list, tuple, str, int, float, bool, Tensor)

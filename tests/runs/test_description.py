@@ -151,7 +151,7 @@ def test_nests_and_bushes_end() -> None:
 def full_state() -> dict[str, Any]:
     state = make_state(with_average=True)
     take_steps(state, 2)
-    state.best.update(0.5, 1, BEST_SCORES)
+    state.monitor.best.update(0.5, 1, BEST_SCORES)
     return state.state_dict()
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
+from segkit.config.schema import TrainConfig
 from segkit.runs.metrics_log import RunLog, curve_name
 from segkit.runtime.log import log, log_to_console, log_to_file, progress
 from segkit.training.monitor import Best
-from segkit.training.summary import results_of, score_text, settings_of
+from segkit.training.summary import hyperparameters, results_of, score_text
 
 
 @pytest.fixture(autouse=True)
@@ -172,16 +172,9 @@ def test_runs_are_compared_by_settings_and_final_scores(tmp_path: Path) -> None:
 )
 def test_backbones_of_one_kind_are_told_apart(model: dict[str, Any], named: str) -> None:
     part = {"_target_": "some.Kind", "lr": 0.1}
-    cfg = {
-        "model": model,
-        "loss": {"_target_": "mine.Loss"},
-        "optimizer": part,
-        "scheduler": part,
-        "loader": {"batch_size": 8},
-        "trainer": {"max_epochs": 1, "ema_decay": None},
-        "seed": 0,
-    }
-    assert settings_of(OmegaConf.create(cfg))["backbone"] == named
+    loss = {"_target_": "mine.Loss"}
+    settings = TrainConfig(model=model, loss=loss, optimizer=part, scheduler=part)
+    assert hyperparameters(settings, 8)["backbone"] == named
 
 
 def test_a_score_that_is_not_there_is_no_zero() -> None:

@@ -32,10 +32,11 @@ from segkit.predict.video import open_video, write_video
 from segkit.runtime.device import Precision
 from segkit.runtime.finite import refuse_logits, refuse_weights
 from segkit.schedules import Poly
-from segkit.training.forward import Forward
-from segkit.training.loop import StepSettings, train_one_epoch
-from segkit.training.monitor import Best
+from segkit.training.loop import train_one_epoch
+from segkit.training.monitor import Best, Monitor
+from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
+from segkit.training.step import TrainStep
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 MASK = np.zeros((40, 48), np.uint8)
@@ -356,19 +357,19 @@ def test_fp32_is_advised_where_a_step_does_not_use_it(
     loss = WeightedSum(
         {"ce": {"weight": 3e38 if kind == "loss" else 1, "loss": CrossEntropyLoss()}}
     )
-    forward = Forward(loss, Normalize((0.0,) * 3, (1e-3,) * 3, channels_last=False), used)
+    normalize = Normalize((0.0,) * 3, (1e-3,) * 3, channels_last=False)
+    step = TrainStep(loss, normalize, used, Poly(power=1.0))
     optimizer = torch.optim.SGD([{"params": list(net.parameters()), "base_lr": 0.1}], lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainState(net, optimizer, scaler, Best("val/miou", "max"))
+    state = TrainState(net, optimizer, scaler, Monitor(Best("val/miou", "max")))
     image = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
     batch = Batch(image, torch.zeros(1, 8, 8, dtype=torch.uint8), ("a",))
     with pytest.raises(TrainingError, match=rf"{message}.* a lower optimizer\.lr") as error:
         train_one_epoch(
             state,
             [batch],
-            forward,
-            StepSettings(Poly(power=1.0), max_epochs=1, images_per_epoch=1),
-            images_after=lambda steps: steps,
+            step,
+            EpochPlan(epoch=1, max_epochs=1, num_images=1, batch_size=1),
             on_step=lambda values: None,
         )
     assert ("precision=fp32" in str(error.value)) == (precision != "fp32")

@@ -18,17 +18,17 @@ from voc_folder import make_voc
 
 from segkit.cli import check_command_line, run
 from segkit.config import build
+from segkit.config.schema import EvaluateConfig, TrainConfig, inference_options, to_settings
 from segkit.errors import SegkitError
-from segkit.inference.loading import load_inference, load_model, read_checkpoints
+from segkit.inference.loading import KEYS, load_inference, load_network, read_checkpoints
 from segkit.inference.predictor import Inference
 from segkit.runs.checkpoint import find_checkpoint, read_checkpoint
 from segkit.runtime.device import Precision, pick_device
-from segkit.runtime.distributed import DistributedContext
 from segkit.training.data import check_agreement
 from segkit.training.field_of_view import complete_model, likely_causes, view_warnings
-from segkit.training.monitor import make_best
+from segkit.training.header import warnings_at_start
+from segkit.training.monitor import Monitor
 from segkit.training.resume import resumed
-from segkit.training.summary import warnings_at_start
 
 OURS = "segkit.losses.CrossEntropyLoss"
 
@@ -315,7 +315,7 @@ def test_a_monitor_that_is_meant(here: Path) -> None:
     def best(name: str) -> Any:
         cfg = config("train", f"trainer.monitor={name}", "data.classes=[cat,dog]")
         assert isinstance(cfg, DictConfig), cfg
-        return make_best(cfg)
+        return Monitor.of(to_settings(TrainConfig, cfg)).best
 
     with pytest.raises(SegkitError, match=r"did you mean (\S+)\?") as error:
         best("val/iou/cta")
@@ -331,7 +331,9 @@ def test_small_batches(here: Path) -> None:
         cfg.data.num_classes = 3
         model = build(cfg.model).train()
         assert model(torch.zeros(2, 3, 48, 64)).shape == (2, 3, 48, 64)
-        return list(warnings_at_start(cfg, model, None, DistributedContext()))
+        settings = to_settings(TrainConfig, cfg)
+        batch_size = settings.loader.batch_size
+        return list(warnings_at_start(settings, model, batch_size, None, world_size=1))
 
     (said,) = warned()
     found = re.search(r"try (\S+) with (\S+), or a larger batch", said)
@@ -366,7 +368,7 @@ def devices(name: str, number: int = 1) -> Callable[[], object]:
 
 
 def weights(which: str) -> Callable[[], object]:
-    return lambda: load_model(read_checkpoint("net.pt"), weights=which) is not None
+    return lambda: load_network(read_checkpoint("net.pt"), weights=which) is not None
 
 
 CPU = torch.device("cpu")
@@ -409,7 +411,9 @@ def test_an_ensemble_of_other_windows(here: Path) -> None:
     def load(*more: str) -> Inference:
         cfg = config("evaluate", "checkpoint=[net.pt,other.pt]", *more)
         assert isinstance(cfg, DictConfig), cfg
-        return load_inference(read_checkpoints(list(cfg.checkpoint)), cfg, CPU)
+        settings = to_settings(EvaluateConfig, cfg)
+        checkpoints = read_checkpoints(settings.checkpoint)
+        return load_inference(checkpoints, inference_options(settings), CPU, KEYS)
 
     with pytest.raises(SegkitError, match=r"give window\.size=") as error:
         load()

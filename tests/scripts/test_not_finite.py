@@ -25,8 +25,9 @@ from segkit.models.normalize import Normalize
 from segkit.runs.checkpoint import read_checkpoint, save_checkpoint
 from segkit.runtime.device import Precision
 from segkit.runtime.finite import all_finite, refuse_weights
-from segkit.training.forward import Forward
+from segkit.schedules import Poly
 from segkit.training.monitor import Best, EarlyStopping
+from segkit.training.step import TrainStep
 from segkit.training.validation import evaluate
 
 CPU = Precision("fp32", torch.device("cpu"))
@@ -96,13 +97,13 @@ def test_large_numbers_are_numbers(way: Callable[[nn.Module], Inference]) -> Non
 
 @every_bad
 def test_a_validation_has_no_scores_then(bad: float) -> None:
-    forward = Forward(CrossEntropyLoss(), BYTES, CPU)
+    step = TrainStep(CrossEntropyLoss(), BYTES, CPU, Poly())
     settings: dict[str, Any] = {"num_classes": 3, "ignore_index": 255}
-    matrix, loss, names = evaluate(OneBadPixel(0.0), [two_images()], forward, **settings)
+    matrix, loss, names = evaluate(OneBadPixel(0.0), [two_images()], step, **settings)
     assert names == []
     assert loss is not None
     assert matrix.compute()["miou"] == 1.0
-    matrix, loss, names = evaluate(OneBadPixel(bad), [two_images()], forward, **settings)
+    matrix, loss, names = evaluate(OneBadPixel(bad), [two_images()], step, **settings)
     assert names == ["bad"]
     assert loss is None
     assert matrix.compute() == ConfusionMatrix(3).compute()
@@ -119,10 +120,8 @@ class Opposite(nn.Module):
 def test_a_loss_that_is_not_finite_is_none() -> None:
     batch = two_images()
     batch.image[1] = 255
-    forward = Forward(Opposite(), BYTES, CPU)
-    matrix, loss, names = evaluate(
-        OneBadPixel(0.0), [batch], forward, num_classes=3, ignore_index=255
-    )
+    step = TrainStep(Opposite(), BYTES, CPU, Poly())
+    matrix, loss, names = evaluate(OneBadPixel(0.0), [batch], step, num_classes=3, ignore_index=255)
     assert (loss, names) == (None, [])
     assert matrix.compute()["miou"] is not None
 

@@ -14,11 +14,12 @@ from segkit.losses.processes import all_reduce_sum
 from segkit.runtime.device import Precision
 from segkit.runtime.distributed import DistributedContext, wrap
 from segkit.schedules import Poly
-from segkit.training.forward import ALONE, Forward
-from segkit.training.loop import StepSettings, train_one_epoch
-from segkit.training.monitor import Best
+from segkit.training.loop import train_one_epoch
+from segkit.training.monitor import Best, Monitor
 from segkit.training.optimizer import param_groups
+from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
+from segkit.training.step import ALONE, TrainStep
 
 CPU = Precision("fp32", torch.device("cpu"))
 
@@ -87,6 +88,13 @@ def images(count: int, ignored: float = 0.5, seed: int = 0) -> list[Batch]:
     return made
 
 
+class Standing(EpochPlan):
+    """Stays at the epoch's beginning, so at one learning rate."""
+
+    def images_after(self, num_batches: int) -> int:
+        return 0
+
+
 def joined(group: Sequence[Batch]) -> Batch:
     return Batch(
         torch.cat([one.image for one in group]),
@@ -117,11 +125,10 @@ def one_epoch(
     optimizer = torch.optim.SGD(param_groups(model, 1.0, False, lr=1.0), lr=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     values = train_one_epoch(
-        TrainState(model, optimizer, scaler, Best("val/miou", "max")),
+        TrainState(model, optimizer, scaler, Monitor(Best("val/miou", "max"))),
         batches,
-        Forward(loss_fn, lambda image: image.double() / 255, CPU, world),  # type: ignore[arg-type]
-        StepSettings(Poly(), max_epochs=1, images_per_epoch=6, accumulate=accumulate),
-        images_after=lambda count: 0,
+        TrainStep(loss_fn, lambda image: image.double() / 255, CPU, Poly(), world),  # type: ignore[arg-type]
+        Standing(epoch=1, max_epochs=1, num_images=6, batch_size=1, accumulate=accumulate),
         on_step=lambda values: None,
         network=wrap(model, world, CPU.device),
     )

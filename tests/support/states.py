@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from segkit.runs.checkpoint import CheckpointMetadata
 from segkit.runtime.determinism import seed_step
 from segkit.training.ema import ModelEMA
-from segkit.training.monitor import Best, EarlyStopping
+from segkit.training.monitor import Best, EarlyStopping, Monitor
 from segkit.training.state import TrainState
 
 ABOUT = CheckpointMetadata(
@@ -32,9 +32,11 @@ def make_state(num_classes: int = 2, seed: int = 0, *, with_average: bool = Fals
         model,
         torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3),
-        Best("val/miou", "max"),
+        Monitor(
+            Best("val/miou", "max"),
+            EarlyStopping("val/loss", "min", patience=3) if with_average else None,
+        ),
         average=ModelEMA(model, 0.9) if with_average else None,
-        patience=EarlyStopping("val/loss", "min", patience=3) if with_average else None,
     )
 
 

@@ -13,7 +13,7 @@ from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
 from segkit.runs.checkpoint import CheckpointMetadata, save_checkpoint
 from segkit.training.ema import ModelEMA
-from segkit.training.monitor import Best
+from segkit.training.monitor import Best, Monitor
 from segkit.training.state import TrainState
 
 CLASSES = ["background", "disk", "square"]
@@ -65,7 +65,7 @@ def save_model(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
         torch.amp.GradScaler("cpu", enabled=False),
-        Best("val/miou", "max"),
+        Monitor(Best("val/miou", "max")),
         average=average,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The search for a batch size, and the advice where one did not fit, on a made-up device."""
+"""The search for a batch size on a made-up device, and what is said where one did not fit."""
 
 import copy
 import math
@@ -14,26 +14,19 @@ from scripts import SMALL, quick_call
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch
 from segkit.errors import TrainingError
 from segkit.losses import CrossEntropyLoss
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
-from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.memory import CudaMemory, is_out_of_memory
 from segkit.schedules import Poly
-from segkit.training.batch_size import (
-    MARGIN,
-    MemoryModel,
-    largest_batch_size,
-    out_of_memory_advice,
-    untouched,
-)
-from segkit.training.dry_run import DryRun
-from segkit.training.forward import Forward
-from segkit.training.loop import StepSettings
-from segkit.training.monitor import Best
-from segkit.training.state import TrainState
+from segkit.training.batch_size import MARGIN, largest_batch_size, untouched
+from segkit.training.loop import out_of_memory_explained
+from segkit.training.plan import EpochPlan
+from segkit.training.precision_check import try_precision
+from segkit.training.step import TrainStep
 
 GIB = 2.0**30
 
@@ -196,112 +189,11 @@ def test_what_is_put_back_lies_in_the_cpus_memory(monkeypatch: pytest.MonkeyPatc
     assert {value.device.type for value in values} == {"cpu"}
 
 
-# --- advice ----------------------------------------------------------------------------------
-
-
-def test_memory_model_is_the_line_through_two_steps() -> None:
-    device = Device(100, fixed=10, per_image=7)
-    model = MemoryModel.measured(device.try_step, device)
-    assert model == MemoryModel(10, 7)
-    assert device.tried == [1, 2]
-    assert device.taken == 0
-    assert model.images_in(100) == pytest.approx(80 / 7)
-    assert model.images_in(5) == 0
-    assert MemoryModel(10, 0).images_in(100) == math.inf
-
-
-@pytest.mark.parametrize("fixed", [0.0, 60.0])  # two do not fit; not even one does
-def test_memory_that_cannot_be_measured(fixed: float) -> None:
-    device = Device(100, fixed, per_image=60)
-    assert MemoryModel.measured(device.try_step, device) is None
-    assert device.taken == 0
-
-
-def test_golden_advice() -> None:
-    """0.9 * 20 - 2 = 16 GiB for images of 2 GiB: 8 of the 32.
-
-    So the crop's sides become half. In bf16 an image takes 1.2 GiB: 13 of them.
-    """
-    model = MemoryModel(2 * GIB, 2 * GIB)
-    assert out_of_memory_advice(32, (512, 768), "fp32", 20 * GIB, model) == (
-        "out of memory: a step with loader.batch_size=32, images of 512x768 pixels and "
-        "trainer.precision=fp32 does not fit into 20.0 GiB. Measured: 2.0 GiB and 2.0 GiB per "
-        "image. What fits with 10% to spare: loader.batch_size=8 (trainer.accumulate makes up for "
-        "it) or 'augment.crop_size=[256,384]' or trainer.precision=bf16 loader.batch_size=13 "
-        "(an estimate)"
-    )
-
-
-def test_advice_without_a_measurement_is_called_a_guess() -> None:
-    # Half of what there is fits, less the margin: 0.45 * 8 images, sides by sqrt(0.45).
-    text = out_of_memory_advice(8, (512, 512), "fp16", 10 * GIB, None)
-    assert "Not measured, a guess" in text
-    assert "loader.batch_size=3 " in text
-    assert "[320,320]" in text  # 512 * 0.67 = 343, down to a multiple of 32
-    assert "bf16" not in text  # the precision is reduced already
-
-
-def test_advice_for_a_single_image() -> None:
-    model = MemoryModel(1 * GIB, 12 * GIB)
-    text = out_of_memory_advice(1, None, "fp32", 10 * GIB, model)
-    # 8 GiB are there; in bf16 an image takes 7.2.
-    assert text.endswith("10% to spare: trainer.precision=bf16 (an estimate)")
-    text = out_of_memory_advice(1, None, "bf16", 10 * GIB, model)
-    assert text.endswith("nothing but a smaller model/backbone, or a larger device")
-
-
-def test_advice_where_the_weights_alone_are_too_large() -> None:
-    model = MemoryModel(30 * GIB, 1 * GIB)
-    text = out_of_memory_advice(4, (512, 512), "fp32", 10 * GIB, model)
-    assert text.endswith("nothing but a smaller model/backbone, or a larger device")
-
-
-def test_advice_never_names_what_has_just_failed() -> None:
-    """By the measured line 100 images would fit, but 8 of them did not."""
-    model = MemoryModel(1 * GIB, 0.08 * GIB)
-    text = out_of_memory_advice(8, (64, 64), "bf16", 10 * GIB, model)
-    assert "loader.batch_size=7 " in text
-    assert "[32,32]" in text  # 64 * sqrt(0.9) = 60.7
-
-
-# --- trial ---------------------------------------------------------------------------------
-
-
-def make_trial(device: str = "cpu", num_processes: int = 1) -> DryRun:
-    model = nn.Conv2d(3, 2, 3)
-    precision = Precision("fp32" if device == "cuda" else "bf16", torch.device(device))
-    return DryRun(
-        TrainState(
-            model,
-            torch.optim.SGD(model.parameters(), lr=0.1),
-            precision.grad_scaler(),
-            Best("val/miou", "max"),
-        ),
-        Forward(
-            CrossEntropyLoss(),
-            Normalize((0.5,) * 3, (0.2,) * 3),
-            precision,
-            DistributedContext(size=num_processes),
-        ),
-        StepSettings(Poly(), max_epochs=1, images_per_epoch=8),
-        (64, 96),
-    )
+# --- messages ------------------------------------------------------------------------------
 
 
 def run_out_of_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
-
-
-def test_of_several_processes_none_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would meet their averaging of gradients in the middle of a step."""
-    monkeypatch.setattr("segkit.training.dry_run.CudaMemory", lambda device: Device(GIB, 0, 1))
-    monkeypatch.setattr(DryRun, "steps", lambda trial, num_images: pytest.fail("a step alone"))
-    trial = make_trial("cuda", num_processes=2)
-    with (
-        pytest.raises(TrainingError, match=r"out of memory.*1\.0 GiB\. Not measured, a guess"),
-        trial.out_of_memory(8),
-    ):
-        run_out_of_memory()
 
 
 @pytest.mark.parametrize("augment", ["none", "standard"])
@@ -314,44 +206,52 @@ def test_the_message_of_a_run_names_keys_that_help(
     here.mkdir()
     result = quick_call(*SMALL, *stage, f"augment={augment}", cwd=here)
     assert result.status == 1
-    assert "error: out of memory: a step with loader.freeze_batch_size=12, images" in result.err
+    assert "error: out of memory: a step with loader.freeze_batch_size=12 and" in result.err
     assert " loader.batch_size" not in result.err
-    assert "loader.freeze_batch_size=5 (" in result.err  # 0.45 * 12
-    assert ("augment.crop_size=[" in result.err) == (augment == "standard")
+    assert "a smaller loader.freeze_batch_size (" in result.err
+    assert ("a smaller augment.crop_size" in result.err) == (augment == "standard")
+    assert "trainer.precision=bf16, or a smaller model/backbone (CUDA" in result.err
 
 
-def test_a_precision_is_tried_on_two_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial, sizes = make_trial(), []
-    trial.state.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+def out_of_memory(batch_size: int, precision: str) -> str:
+    plan = EpochPlan(epoch=1, max_epochs=1, num_images=8, batch_size=batch_size)
+    found = Precision(precision, torch.device("cpu"))
+    with (
+        pytest.raises(TrainingError) as error,
+        out_of_memory_explained(TrainConfig(), plan, found),
+    ):
+        run_out_of_memory()
+    return str(error.value)
+
+
+def test_nothing_is_advised_that_is_in_use_already() -> None:
+    assert "trainer.precision=bf16, or" in out_of_memory(8, "fp32")
+    assert "trainer.precision=bf16, or" not in out_of_memory(8, "bf16")
+    assert "loader.batch_size (" in out_of_memory(2, "fp32")
+    assert "loader.batch_size (" not in out_of_memory(1, "fp32")
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    plan = EpochPlan(epoch=1, max_epochs=1, num_images=8, batch_size=2)
+    settings = TrainConfig()
+    with (
+        pytest.raises(RuntimeError, match="of another kind"),
+        out_of_memory_explained(settings, plan, Precision("fp32", torch.device("cpu"))),
+    ):
+        raise RuntimeError("of another kind")
+
+
+def test_a_precision_is_tried_on_two_images_only() -> None:
+    model, sizes = nn.Conv2d(3, 2, 3), []
+    precision = Precision("bf16", torch.device("cpu"))
+    normalize = Normalize((0.5,) * 3, (0.2,) * 3)
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     image = torch.randint(256, (8, 3, 64, 96), dtype=torch.uint8)
     target = torch.zeros(8, 62, 94, dtype=torch.uint8)
-    said = trial.check_precision(Batch(image, target, tuple("abcdefgh")))
+    step = TrainStep(CrossEntropyLoss(), normalize, precision, Poly())
+    said = try_precision(model, step, Batch(image, target, tuple("abcdefgh")))
     assert said.startswith("bf16 agrees with float32 on the first batch")
     assert set(sizes) == {2}
-
-
-@given(
-    batch_size=st.integers(1, 64),
-    side=st.integers(1, 40),
-    fixed=st.floats(0, 20),
-    per_image=st.floats(0.001, 20),
-)
-def test_advice_fits_by_its_own_model(
-    batch_size: int, side: int, fixed: float, per_image: float
-) -> None:
-    model = MemoryModel(fixed * GIB, per_image * GIB)
-    crop = (32 * side, 64 * side)
-    text = out_of_memory_advice(batch_size, crop, "bf16", 10 * GIB, model)
-    if "batch_size=" in (advice := text.partition("to spare: ")[2]):
-        images = int(advice.partition("batch_size=")[2].partition(" ")[0])
-        assert fixed + per_image * images <= 9 * (1 + 1e-9)
-        assert 1 <= images < batch_size
-    if "crop_size=[" in advice:
-        height, width = map(int, advice.partition("[")[2].partition("]")[0].split(","))
-        pixels = height * width / (crop[0] * crop[1])
-        assert fixed + per_image * batch_size * pixels <= 9 * (1 + 1e-9)
-        assert (height % 32, width % 32) == (0, 0)
-        assert height < crop[0]
 
 
 # --- CUDA ------------------------------------------------------------------------------------
@@ -370,7 +270,7 @@ def little_memory() -> torch.device:  # type: ignore[misc]
 
 
 @pytest.mark.gpu
-def test_search_and_measurement_on_cuda(little_memory: torch.device) -> None:
+def test_search_on_cuda(little_memory: torch.device) -> None:
     memory = CudaMemory(little_memory)
     assert memory.capacity == pytest.approx(GIB, rel=0.01)
 
@@ -379,10 +279,6 @@ def test_search_and_measurement_on_cuda(little_memory: torch.device) -> None:
 
     found = largest_batch_size(try_step, limit=1000, memory=memory)
     assert found == pytest.approx(0.9 * 32, abs=1)
-    model = MemoryModel.measured(try_step, memory)
-    assert model is not None
-    assert model.per_image == pytest.approx(32 * 2**20, rel=0.1)
-    assert model.images_in(memory.capacity) == pytest.approx(found, abs=1.5)
     assert torch.cuda.memory_reserved(little_memory) < 0.1 * GIB
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from scripts import SMALL, Result, call, quick_call
 
-from segkit.inference.loading import load_model
+from segkit.inference.loading import load_network
 from segkit.runs.checkpoint import read_checkpoint
 
 LARGE = "data.dataset.width=160", "data.dataset.height=96"  # 10 x 6 cells
@@ -41,7 +41,7 @@ def test_the_rates_follow_whole_images(home: Path, whole: tuple[Result, dict[str
     assert NEVER not in result.out + result.err
     saved = read_checkpoint(home / "whole")
     assert saved.about.config["model"]["atrous_rates"] == [1, 2, 3]
-    assert load_model(saved).aspp.branches[3][0].dilation == (3, 3)
+    assert load_network(saved).aspp.branches[3][0].dilation == (3, 3)
 
 
 def test_the_rates_follow_the_crop_and_the_output_stride(home: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
     result = call("train.py", "resume=old", "trainer.max_epochs=2", cwd=home)
     assert result.status == 0, result.err
     assert "atrous rates 6, 12, 18 at output stride 16;" in result.out
-    assert load_model(read_checkpoint(path)).aspp.branches[3][0].dilation == (18, 18)
+    assert load_network(read_checkpoint(path)).aspp.branches[3][0].dilation == (18, 18)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate as running_sums
 from typing import Any
 
@@ -20,17 +20,32 @@ from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
 from segkit.schedules import Poly
 from segkit.training.ema import ModelEMA
-from segkit.training.forward import Forward
-from segkit.training.loop import MAX_SKIPPED_IN_A_ROW, StepSettings, train_one_epoch
-from segkit.training.monitor import Best
+from segkit.training.loop import MAX_SKIPPED_IN_A_ROW, train_one_epoch
+from segkit.training.monitor import Best, Monitor
 from segkit.training.optimizer import param_groups
+from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
+from segkit.training.step import TrainStep
 from segkit.training.validation import Prediction, evaluate
 
 CPU = Precision("fp32", torch.device("cpu"))
 NORMALIZE = Normalize((0.5,) * 3, (0.25,) * 3)
-FORWARD = Forward(CrossEntropyLoss(), NORMALIZE, CPU)
-SETTINGS = StepSettings(Poly(power=1.0), max_epochs=1, images_per_epoch=4)
+STEP = TrainStep(CrossEntropyLoss(), NORMALIZE, CPU, Poly(power=1.0))
+PLAN = EpochPlan(epoch=1, max_epochs=1, num_images=4, batch_size=1)
+
+
+@dataclass(frozen=True)
+class AsGiven(EpochPlan):
+    """An epoch of batches of any sizes; ``used`` are the images after each number of them."""
+
+    used: tuple[int, ...] = ()
+
+    @property
+    def images_per_epoch(self) -> int:
+        return self.num_images
+
+    def images_after(self, num_batches: int) -> int:
+        return self.used[num_batches]
 
 
 def make_batch(names: str, size: tuple[int, int] = (8, 8), ignored: bool = False) -> Batch:
@@ -47,7 +62,7 @@ def make_state(model: nn.Module, *, fp16: bool = False) -> TrainState:
     groups = param_groups(model, 1.0, False, lr=0.1)
     optimizer = torch.optim.SGD(groups, lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=fp16)
-    return TrainState(model, optimizer, scaler, Best("val/miou", "max"))
+    return TrainState(model, optimizer, scaler, Monitor(Best("val/miou", "max")))
 
 
 def linear() -> nn.Module:
@@ -59,16 +74,17 @@ def train(
     state: TrainState,
     batches: Sequence[Batch],
     loss_fn: nn.Module | None = None,
-    settings: StepSettings = SETTINGS,
+    *,
+    step: TrainStep = STEP,
+    plan: EpochPlan = PLAN,
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     steps: list[dict[str, float]] = []
-    used = list(running_sums(map(len, batches), initial=state.images))
+    used = tuple(running_sums(map(len, batches), initial=state.images))
     values = train_one_epoch(
         state,
         batches,
-        Forward(loss_fn or CrossEntropyLoss(), NORMALIZE, CPU),
-        settings,
-        images_after=used.__getitem__,
+        step if loss_fn is None else replace(step, loss_fn=loss_fn),
+        AsGiven(**vars(plan), used=used),
         on_step=steps.append,
     )
     return values, steps
@@ -136,10 +152,9 @@ def test_schedule_and_terms_are_reported() -> None:
 def test_accumulation_equals_one_big_batch(accumulate: int) -> None:
     """Without BatchNorm and with as many valid pixels in each batch; a shorter last group too."""
     batches = [make_batch(name) for name in "abcd"]
-    joint = StepSettings(Poly(), max_epochs=1, images_per_epoch=4, images_per_step=accumulate)
-    settings = replace(joint, accumulate=accumulate)
+    step, joint = replace(STEP, schedule=Poly()), replace(PLAN, batch_size=accumulate)
     split = make_state(linear())
-    values, steps = train(split, batches, settings=settings)
+    values, steps = train(split, batches, step=step, plan=replace(PLAN, accumulate=accumulate))
     joined = make_state(linear())
     groups = [batches[i : i + accumulate] for i in range(0, 4, accumulate)]
     big = [
@@ -150,7 +165,7 @@ def test_accumulation_equals_one_big_batch(accumulate: int) -> None:
         )
         for group in groups
     ]
-    big_values, _ = train(joined, big, settings=joint)
+    big_values, _ = train(joined, big, step=step, plan=joint)
     assert split.step == joined.step == len(steps) == math.ceil(4 / accumulate)
     for p, q in zip(weights(split), weights(joined), strict=True):
         torch.testing.assert_close(p, q)
@@ -163,8 +178,8 @@ def test_clipping_bounds_the_step_and_logs_the_norm_before() -> None:
     batch = make_batch("a")
     values, _ = train(free, [batch])
     norm = values["train/grad_norm"]
-    settings = replace(SETTINGS, clip_grad_norm=norm / 2)
-    assert train(clipped, [batch], settings=settings)[0]["train/grad_norm"] == norm
+    step = replace(STEP, clip_grad_norm=norm / 2)
+    assert train(clipped, [batch], step=step)[0]["train/grad_norm"] == norm
     for start, p, q in zip(before, weights(free), weights(clipped), strict=True):
         torch.testing.assert_close(q - start, (p - start) / 2, rtol=1e-4, atol=1e-7)
 
@@ -182,12 +197,12 @@ def values_without_speed(values: dict[str, float]) -> dict[str, float]:
 def test_the_rest_of_an_epoch_ends_as_the_whole(done: int) -> None:
     """Also if nothing is left but the validation."""
     batches = [make_batch(name) for name in "abcd"]
-    settings = replace(SETTINGS, accumulate=2, images_per_step=2)
+    plan = replace(PLAN, accumulate=2)
     whole, first, second = (make_state(with_dropout()) for _ in range(3))
-    expected, _ = train(whole, batches, settings=settings)
-    train(first, batches[:done], settings=settings)
+    expected, _ = train(whole, batches, plan=plan)
+    train(first, batches[:done], plan=plan)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    values, steps = train(second, batches[done:], settings=settings)
+    values, steps = train(second, batches[done:], plan=plan)
     assert len(steps) == (4 - done) // 2
     assert values_without_speed(values) == values_without_speed(expected)
     assert_same(second.state_dict(), whole.state_dict())
@@ -198,18 +213,23 @@ def test_dropout_depends_on_seed_and_step_alone() -> None:
     for seed, drawn_before in ((0, 0), (0, 5), (1, 0)):
         state = make_state(with_dropout())
         torch.rand(drawn_before)
-        _, steps = train(state, [make_batch("a")] * 2, settings=replace(SETTINGS, seed=seed))
+        _, steps = train(state, [make_batch("a")] * 2, step=replace(STEP, seed=seed))
         losses.append([step["train/loss"] for step in steps])
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_the_schedule_goes_by_the_images_so_that_the_batch_size_may_change() -> None:
     # 10 images in steps of 4 are 3 steps in each of 2 epochs, of 2 images 5.
-    fours = StepSettings(Poly(power=1.0), max_epochs=2, images_per_epoch=10, images_per_step=4)
-    twos = replace(fours, images_per_step=2)
-    at = [(0, 0), (0, 4), (0, 8), (1, 0), (1, 4)]
-    assert [fours.lr_factor(*x) for x in at] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
-    assert [twos.lr_factor(*x) for x in at] == pytest.approx([1, 0.8, 0.6, 0.5, 0.3])
+    fours = EpochPlan(epoch=1, max_epochs=2, num_images=10, batch_size=4)
+    twos = replace(fours, batch_size=2)
+
+    def factors(plan: EpochPlan) -> list[float]:
+        at = [(0, 0), (0, 4), (0, 8), (1, 0), (1, 4)]
+        schedule = Poly(power=1.0)
+        return [replace(plan, epoch=1 + done).lr_factor(schedule, images) for done, images in at]
+
+    assert factors(fours) == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
+    assert factors(twos) == pytest.approx([1, 0.8, 0.6, 0.5, 0.3])
 
 
 def test_every_step_enters_the_average() -> None:
@@ -234,9 +254,8 @@ def test_after_each_step_the_state_can_be_saved() -> None:
     train_one_epoch(
         state,
         batches,
-        FORWARD,
-        replace(SETTINGS, accumulate=2),
-        images_after=[0, 2, 4, 5].__getitem__,
+        STEP,
+        AsGiven(**vars(replace(PLAN, accumulate=2)), used=(0, 2, 4, 5)),
         on_step=lambda values: seen.append((state.step, state.images, state.sums["train/loss"][1])),
     )
     assert seen == [(1, 4, 1), (2, 5, 2)]
@@ -256,9 +275,9 @@ def test_a_loss_that_is_nan_stops_before_the_weights_change() -> None:
         "ce": {"weight": 1.0, "loss": CrossEntropyLoss()},
         "mine": {"weight": 1.0, "loss": NotANumber()},
     }
-    settings = replace(SETTINGS, accumulate=2)
+    batches = [make_batch("bc"), make_batch("d")]
     with pytest.raises(TrainingError, match=r"^step 2: train/loss/mine is nan. Batch: b, c, d\. "):
-        train(state, [make_batch("bc"), make_batch("d")], WeightedSum(terms), settings)  # type: ignore[arg-type]
+        train(state, batches, WeightedSum(terms), plan=replace(PLAN, accumulate=2))  # type: ignore[arg-type]
     assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
     assert state.step == 1
 
@@ -285,7 +304,7 @@ def test_a_gradient_that_is_not_finite_stops_and_names_its_layer() -> None:
     state = make_state(nn.Sequential(nn.Conv2d(3, 4, 1), BadLayer(4, 3, 1)))
     before = weights(state)
     with pytest.raises(TrainingError, match=r"^step 1: the gradient of 1\.weight .* Batch: a, b\."):
-        train(state, [make_batch("ab")], settings=replace(SETTINGS, clip_grad_norm=1.0))
+        train(state, [make_batch("ab")], step=replace(STEP, clip_grad_norm=1.0))
     assert all(torch.equal(p, q) for p, q in zip(before, weights(state), strict=True))
 
 
@@ -371,7 +390,7 @@ def test_scores_and_loss_do_not_depend_on_the_batch_size() -> None:
         matrix, loss, _ = evaluate(
             model,
             joined(size),
-            FORWARD,
+            STEP,
             num_classes=3,
             ignore_index=255,
             on_image=on_image,
@@ -391,7 +410,7 @@ def test_evaluation_changes_nothing() -> None:
     model = DeepLabV3Plus("tiny", 3, aspp_channels=16, decoder_channels=16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rng = torch.get_rng_state()
-    matrix, _, _ = evaluate(model, IMAGES[:1], FORWARD, num_classes=3, ignore_index=255)
+    matrix, _, _ = evaluate(model, IMAGES[:1], STEP, num_classes=3, ignore_index=255)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
     matrix.merge(matrix)  # a tensor of inference mode could not be changed any more
@@ -404,16 +423,15 @@ def test_training_on_cuda_learns(name: str) -> None:
     torch.manual_seed(0)
     model = DeepLabV3Plus("tiny", 3).to(precision.device)
     optimizer = torch.optim.AdamW(param_groups(model, 1.0, False, 1e-3), lr=1e-3)
-    state = TrainState(model, optimizer, precision.grad_scaler(), Best("val/miou", "max"))
+    state = TrainState(model, optimizer, precision.grad_scaler(), Monitor(Best("val/miou", "max")))
     batch = make_batch("abcdefgh", (64, 64))
     batch.target[:] = (batch.image[:, 0] > 127).to(torch.uint8)
     losses: list[float] = []
     train_one_epoch(
         state,
         [batch] * 30,
-        Forward(CrossEntropyLoss(), NORMALIZE, precision),
-        StepSettings(Poly(), max_epochs=1, images_per_epoch=240, images_per_step=8),
-        images_after=lambda steps: 8 * steps,
+        TrainStep(CrossEntropyLoss(), NORMALIZE, precision, Poly()),
+        EpochPlan(epoch=1, max_epochs=1, num_images=240, batch_size=8),
         on_step=lambda values: losses.append(values["train/loss"]),
     )
     assert losses[-1] < losses[0] - 0.2

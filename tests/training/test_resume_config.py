@@ -14,12 +14,12 @@ from torch import nn
 from segkit.cli.command import CONFIGS, _hide_overrides
 from segkit.config import absolute_paths, plain_config
 from segkit.config.growth import grows
+from segkit.config.schema import TrainConfig, to_settings
 from segkit.errors import CheckpointError, ConfigError
 from segkit.runs.checkpoint import Checkpoint, save_checkpoint
-from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.log import log_to_console
+from segkit.training.header import warnings_at_start
 from segkit.training.resume import choices, differences, resumed
-from segkit.training.summary import warnings_at_start
 
 CLASSES = ["background", "disk"]
 
@@ -463,7 +463,8 @@ def test_another_monitor_is_said_to_replace_the_best(
     run: Path, given: str, expected: list[str]
 ) -> None:
     cfg, saved = resume("resume=run", given)
-    assert list(warnings_at_start(cfg, nn.Identity(), saved, DistributedContext())) == [
+    settings = to_settings(TrainConfig, cfg)
+    assert list(warnings_at_start(settings, nn.Identity(), 8, saved, world_size=1)) == [
         f"trainer.monitor={what}: the search for the best begins anew; the next validation "
         "replaces best.pt and the epoch_*.pt of val/miou"
         for what in expected

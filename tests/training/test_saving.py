@@ -20,7 +20,7 @@ NONE = Best("val/miou", "max")
 
 def saver_and_state(folder: Path, keep_best: int = 1) -> tuple[Saver, TrainState]:
     state = make_state()
-    return Saver(folder, ABOUT, state.best, keep_best=keep_best), state
+    return Saver(folder, ABOUT, state.monitor.best, keep_best=keep_best), state
 
 
 def names(folder: Path) -> set[str]:
@@ -31,7 +31,7 @@ def finish_epoch(saver: Saver, state: TrainState, score: float) -> None:
     """One step and the validation of an epoch, as ``train.py`` does them."""
     take_steps(state, 1)
     epoch = state.epoch + 1
-    state.best.update(score, epoch, {}, saver.keep_best)
+    state.monitor.best.update(score, epoch, {}, saver.keep_best)
     state.finish_epoch()
     saver.save(state, {"miou": score})
 
@@ -166,7 +166,7 @@ def test_an_epoch_that_could_not_be_saved_is_not_taken_for_the_best(
     assert names(tmp_path) == {"last.pt", "previous.pt", "best.pt", "epoch_1.pt", "epoch_2.pt"}
     finish_epoch(saver, state, 0.45)  # there is room again
     saver.close()
-    assert (state.best.epoch, state.best.kept) == (1, [(0.5, 1), (0.45, 4)])
+    assert (state.monitor.best.epoch, state.monitor.best.kept) == (1, [(0.5, 1), (0.45, 4)])
     assert step_in(tmp_path / "best.pt") == 1
     assert names(tmp_path) == {"last.pt", "previous.pt", "best.pt", "epoch_1.pt", "epoch_4.pt"}
 

@@ -9,7 +9,7 @@ from states import assert_same, make_state, take_steps
 from torch import nn
 
 from segkit.errors import CheckpointError
-from segkit.training.monitor import Best, EarlyStopping
+from segkit.training.monitor import Best, EarlyStopping, Monitor
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_a_run_goes_on_bit_for_bit() -> None:
 
 def test_everything_that_counts_is_taken_up() -> None:
     state = make_state(with_average=True)
-    state.best = Best("val/miou", "max", 0.5, 1, {"miou": 0.5}, [(0.5, 1)])
-    assert state.patience is not None
-    state.patience.update(0.5)
-    state.patience.update(0.7)
+    state.monitor.best = Best("val/miou", "max", 0.5, 1, {"miou": 0.5}, [(0.5, 1)])
+    assert state.monitor.patience is not None
+    state.monitor.patience.update(0.5)
+    state.monitor.patience.update(0.7)
     state.epoch, state.images, state.step, state.skipped_steps = 2, 16, 5, 1
     state.seconds, state.last_values = 12.5, {"lr": 0.1}
     state.count({"train/loss": 3.0})
     other = make_state(seed=1, with_average=True)
     other.load_state_dict(state.state_dict())
-    assert other.best == state.best
-    assert other.patience is not None
-    assert (other.patience.best, other.patience.waited) == (0.5, 1)
+    assert other.monitor.best == state.monitor.best
+    assert other.monitor.patience is not None
+    assert (other.monitor.patience.best, other.monitor.patience.waited) == (0.5, 1)
     assert (other.epoch, other.images, other.step, other.skipped_steps) == (2, 16, 5, 1)
     assert (other.seconds, other.last_values) == (12.5, {"lr": 0.1})
     assert other.means() == {"train/loss": 3.0}
@@ -121,20 +121,21 @@ def test_the_optimizer_keeps_its_momentum_and_takes_todays_settings() -> None:
 @pytest.mark.parametrize("other", [Best("val/loss", "min"), Best("val/miou", "min")])
 def test_what_is_best_begins_anew_where_something_else_is_monitored(other: Best) -> None:
     state = make_state()
-    state.best.score, state.best.epoch = 0.5, 1
-    changed = replace(make_state(), best=other)
+    state.monitor.best.score, state.monitor.best.epoch = 0.5, 1
+    changed = replace(make_state(), monitor=Monitor(other))
     changed.load_state_dict(state.state_dict())
-    assert (changed.best.epoch, changed.best.score) == (0, None)
+    assert (changed.monitor.best.epoch, changed.monitor.best.score) == (0, None)
 
 
 def test_patience_begins_anew_where_it_watches_something_else() -> None:
     state = make_state(with_average=True)
-    assert state.patience is not None
-    state.patience.update(0.5)
-    other = replace(make_state(), patience=EarlyStopping("val/miou", "max", patience=3))
+    assert state.monitor.patience is not None
+    state.monitor.patience.update(0.5)
+    other = make_state()
+    other.monitor.patience = EarlyStopping("val/miou", "max", patience=3)
     other.load_state_dict(state.state_dict())
-    assert other.patience is not None
-    assert other.patience.best is None
+    assert other.monitor.patience is not None
+    assert other.monitor.patience.best is None
 
 
 def test_an_average_that_is_asked_for_later_begins_with_the_weights_then() -> None:
