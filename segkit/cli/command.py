@@ -5,24 +5,26 @@ import multiprocessing
 import os
 import re
 import sys
-import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import env_override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.cli.hydra_keys import file_problems, typed_problems
 from segkit.cli.quoting import quote_texts
+from segkit.cli.report import end_in_silence, report_once
 from segkit.cli.sweep import (
-    PATIENCE,
     CheckJobs,
     Failed,
     ScriptFunction,
@@ -30,7 +32,6 @@ from segkit.cli.sweep import (
     is_sweep,
     job_name,
     missing_plugin,
-    report_once,
 )
 from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices, short
@@ -50,6 +51,24 @@ DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE
 _typed: list[str] | None = None  # the overrides that Hydra is not shown, see _hide_overrides
 
 
+@dataclass(frozen=True)
+class Composed:
+    """What Hydra made of a command line, kept for :func:`run`.
+
+    Attributes:
+        command: Name of the script, its arguments, and where it was started.
+        cfg: The configuration of its job.
+        hydra: Hydra's own part of it.
+    """
+
+    command: tuple[str, ...]
+    cfg: DictConfig
+    hydra: Any  # of Hydra's, which types it as what it holds
+
+
+_composed: Composed | None = None  # by check_command_line
+
+
 def typed_overrides() -> list[str]:
     """The ``key=value`` that the user wrote for this job."""
     return list(HydraConfig.get().overrides.task) if _typed is None else _typed
@@ -62,12 +81,17 @@ def check_command_line(name: str) -> None:
     transform knows before torchvision and the training loop are.
 
     Also ends here, with exit status 0, where Hydra was only asked to show something, as by
-    ``--help`` or ``--cfg job``.
+    ``--help`` or ``--cfg job``. What Hydra composed is kept for :func:`run`; that of the jobs of a
+    sweep, which may run in other processes, is made anew there.
     """
-    checked = []
+    checked, command = [], _command(name)
 
     def cheap_check(cfg: DictConfig) -> None:
+        global _composed
         checked.append(cfg)
+        own: Any = HydraConfig.instance().cfg
+        if not is_sweep() and own.hydra.callbacks.keys() == {CheckJobs.NAME}:
+            _composed = Composed(command, cfg, own)
         runtime = HydraConfig.get().runtime
         folders = [source.path for source in runtime.config_sources if source.schema == "file"]
         if problems := list(file_problems(runtime.choices, folders, name, is_sweep())):
@@ -106,7 +130,34 @@ def run(name: str, task: Task) -> None:
         absolute_paths(cfg, name)
         return function(cfg)
 
-    _compose(name, checked_task)
+    if (composed := _take_composed(name)) is None:
+        _compose(name, checked_task)
+        return
+    with _mistakes_told(name, sys.argv), _as_hydras_job(composed):
+        _only_job(checked_task, composed.cfg, name)
+
+
+def _command(name: str) -> tuple[str, ...]:
+    return (name, *sys.argv, str(Path.cwd()))
+
+
+def _take_composed(name: str) -> Composed | None:
+    """What :func:`check_command_line` kept of this very command, once."""
+    global _composed
+    composed, _composed = _composed, None
+    return composed if composed is not None and composed.command == _command(name) else None
+
+
+@contextmanager
+def _as_hydras_job(composed: Composed) -> Iterator[None]:
+    """What Hydra sets up around a job."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = composed.hydra
+    try:
+        with env_override(dict(composed.hydra.hydra.job.env_set)):
+            yield
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
@@ -116,7 +167,7 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     # Hydra would print a shortened traceback itself and hide where an error came from.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    composed = []
+    composed: list[DictConfig] = []
 
     def job(cfg: DictConfig) -> object:
         composed.append(cfg)
@@ -129,17 +180,40 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
             return _job_of_sweep(task, cfg, name, given)
         return _only_job(task, cfg, name)
 
-    failures.clear()
-    ending.begin()
-    goes_on = False
-    try:
+    with _mistakes_told(name, given, composed, goes_on=only_check):
         if problems := [*dashes(sys.argv[1:]), *typed_problems(sys.argv[1:], name)]:
             raise ConfigError(join_lines(problems))
         shown, _typed = _hide_overrides(quote_texts(given, SCHEMAS[name]))
         sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
         decorate(job)()
-        goes_on = only_check
+    if failures:
+        lines = [join_lines([failed, f"    {why}"]) for failed, why in failures.items()]
+        _fail(join_lines([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+
+
+@contextmanager
+def _mistakes_told(
+    name: str,
+    given: list[str],
+    composed: Sequence[DictConfig] | None = None,
+    *,
+    goes_on: bool = False,
+) -> Iterator[None]:
+    """Around a command: what its user can put right ends in one message, and signals end it.
+
+    Args:
+        name: Of the script.
+        given: The command line, which is put back at the end.
+        composed: The configurations that Hydra has composed; None: it is not at work.
+        goes_on: Whether the command comes after it.
+    """
+    failures.clear()
+    ending.begin()
+    succeeded = False
+    try:
+        yield
+        succeeded = True
     except SegkitError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -150,17 +224,14 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
         raise SystemExit(exit_code(ending.received or INTERRUPT)) from None
     except Exception as error:
         sweep = {"-m", "--multirun"} & {*given}  # whose jobs may run in other processes
-        if not composed and not sweep:  # it is Hydra that stumbles over an override
-            _fail(_stumbled(error, given))
+        if composed is not None and not composed and not sweep:
+            _fail(_stumbled(error, given))  # it is Hydra that stumbles over an override
         if not failures or not isinstance(error, ValueError):
             raise  # else of a sweeper that has no best job, since all failed
     finally:
         sys.argv = given
-        if not goes_on:
+        if not (goes_on and succeeded):
             ending.finish()
-    if failures:
-        lines = [join_lines([failed, f"    {why}"]) for failed, why in failures.items()]
-        _fail(join_lines([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
 
 
 def _stumbled(error: Exception, given: Sequence[str]) -> str:
@@ -188,8 +259,7 @@ def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
         if ending.received is not None:  # what an end in a hurry left open, say in other processes
             raise SystemExit(exit_code(ending.received)) from None
         if isinstance(error, MainProcessError):
-            time.sleep(PATIENCE)  # process 0 tells, and torchrun ends this one then
-            raise SystemExit(1) from None
+            end_in_silence()
         if text := _plain_text(error, name):
             _fail(text)
         raise

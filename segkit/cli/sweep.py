@@ -2,10 +2,7 @@
 
 import importlib.util
 import inspect
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from segkit.config.schema import less_is_better
-from segkit.ending import ending
 
 LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -74,10 +70,12 @@ class CheckJobs(Callback):
     its own again.
     """
 
+    NAME = "check"
+
     @staticmethod
     def on_the_command_line(argv: list[str]) -> list[str]:
         """The same command line with this callback: beside the overrides, as argparse wants it."""
-        callback = f"+hydra.callbacks.check._target_={__name__}.CheckJobs"
+        callback = f"+hydra.callbacks.{CheckJobs.NAME}._target_={__name__}.CheckJobs"
         is_override = [not word.startswith("-") and "=" in word for word in argv]
         at = is_override.index(True, 1) if True in is_override[1:] else len(argv)
         return [*argv[:at], callback, *argv[at:]]
@@ -137,19 +135,3 @@ def load_function(path: str, name: str) -> ScriptFunction:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return ScriptFunction(getattr(script, name))
-
-
-PATIENCE = 10.0
-"""Seconds for the first process of torchrun's to tell what is wrong; it ends the others then."""
-
-
-@contextmanager
-def report_once() -> Iterator[None]:
-    """What fails in here fails in every process alike: the first one on each machine tells it."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        is_mistake = getattr(error, "code", 1) and ending.received is None
-        if is_mistake and os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(PATIENCE)
-        raise

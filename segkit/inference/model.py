@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.config.check import checked
+from segkit.config.check import checked, path_problems
 from segkit.config.schema import InferenceOptions
 from segkit.data.decode import Pixels, pixels_of, read_image
 from segkit.data.levels import Range, to_bytes
@@ -23,6 +24,7 @@ from segkit.inference.loading import (
 )
 from segkit.inference.predictor import Inference
 from segkit.runtime.device import pick_device
+from segkit.text import join_lines
 
 Picture = PathLike | NDArray[np.uint8] | NDArray[np.uint16] | Image.Image
 Mask = NDArray[np.uint8] | NDArray[np.int64]
@@ -66,6 +68,9 @@ def load_model(
     paths: list[Any] = [checkpoint] if alone else _listed("checkpoint", checkpoint)
     if wrong := [path for path in paths if not isinstance(path, str | os.PathLike)]:
         raise ConfigError(f"checkpoint={wrong[0]!r}: expected a path")
+    found = (path_problems(f"checkpoint={path}", str(path), exists=True) for path in paths)
+    if problems := list(chain.from_iterable(found)):
+        raise ConfigError(join_lines(problems))
     if not isinstance(flip, bool):
         raise ConfigError(f"flip={flip!r}: expected True or False")
     given = {
