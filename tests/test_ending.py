@@ -157,7 +157,7 @@ def test_many_files_that_are_still_to_be_checked_do_not_delay_the_end(tmp_path: 
 
 
 COMMANDS = [
-    (["evaluate.py", "checkpoint=voc"], "segkit.inference.loading.read_checkpoints"),
+    (["evaluate.py", "checkpoint=voc"], "segkit.evaluation.sources.read_checkpoints"),
     (["predict.py", "checkpoint=voc", "source=voc"], "segkit.inference.model.open_model"),
     (["export.py", "checkpoint=voc"], "segkit.runs.checkpoint.read_checkpoint"),
     (["segkit.tools.stats", "data.root=voc"], "segkit.data.voc.VOCSegmentation.examine"),

@@ -1,8 +1,9 @@
 """The ``key=value`` arguments of the tools: typed, checked, and explained by ``--help``."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import Field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -10,42 +11,16 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from segkit.config.check import option_problems
 from segkit.config.explain import short
+from segkit.config.schema import REQUIRED
 from segkit.console import say, say_error
 from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, SegkitError
-from segkit.files import path_problem, special_kind, user_path
+from segkit.files import user_path
 from segkit.text import join_lines
 
 Settings = TypeVar("Settings")
-
-
-def key(
-    text: str,
-    default: Any = MISSING,
-    *,
-    name: str | None = None,
-    choices: Sequence[str] = (),
-    low: float | None = None,
-    path: bool = False,
-    high: float | None = None,
-) -> Any:
-    """A field of a tool's settings.
-
-    Args:
-        text: What it is for.
-        default: Its value unless another is given; without one it must be given.
-        name: What the user writes, where that is no Python name, such as ``data.root``.
-        choices: All texts that make sense.
-        low: Least number that makes sense.
-        high: Largest number that makes sense.
-        path: It names a file or folder.
-    """
-    limits = {"low": low, "high": high, "path": path}
-    metadata = {"text": text, "name": name, "choices": choices, **limits}
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 def run_tool(
@@ -54,7 +29,7 @@ def run_tool(
     """Call ``task`` with what the user gave; returns the exit status.
 
     Args:
-        settings: A dataclass of :func:`key` fields.
+        settings: A dataclass of :func:`~segkit.config.schema.option` fields.
         task: What the tool does.
         arguments: The command line without the program.
         about: Head of the help text.
@@ -106,9 +81,13 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
         try:
             if not equals and kinds[this.name] is not bool:
                 raise ValueError("expected key=value")
-            values[this.name] = _value(text if equals else "true", kinds[this.name], this)
+            value = _value(text if equals else "true", kinds[this.name], this)
         except ValueError as error:
             problems.append(f"{short(argument)}: {error}")
+            continue
+        values[this.name] = value
+        if value is not None:
+            problems += option_problems(name, value, this.metadata)
     missing = [n for n, f in known.items() if _is_required(f) and n not in given]
     problems += [f"{n} is not set: {known[n].metadata['text']}" for n in missing]
     if problems:
@@ -137,25 +116,10 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
             raise ValueError("expected true or false")
         return text == "true"
     if kind in (int, float):
-        number = _number(text, kind)
-        low = this.metadata["low"]
-        if low is not None and not number >= low:
-            raise ValueError(f"expected at least {low}")
-        high = this.metadata["high"]
-        if high is not None and number > high:
-            raise ValueError(f"expected at most {high}")
-        return number
+        return _number(text, kind)
     if kind is str:
-        if choices := this.metadata["choices"]:
-            if text not in choices:
-                raise ValueError(f"expected {', '.join(choices)}")
-        elif not text:
+        if not text and not this.metadata["path"]:
             raise ValueError("the value is empty")
-        elif this.metadata["path"]:
-            if problem := path_problem(text):
-                raise ValueError(problem)
-            if special := special_kind(user_path(text)):
-                raise ValueError(f"is {special}, neither a file nor a folder")
         return text
     try:
         value = OverridesParser.create().parse_override(f"value={text}").value()
@@ -186,7 +150,7 @@ def _help(settings: type) -> str:
         if f.metadata["choices"]:
             text += f" ({', '.join(f.metadata['choices'])})"
         if not _is_required(f):
-            default = [] if f.default is MISSING else f.default
+            default = [] if f.default is dataclasses.MISSING else f.default
             words = {"None": "null", "True": "true", "False": "false", "[]": "none"}
             text += f" [{words.get(str(default), default)}]"
         lines.append(f"  {f.metadata['name'] or f.name}=... {text}")
@@ -198,4 +162,4 @@ def _fields(settings: Any) -> "tuple[Field[Any], ...]":
 
 
 def _is_required(f: "Field[Any]") -> bool:
-    return f.default is MISSING and f.default_factory is MISSING
+    return bool(f.default == REQUIRED)

@@ -13,6 +13,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 Settings = TypeVar("Settings")
 
+REQUIRED = MISSING
+"""The default of a key that must be given."""
+
 PARTS = ("backbone", "aspp", "decoder", "classifier")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LARGEST = 2**31 - 1  # integer of a key that says no other: what counts files, pixels and steps
@@ -35,11 +38,12 @@ def option(
     rising: bool = False,
     path: bool = False,
     exists: bool = False,
+    name: str | None = None,
 ) -> Any:
     """A field of the schema.
 
     Args:
-        default: Its value unless another is given.
+        default: Its value unless another is given; REQUIRED: it must be given.
         text: What it is for.
         low: Least number that makes sense, here or for each in a list.
         above: Number that it must exceed.
@@ -53,6 +57,7 @@ def option(
         whole: If that value is a list, it is one of whole numbers.
         path: It names a file or folder; a relative one starts where the user does.
         exists: What it names must be there already.
+        name: What the user of a tool writes, where that is no Python name, such as ``data.root``.
     """
     metadata = {
         "text": text,
@@ -67,6 +72,7 @@ def option(
         "whole": whole,
         "path": path or exists,
         "exists": exists,
+        "name": name,
     }
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -139,8 +145,8 @@ def allow_option() -> Any:
 # ruff: noqa: UP045
 @dataclass(frozen=True)
 class DataConfig:
-    dataset: Any = option(MISSING, "partial _target_ node, called with split=...")
-    root: Optional[str] = option(MISSING, "folder of the data; null if there is none", path=True)
+    dataset: Any = option(REQUIRED, "partial _target_ node, called with split=...")
+    root: Optional[str] = option(REQUIRED, "folder of the data; null if there is none", path=True)
     train_split: str = option("train", "split to train on: a file in ImageSets/Segmentation")
     val_split: str = option("val", "split to validate on after every epoch")
     classes: Optional[list[Any]] = option(None, "names in index order; null: from labels.txt")
@@ -267,10 +273,10 @@ class ValConfig:
 class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    model: Any = option(MISSING, "_target_ node; its backbone is a group of its own")
-    loss: Any = option(MISSING, "_target_ node: a WeightedSum of named terms")
-    optimizer: Any = option(MISSING, "partial _target_ node, called with the parameters")
-    scheduler: Any = option(MISSING, "_target_ node: a Schedule")
+    model: Any = option(REQUIRED, "_target_ node; its backbone is a group of its own")
+    loss: Any = option(REQUIRED, "_target_ node: a WeightedSum of named terms")
+    optimizer: Any = option(REQUIRED, "partial _target_ node, called with the parameters")
+    scheduler: Any = option(REQUIRED, "_target_ node: a Schedule")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     val: ValConfig = field(default_factory=ValConfig)
     loader: TrainLoaderConfig = field(default_factory=TrainLoaderConfig)
@@ -415,7 +421,7 @@ class LatencyConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    checkpoint: str = option(MISSING, "a .pt file or a run folder", exists=True)
+    checkpoint: str = option(REQUIRED, "a .pt file or a run folder", exists=True)
     weights: str = weights_option()
     format: str = option("onnx", "kind of the file", choices=("onnx", "torchscript", "pt2"))
     out: Optional[str] = option(None, "the file; null: in export/ in the run folder", path=True)
@@ -432,12 +438,12 @@ class ExportConfig:
 @dataclass(frozen=True)
 class PredictConfig:
     checkpoint: Any = option(
-        MISSING,
+        REQUIRED,
         "a .pt file or a run folder; a list of them is an ensemble",
         kind=str | list,
         exists=True,
     )
-    source: str = option(MISSING, "a picture, video, folder, quoted glob, or number of a camera")
+    source: str = option(REQUIRED, "a picture, video, folder, quoted glob, or number of a camera")
     out_dir: str = option(
         "predictions", "folder for the files; those there are replaced", path=True
     )

@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from segkit.cli import check_command_line, run
-from segkit.cli.arguments import key, output_file, run_tool
+from segkit.cli.arguments import output_file, run_tool
 from segkit.config import build, build_augment
+from segkit.config.schema import option
 from segkit.console import say
 from segkit.data.augment import Mask
 from segkit.data.dataset import can_examine
@@ -35,11 +36,13 @@ from segkit.report.pictures import Picture, write_picture
 class Request:
     """The keys of ``browse`` itself."""
 
-    pictures: int = key("rows of the sheet: pictures from all over the split", 6, low=1, high=1000)
-    epochs: int = key("what is fed in so many first epochs", 3, low=1, high=1000)
-    out: str = key("the sheet, a PNG file", "browse.png", path=True)
-    force: bool = key("replace a file that is there", False)
-    dry_run: bool = key("do everything but write", False)
+    pictures: int = option(
+        6, "rows of the sheet: pictures from all over the split", low=1, high=1000
+    )
+    epochs: int = option(3, "what is fed in so many first epochs", low=1, high=1000)
+    out: str = option("browse.png", "the sheet, a PNG file", path=True)
+    force: bool = option(False, "replace a file that is there")
+    dry_run: bool = option(False, "do everything but write")
 
 
 def browse(request: Request) -> None:

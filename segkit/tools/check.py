@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segkit.cli.arguments import key, run_tool
+from segkit.cli.arguments import run_tool
+from segkit.config.schema import option
 from segkit.console import say
 from segkit.data.check import check_splits, open_splits
 from segkit.tools.voc_keys import VOCKeys
@@ -17,9 +18,9 @@ from segkit.tools.voc_keys import VOCKeys
 class Request(VOCKeys):
     """The keys of ``check``."""
 
-    data: str = key("the layout", "voc", choices=("voc",))
-    train_split: str = key("list in ImageSets/Segmentation", "train", name="data.train_split")
-    val_split: str = key("the same", "val", name="data.val_split")
+    data: str = option("voc", "the layout", choices=("voc",))
+    train_split: str = option("train", "list in ImageSets/Segmentation", name="data.train_split")
+    val_split: str = option("val", "the same", name="data.val_split")
 
 
 def check(request: Request) -> None:

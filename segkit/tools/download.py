@@ -6,7 +6,8 @@ python -m segkit.tools.download dataset=voc2012 out=PATH [mirror=URL] [key=value
 import sys
 from dataclasses import dataclass
 
-from segkit.cli.arguments import key, run_tool
+from segkit.cli.arguments import run_tool
+from segkit.config.schema import REQUIRED, option
 from segkit.console import say
 from segkit.data.classes import write_lines
 from segkit.errors import DataError
@@ -19,12 +20,12 @@ from segkit.tools.fetch import fetch
 class Request:
     """The keys of ``download``."""
 
-    dataset: str = key("which one", choices=tuple(PUBLIC))
-    out: str = key("folder for the data", path=True)
-    archives: str | None = key("folder for the archives; null: archives in out", None, path=True)
-    mirror: str | None = key("URL of a folder that has the same archives", None)
-    force: bool = key("unpack over what is there", False)
-    dry_run: bool = key("only say what would be done", False)
+    dataset: str = option(REQUIRED, "which one", choices=tuple(PUBLIC))
+    out: str = option(REQUIRED, "folder for the data", path=True)
+    archives: str | None = option(None, "folder for the archives; null: archives in out", path=True)
+    mirror: str | None = option(None, "URL of a folder that has the same archives")
+    force: bool = option(False, "unpack over what is there")
+    dry_run: bool = option(False, "only say what would be done")
 
 
 def download(request: Request) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segkit.cli.arguments import key, output_file, run_tool
+from segkit.cli.arguments import output_file, run_tool
+from segkit.config.schema import REQUIRED, option
 from segkit.console import say
 from segkit.errors import ConfigError
 
@@ -21,17 +22,17 @@ PARTS = ("backbone", "aspp", "decoder", "classifier")
 class Request:
     """The keys of ``model``."""
 
-    checkpoint: str = key("a .pt file or a run folder", path=True)
-    size: str = key("height and width of the image whose operations are counted", "[512,512]")
-    weights: str = key(
-        "those of out; auto: what the run validated", "auto", choices=("auto", "raw", "ema")
+    checkpoint: str = option(REQUIRED, "a .pt file or a run folder", path=True)
+    size: str = option("[512,512]", "height and width of the image whose operations are counted")
+    weights: str = option(
+        "auto", "those of out; auto: what the run validated", choices=("auto", "raw", "ema")
     )
-    allow: list[str] = key("your own modules that the checkpoint may name", [])
-    out: str | None = key(
-        "write the weights and what predicting needs, nothing else", None, path=True
+    allow: list[str] = option([], "your own modules that the checkpoint may name")
+    out: str | None = option(
+        None, "write the weights and what predicting needs, nothing else", path=True
     )
-    force: bool = key("replace a file that is there", False)
-    dry_run: bool = key("do everything but write", False)
+    force: bool = option(False, "replace a file that is there")
+    dry_run: bool = option(False, "do everything but write")
 
 
 def model(request: Request) -> None:

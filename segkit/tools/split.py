@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.cli.arguments import key, run_tool
+from segkit.cli.arguments import run_tool
+from segkit.config.schema import REQUIRED, option
 from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.colors import parse_colormap
@@ -37,21 +38,23 @@ from segkit.tools.stratify import divide
 class Request:
     """The keys of ``split``."""
 
-    data_root: str = key("folder in VOC layout", name="data.root", path=True)
-    val: float = key("part for validation; not with folds", 0.2, low=0)
-    test: float = key("part for the test, taken first", 0.0, low=0)
-    folds: int = key("number of folds instead of one train and val; 0: none", 0, low=0, high=1000)
-    group: str | None = key(
-        "pattern in the ids: pictures with the same match (or first group) stay together", None
+    data_root: str = option(REQUIRED, "folder in VOC layout", name="data.root", path=True)
+    val: float = option(0.2, "part for validation; not with folds", low=0)
+    test: float = option(0.0, "part for the test, taken first", low=0)
+    folds: int = option(
+        0, "number of folds instead of one train and val; 0: none", low=0, high=1000
     )
-    stratify: bool = key("balance the pixels of each class, not only the pictures", True)
-    seed: int = key("of the order", 0, low=0, high=2**63 - 1)
-    of: str | None = key("list of the ids to divide; null: all masks", None)
-    prefix: str | None = key("start of the names of the lists, as a_ for a_train.txt", None)
-    colormap: Any = key("for RGB masks, as data.colormap", None, name="data.colormap")
-    ignore_index: int = key("value without a label", 255, name="data.ignore_index", high=65535)
-    force: bool = key("overwrite lists that are there", False)
-    dry_run: bool = key("do everything but write", False)
+    group: str | None = option(
+        None, "pattern in the ids: pictures with the same match (or first group) stay together"
+    )
+    stratify: bool = option(True, "balance the pixels of each class, not only the pictures")
+    seed: int = option(0, "of the order", low=0, high=2**63 - 1)
+    of: str | None = option(None, "list of the ids to divide; null: all masks")
+    prefix: str | None = option(None, "start of the names of the lists, as a_ for a_train.txt")
+    colormap: Any = option(None, "for RGB masks, as data.colormap", name="data.colormap")
+    ignore_index: int = option(255, "value without a label", name="data.ignore_index", high=65535)
+    force: bool = option(False, "overwrite lists that are there")
+    dry_run: bool = option(False, "do everything but write")
 
 
 def split(request: Request) -> None:

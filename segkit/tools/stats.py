@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.cli.arguments import key, output_file, run_tool
+from segkit.cli.arguments import output_file, run_tool
+from segkit.config.schema import option
 from segkit.console import say
 from segkit.data.check import judge
 from segkit.data.facts import Facts, facts_of
@@ -35,10 +36,10 @@ NO_OBJECTS = np.empty((0, 3), np.int64)
 class Request(VOCKeys):
     """The keys of ``stats``."""
 
-    split: str = key("list in ImageSets/Segmentation", "train")
-    json: str | None = key("file for the numbers", None, path=True)
-    force: bool = key("replace that file", False)
-    dry_run: bool = key("do everything but write", False)
+    split: str = option("train", "list in ImageSets/Segmentation")
+    json: str | None = option(None, "file for the numbers", path=True)
+    force: bool = option(False, "replace that file")
+    dry_run: bool = option(False, "do everything but write")
 
 
 class Found(NamedTuple):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from segkit.cli.arguments import key
+from segkit.config.schema import REQUIRED, option
 from segkit.data.voc import VOCSegmentation
 
 
@@ -11,16 +11,16 @@ from segkit.data.voc import VOCSegmentation
 class VOCKeys:
     """Those of ``train.py`` that say what the data are."""
 
-    data_root: str = key("folder in VOC layout", name="data.root", path=True)
-    classes: list[str] | None = key("names, without labels.txt", None, name="data.classes")
-    num_classes: int | None = key("enough without names", None, name="data.num_classes")
-    ignore_index: int = key("value without a label", 255, name="data.ignore_index", high=65535)
-    label_map: dict[Any, Any] | None = key(
-        "ids in the masks to classes", None, name="data.label_map"
+    data_root: str = option(REQUIRED, "folder in VOC layout", name="data.root", path=True)
+    classes: list[str] | None = option(None, "names, without labels.txt", name="data.classes")
+    num_classes: int | None = option(None, "enough without names", name="data.num_classes")
+    ignore_index: int = option(255, "value without a label", name="data.ignore_index", high=65535)
+    label_map: dict[Any, Any] | None = option(
+        None, "ids in the masks to classes", name="data.label_map"
     )
-    colormap: Any = key("for RGB and palette masks", None, name="data.colormap")
-    value_range: Any = key(
-        "[low,high]: numbers in pictures that become 0 and 255", None, name="data.range"
+    colormap: Any = option(None, "for RGB and palette masks", name="data.colormap")
+    value_range: Any = option(
+        None, "[low,high]: numbers in pictures that become 0 and 255", name="data.range"
     )
 
     def open(self, split: str) -> VOCSegmentation:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.cli.arguments import key
+from segkit.config.schema import REQUIRED, option
 from segkit.data.colors import Palette
 from segkit.data.label_list import column_problem, line_problems
 from segkit.data.voc import SUFFIXES
@@ -33,27 +33,27 @@ ENDS = re.compile(r"[\r\n\0]")  # what ends a line, or a text file
 class Request:
     """The keys of ``convert``."""
 
-    format: str = key("what the labels are", choices=FORMATS)
-    source: str = key("file or folder of the labels", path=True)
-    out: str = key("folder in VOC layout, new or to be added to", path=True)
-    images: str | None = key(
-        "folder of the pictures; null: where or beside the labels", None, path=True
+    format: str = option(REQUIRED, "what the labels are", choices=FORMATS)
+    source: str = option(REQUIRED, "file or folder of the labels", path=True)
+    out: str = option(REQUIRED, "folder in VOC layout, new or to be added to", path=True)
+    images: str | None = option(
+        None, "folder of the pictures; null: where or beside the labels", path=True
     )
-    classes: list[str] | None = key(
-        "names in index order, the background first; null: all that occur", None
+    classes: list[str] | None = option(
+        None, "names in index order, the background first; null: all that occur"
     )
-    ignore: list[str] = key("names whose pixels become 255", [])
-    overlap: str = key(
-        "what covers what; auto: area for coco, else last", "auto", choices=("auto", *OVERLAPS)
+    ignore: list[str] = option([], "names whose pixels become 255")
+    overlap: str = option(
+        "auto", "what covers what; auto: area for coco, else last", choices=("auto", *OVERLAPS)
     )
-    colors: Any = key("rgb: {name: [r,g,b], ...}, or a file with lines of name:r,g,b", None)
-    threshold: int = key(
-        "binary: least value of an object; 0: only 255 (or 1) is one", 0, low=0, high=65535
+    colors: Any = option(None, "rgb: {name: [r,g,b], ...}, or a file with lines of name:r,g,b")
+    threshold: int = option(
+        0, "binary: least value of an object; 0: only 255 (or 1) is one", low=0, high=65535
     )
-    mask_suffix: str | None = key("end of mask names that picture names lack, as _mask", None)
-    split: str = key("list of the ids to write to ImageSets/Segmentation", "all")
-    force: bool = key("overwrite what is there", False)
-    dry_run: bool = key("do everything but write", False)
+    mask_suffix: str | None = option(None, "end of mask names that picture names lack, as _mask")
+    split: str = option("all", "list of the ids to write to ImageSets/Segmentation")
+    force: bool = option(False, "overwrite what is there")
+    dry_run: bool = option(False, "do everything but write")
 
     def overlap_or(self, usual: str) -> str:
         """What covers what, where ``auto`` is what is usual for the format."""
