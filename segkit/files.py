@@ -117,7 +117,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         CheckpointError: What was raised in between, with ``path`` in front.
         DataError: There can be no file of this name.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    # Of this process alone: another one may write the same file.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     made: list[Path] = []
     try:
         made = make_folder(path.parent)

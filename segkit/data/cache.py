@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from segkit.data.dataset import FileDataset
 from segkit.errors import DataError
-from segkit.files import special_kind, user_path
+from segkit.files import atomic_write, special_kind, user_path
 
 VERSION = 3  # raise it with any change of what is checked or stored
 
@@ -46,18 +46,9 @@ class CheckCache:
         """Write the file whole or not at all."""
         if self.path is None:
             return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".check-")
-            temporary = Path(name)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(self.entries, file)
-                temporary.replace(self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # a read-only or full disk: the next run checks again
+        # On a read-only or full disk the next run checks again.
+        with suppress(OSError, DataError), atomic_write(self.path) as temporary:
+            temporary.write_text(json.dumps(self.entries), encoding="utf-8")
 
     def _paths(self, index: int) -> tuple[Path, Path]:
         image, mask = self.dataset.files(index)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from segkit.data.decode import Pixels
 from segkit.data.masks import write_mask
-from segkit.errors import ConfigError
-from segkit.files import CSVTable, atomic_write, make_folder, remove_empty
+from segkit.errors import ConfigError, DataError
+from segkit.files import CSVTable, atomic_write
 from segkit.inference.model import Mask, Probabilities
 from segkit.predict.video import write_video
 from segkit.report.pictures import color, write_picture
@@ -151,18 +151,20 @@ class Areas(AbstractContextManager["Areas"]):
         self.path, self.classes = path, classes
 
     def __enter__(self) -> "Areas":
-        self._temporary = self.path.with_name(f".{self.path.name}.tmp")
-        self._made: list[Path] = []
+        self._writing = atomic_write(self.path)
         try:
-            self._made = make_folder(self.path.parent)
-            # Names of files are bytes, which need be no text.
-            self._file: IO[str] = self._temporary.open(
-                "w", newline="", encoding="utf-8", errors="surrogateescape"
-            )
-        except OSError as error:
+            with ExitStack() as stack:
+                temporary = stack.enter_context(self._writing)
+                # Names of files are bytes, which need be no text.
+                self._file: IO[str] = temporary.open(
+                    "w", newline="", encoding="utf-8", errors="surrogateescape"
+                )
+                stack.pop_all()
+        except (OSError, DataError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
             raise ConfigError(
-                f"out_dir={self.path.parent}: cannot be written to ({error.strerror}); give "
-                "out_dir=FOLDER, one that can"
+                f"out_dir={self.path.parent}: cannot be written to "
+                f"({getattr(cause, 'strerror', cause)}); give out_dir=FOLDER, one that can"
             ) from error
         self._rows = CSVTable(self._file)
         columns = [f"{name} {unit}" for name in self.classes for unit in ("pixels", "percent")]
@@ -176,10 +178,9 @@ class Areas(AbstractContextManager["Areas"]):
         self._rows.add([source, "" if frame is None else frame, mask.size, *cells])
         self._counted = True
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
         self._file.close()
-        if self._counted or kind is None:
-            self._temporary.replace(self.path)
+        if self._counted:  # what was counted until an early end stays
+            self._writing.__exit__(None, None, None)
         else:
-            self._temporary.unlink()
-            remove_empty(self._made)
+            self._writing.__exit__(kind, *exception)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.console import visible
+from segkit.files import atomic_write
 from segkit.metrics.pr_curve import Curve
 from segkit.runtime.log import log
 
@@ -210,9 +211,7 @@ def keep_epochs(metrics: Path, last: int) -> None:
         except (ValueError, TypeError, KeyError):
             break
         kept.append(line + b"\n")
-    temporary = metrics.with_name(f".{metrics.name}.tmp")
-    with temporary.open("wb") as file:
+    with atomic_write(metrics) as temporary, temporary.open("wb") as file:
         file.writelines(kept)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(metrics)

@@ -63,7 +63,9 @@ CASES = (
     Case("out=taken.pt", r"Add (force=true) to replace", "out=taken.pt {0}", written("taken.pt")),
     Case("out=taken.pt", r"or give (out=) another name", "{0}new.pt", written("new.pt")),
     Case("out=new.pt weights=ema", r"use (raw)", "out=new.pt weights={0}", written("new.pt")),
-    Case("out=new.pt weights=rwa", "did you mean (raw)", "out=new.pt weights={0}", written("new.pt")),
+    Case(
+        "out=new.pt weights=rwa", "did you mean (raw)", "out=new.pt weights={0}", written("new.pt")
+    ),
     Case(
         "allow=mynet out=new.pt",
         r"as (\[\w)|a list of texts, (\[)a,b\]",

@@ -481,5 +481,5 @@ def test_the_command(here: Path) -> None:
     assert f"next: python -m segkit.tools.split data.root={here / 'out'}" in done.stdout
     done = subprocess.run([*command, "overlap=top"], **options)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: overlap=top: no such value; there are area, auto, ignore, last")
+    assert done.stderr.startswith("error: overlap=top: no such value; did you mean auto?")
     assert "out is not set" in done.stderr
