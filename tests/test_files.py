@@ -15,7 +15,7 @@ from voc_folder import make_voc
 from segkit.cli.arguments import parse
 from segkit.config.check import check_values
 from segkit.config.saved import path_keys
-from segkit.config.schema import SCHEMAS
+from segkit.config.schema import SCHEMAS, schema_node
 from segkit.data import cache
 from segkit.data.classes import read_lines
 from segkit.data.leaks import check_disjoint
@@ -119,7 +119,7 @@ def test_addresses_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def bad_path(name: str, key: str, path: str) -> str:
     """What the check of the configuration says of a path."""
-    cfg = OmegaConf.structured(SCHEMAS[name])
+    cfg = schema_node(SCHEMAS[name])
     needed = {"train": {"data.root": "x"}, "predict": {"source": "x"}}.get(name, {})
     for other in ("checkpoint", *needed):
         if other in needed or OmegaConf.is_missing(cfg, other):
