@@ -23,11 +23,12 @@ from torch.testing import assert_close
 from trained import picture
 from voc_folder import make_voc
 
-from segkit.config.schema import ExportConfig, LatencyConfig
+from segkit.config.schema import CalibrationConfig, ExportConfig, LatencyConfig
 from segkit.data.shapes import Shapes
 from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.export import parity
 from segkit.export import writer as export
+from segkit.export.images import read_images
 from segkit.export.parity import TOLERANCES, Parity, check_parity, latency
 from segkit.export.quantize import reduce_precision
 from segkit.inference import onnx_network as onnx_model
@@ -436,25 +437,24 @@ def test_settings_that_are_refused(arguments: str, expected: str, run: Path) -> 
 
 
 def test_pictures_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    read_pictures = runpy.run_path(str(ROOT / "export.py"))["read_pictures"]
     dataset = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True, "root": "gone"}
     data = {"dataset": dataset, "train_split": "train"}
     moved = replace(checkpoint, about=replace(checkpoint.about, config={"data": data}))
-    where = {"root": None, "split": None, "images": 2}
-    cfg = OmegaConf.create({"calibration": where, "precision": "int8_static", "allow": []})
+    settings = ExportConfig(precision="int8_static", calibration=CalibrationConfig(images=2))
     with pytest.raises(DataError, match=r"root=gone: no such folder.*give calibration\.root=PATH"):
-        next(read_pictures(cfg, moved))
+        next(read_images(settings, moved))
     root = make_voc(tmp_path / "voc", {"train": ["a", "b", "c"]})
-    cfg.calibration.root = str(root)
-    found = [(name, p.shape) for name, p in read_pictures(cfg, moved)]
+    there = CalibrationConfig(root=str(root), images=2)
+    settings = replace(settings, calibration=there)
+    found = [(name, p.shape) for name, p in read_images(settings, moved)]
     assert [shape for _, shape in found] == [(1, 3, 8, 12)] * 2
     assert {name for name, _ in found} < {"a", "b", "c"}
-    pictures = read_pictures(cfg, moved)
-    next(pictures)
+    images = read_images(settings, moved)
+    next(images)
     for name in "abc":  # each is read when it is asked for
         (root / f"JPEGImages/{name}.png").unlink()
     with pytest.raises(DataError, match="no such file"):
-        next(pictures)
+        next(images)
 
 
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, run: Path, bytes_file: Path) -> None:

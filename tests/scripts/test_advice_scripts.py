@@ -499,7 +499,7 @@ STEPS = {
     ),
     "calibration": Step(
         lambda: calibrated("calibration.root=null"),
-        r"gone.* needs pictures of the run's data: give (calibration\.root=)PATH",
+        r"gone.* needs images of the run's data: give (calibration\.root=)PATH",
         lambda key: calibrated(f"{key}voc"),
     ),
     "another format": Step(
