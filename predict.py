@@ -1,6 +1,6 @@
-"""Masks of pictures and videos: ``python predict.py checkpoint=RUN_OR_FILE source=PATH``.
+"""Masks of images and videos: ``python predict.py checkpoint=RUN_OR_FILE source=PATH``.
 
-PATH is a picture, a folder, a quoted glob pattern, a video, or the number of a camera. What cannot
+PATH is an image, a folder, a quoted glob pattern, a video, or the number of a camera. What cannot
 be read is named and left out, and makes the exit status 1 at the end.
 """
 

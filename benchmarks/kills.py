@@ -52,7 +52,7 @@ SETTINGS = [
     "trainer.save_every_steps=2",
     "trainer.keep_best=2",
     "trainer.log_every=1",
-    "trainer.num_pictures=1",
+    "trainer.num_images=1",
 ]
 TIMED = re.compile(r"seconds|images_per_second|memory_mib")
 LIMIT = 300  # seconds for one run

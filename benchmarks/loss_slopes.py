@@ -29,7 +29,7 @@ def slopes(loss: torch.nn.Module, z: Tensor) -> Tensor:
 
 
 def svg(curves: dict[str, Tensor], z: Tensor) -> str:
-    """Both curves over the logit difference, as a picture that needs nothing else."""
+    """Both curves over the logit difference, as an image that needs nothing else."""
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - z[0].item()) / (z[-1].item() - z[0].item())

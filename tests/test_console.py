@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from segkit.evaluation.files import write_scores
 
 from segkit.cli.arguments import run_tool
 from segkit.console import one_line, visible
 from segkit.errors import DataError
+from segkit.evaluation.outputs import write_scores
 from segkit.files import write_csv
 from segkit.predict.outputs import Areas
-from segkit.report.pictures import confusion_picture, legend
+from segkit.report.images import confusion_image, legend
 from segkit.runs.metrics_log import RunLog
 from segkit.runtime.log import log, log_to_console, log_to_file
 from segkit.tools.split import Request, split
@@ -78,12 +78,12 @@ def test_a_tool_on_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "x\x1b[2J" in "".join(lists).splitlines()  # files keep the true name
 
 
-def test_pictures_and_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classes = [*HOSTILE]
     size = len(classes)
     colors = np.zeros((256, 3), np.uint8)
     assert legend(classes, colors, 90).shape[1] == 90
-    assert confusion_picture(np.eye(size, dtype=int).tolist(), classes).ndim == 3
+    assert confusion_image(np.eye(size, dtype=int).tolist(), classes).ndim == 3
     run_log = RunLog(tmp_path)
     taken: list[object] = []
     monkeypatch.setattr(run_log.writer, "add_text", lambda *values: taken.extend(values))

@@ -247,7 +247,7 @@ def test_pipes_for_lists(tmp_path: Path, name: str) -> None:
         VOCSegmentation(root, "train", num_classes=3)
 
 
-def test_pipes_for_pictures_do_not_stop_the_look_for_leaks(tmp_path: Path) -> None:
+def test_pipes_for_images_do_not_stop_the_look_for_leaks(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc")
     for name in ("a", "c"):
         (root / "JPEGImages" / f"{name}.png").unlink()

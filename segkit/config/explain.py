@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from segkit.config.schema import SCHEMAS
+from segkit.config.slots import RENAMED_KEYS
 from segkit.text import did_you_mean
 
 # OmegaConf's words -> ours, which stand behind the key.
@@ -51,6 +52,8 @@ def explain(error: Exception, name: str) -> str:
     key = _full_key(cause, text)
     missing = re.search(r"(?:Key '.*' (?:is )?not in|Could not override)", text)
     if key and (missing or type(cause) in (ConfigKeyError, ConfigAttributeError)):
+        if key in RENAMED_KEYS:
+            return f"{start}{key}: is called {RENAMED_KEYS[key]} now"
         options = did_you_mean(key.rpartition(".")[2], siblings(cause, key, name))
         return f"{start}{key}: no such key{options}"
     for pattern, words in WORDS:

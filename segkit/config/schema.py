@@ -160,7 +160,7 @@ class DataConfig:
     colormap: Any = option(
         None, "colours of RGB and palette masks in class order, or voc; indices: never the colours"
     )
-    range: Optional[list[float]] = range_option("numbers in pictures that become 0 and 255")
+    range: Optional[list[float]] = range_option("numbers in images that become 0 and 255")
     check: bool = option(True, "read every file before the first step")
     mean: list[float] = option(
         [0.485, 0.456, 0.406], "per channel, of values in 0 to 1", low=0, high=1, length=3
@@ -249,7 +249,7 @@ class TrainerConfig:
     deterministic: bool = option(False, "the same bits in every run on one machine, on CUDA too")
     sync_bn: bool = option(False, "BatchNorm over the batches of all processes; needs CUDA")
     log_every: int = option(10, "steps from one TensorBoard point to the next", low=1)
-    num_pictures: int = option(4, "validation images shown in TensorBoard", low=0)
+    num_images: int = option(4, "validation images shown in TensorBoard", low=0)
     num_pr_curves: int = option(3, "rarest classes with a precision-recall curve there", low=0)
     histograms: bool = option(False, "gradients and validation logits there; slow")
 
@@ -443,12 +443,12 @@ class PredictConfig:
         kind=str | list,
         exists=True,
     )
-    source: str = option(REQUIRED, "a picture, video, folder, quoted glob, or number of a camera")
+    source: str = option(REQUIRED, "an image, video, folder, quoted glob, or number of a camera")
     out_dir: str = option(
         "predictions", "folder for the files; those there are replaced", path=True
     )
     write: Optional[list[str]] = option(
-        None, "what; null: index of pictures, overlay of videos", choices=OUTPUTS
+        None, "what; null: index of images, overlay of videos", choices=OUTPUTS
     )
     opacity: float = option(0.5, "of the colours in an overlay, 0 to 1", low=0)
     background: str = option("background", "class that overlay leaves as it is, and cutout cuts")

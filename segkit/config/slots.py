@@ -115,6 +115,9 @@ RENAMED = {
     **{f"segkit.engine.schedule.{x}": f"segkit.schedules.{x}" for x in ("Cosine", "Poly", "Step")},
 }
 
+# Keys that had other names before, by their path in a configuration of train.py.
+RENAMED_KEYS = {"trainer.num_pictures": "trainer.num_images"}
+
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 # No module of these is the user's own.
 LIBRARIES = {
@@ -125,15 +128,24 @@ LIBRARIES = {
 
 
 def with_new_names(node: Any) -> Any:
-    """A tree of builtins in which components have the names of today."""
+    """A tree of builtins in which components and keys have the names of today."""
     if isinstance(node, dict):
         return {
-            key: RENAMED.get(child, child)
+            _new_key(node, key): RENAMED.get(child, child)
             if key == "_target_" and isinstance(child, str)
             else with_new_names(child)
             for key, child in node.items()
         }
     return [with_new_names(child) for child in node] if isinstance(node, list) else node
+
+
+def _new_key(node: dict[Any, Any], key: Any) -> Any:
+    """The name of today; of the last part alone, where the new one is not there as well."""
+    for old, new in RENAMED_KEYS.items():
+        last = new.rpartition(".")[2]
+        if key == old.rpartition(".")[2] and last not in node:
+            return last
+    return key
 
 
 def check_trusted(plain: Any, slot: str, allow: Sequence[str], source: object, key: str) -> None:

@@ -7,12 +7,9 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from segkit.data.arrays import Image, Mask
 from segkit.errors import ConfigError, DataError
-
-Image = NDArray[np.uint8]
-Mask = NDArray[np.integer[Any]]
 
 HOLES = {"holes": "mask"}  # moved as the mask is
 

@@ -60,7 +60,7 @@ def check_splits(
 
     Raises:
         DataError: All problems of all splits, the first ten of them in words; or splits that share
-            pictures; or masks whose only object would be ignored.
+            images; or masks whose only object would be ignored.
     """
     train_name, *other_names = splits
     train = splits[train_name]
@@ -183,7 +183,7 @@ def open_splits(
 def _more_problems(
     splits: Mapping[str, SegmentationDataset], ignore_index: int, progress: bool
 ) -> Iterator[str]:
-    """What is wrong with pictures and masks that are there, in splits that lack some."""
+    """What is wrong with images and masks that are there, in splits that lack some."""
     opened = list(splits.values())
     for other in opened[1:]:
         try:

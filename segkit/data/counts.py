@@ -21,7 +21,7 @@ class Counts:
 
     Attributes:
         pixels: Labelled pixels of each class, int64 (C,).
-        ignored: Pixels without a label.
+        ignored: Image without a label.
     """
 
     pixels: NDArray[np.int64]
@@ -65,7 +65,7 @@ def check_foreground(
     if len(seen) == 0:
         raise DataError(
             f"every pixel of the {split} split is ignored (value {ignore_index}); expected class "
-            "ids. Are the masks blank, or those of other pictures? If it comes from what you set, "
+            "ids. Are the masks blank, or those of other images? If it comes from what you set, "
             "correct data.label_map or data.ignore_index"
         )
     binary = counts.ignored > 0 and seen[0] == 0 and not told
@@ -81,7 +81,7 @@ def check_foreground(
         )
     raise DataError(
         f"{only}, of {len(classes)} classes: there is nothing to tell apart. Are the masks blank, "
-        "or those of other pictures? Expected class ids from 0 to "
+        "or those of other images? Expected class ids from 0 to "
         f"{len(classes) - 1}; data.train_split names another list, data.label_map renumbers ids"
     )
 

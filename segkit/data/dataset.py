@@ -15,9 +15,9 @@ from segkit.errors import DataError
 
 @runtime_checkable
 class SegmentationDataset(Protocol):
-    """A sequence of pictures with their masks; any class with these four members will do.
+    """A sequence of images with their masks; any class with these four members will do.
 
-    Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of pictures):
+    Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of images):
         ids: One name per item, unique; names the files of predictions.
         classes: One name per class, in index order.
     """
@@ -31,7 +31,7 @@ class SegmentationDataset(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]:
-        """The picture, uint8 (H, W, 3) RGB, and its mask, integer (H, W).
+        """The image, uint8 (H, W, 3) RGB, and its mask, integer (H, W).
 
         Mask values are class ids or ``ignore_index``. Called from several worker processes.
         """
@@ -59,7 +59,7 @@ class FileDataset(Protocol):
         """All settings, besides the files, that :meth:`SegmentationDataset.read` depends on."""
 
     def files(self, index: int) -> tuple[Path, Path]:
-        """The files of picture and mask."""
+        """The files of image and mask."""
 
 
 class Examined(NamedTuple):
@@ -67,7 +67,7 @@ class Examined(NamedTuple):
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-    picture: Stored
+    stored: Stored
     labels: Stored
 
 
@@ -76,7 +76,7 @@ class ExaminedDataset(SegmentationDataset, FileDataset, Protocol):
     """A data set that also shows what its files hold, so that a check can compare them.
 
     Attributes:
-        value_range: The numbers in pictures that become 0 and 255; None is all of their type.
+        value_range: The numbers in images that become 0 and 255; None is all of their type.
         indices_count: Masks with a palette are read by their indices, so palettes must agree.
     """
 
@@ -106,7 +106,7 @@ def check_pair(
     *,
     name: str,
 ) -> None:
-    """Raise a DataError unless picture and mask fit together and hold what the contract says."""
+    """Raise a DataError unless image and mask fit together and hold what the contract says."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DataError(
             f"{name}: the image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)"

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from segkit.data.arrays import Image
 from segkit.data.file_kinds import FORMATS, describe
 from segkit.data.levels import Range
-from segkit.data.opening import check_mask_file, check_picture, compression_loss, open_regular
-from segkit.data.orientation import orientation_of, to_picture, turned
-from segkit.data.stored import (
-    Pixels as Pixels,
-)
+from segkit.data.opening import check_image, check_mask_file, compression_loss, open_regular
+from segkit.data.orientation import orientation_of, to_image, turned
 from segkit.data.stored import (
     Stored,
     is_partial,
@@ -38,36 +37,36 @@ PathLike = str | os.PathLike[str]
 
 def read_image(
     path: PathLike, size: tuple[int, int] | None = None, value_range: Range | None = None
-) -> Pixels:
-    """Read a picture as uint8 (H, W, 3) RGB.
+) -> Image:
+    """Read an image as uint8 (H, W, 3) RGB.
 
-    Grey, palette and CMYK pictures become RGB; an alpha channel is dropped, not composited, so
+    Grey, palette and CMYK images become RGB; an alpha channel is dropped, not composited, so
     that the pixels are those that a reader without alpha sees. Numbers of another size than 8 bits
     are scaled to it. The EXIF orientation is applied, unless ``size`` shows that the labels were
-    drawn on the picture as it is stored: then it is left alone. (That of a TIFF, which belongs to
+    drawn on the image as it is stored: then it is left alone. (That of a TIFF, which belongs to
     the format and says in which order it stores its rows, is always applied, by Pillow.)
 
     Args:
         path: A JPEG, PNG, BMP, TIFF, WEBP or GIF file, whatever its name.
-        size: ``(H, W)`` of the mask that belongs to the picture, if there is one. The result may
+        size: ``(H, W)`` of the mask that belongs to the image, if there is one. The result may
             still differ from it: comparing is left to the caller.
         value_range: ``data.range``: the stored numbers that become 0 and 255; None is the full
             range of the file's type.
 
     Raises:
-        DataError: The file is missing, damaged, not a picture, or too large; its numbers have no
+        DataError: The file is missing, damaged, not an image, or too large; its numbers have no
             fixed range, or another than ``value_range``.
     """
-    return to_picture(load(path), str(path), size, value_range)
+    return to_image(load(path), str(path), size, value_range)
 
 
 def pixels_of(
-    image: Image.Image,
+    image: PIL.Image.Image,
     name: PathLike,
     size: tuple[int, int] | None = None,
     value_range: Range | None = None,
-) -> Pixels:
-    """A picture that Pillow has opened already, as :func:`read_image` reads one.
+) -> Image:
+    """An image that Pillow has opened already, as :func:`read_image` reads one.
 
     Args:
         image: Of any file or program.
@@ -84,7 +83,7 @@ def pixels_of(
     except Exception as error:  # Pillow's decoders leak OSError, SyntaxError, struct.error, ...
         raise DataError(f"{name}: cannot be decoded ({error})") from error
     stored = stored_numbers(image, raw, None, str(name), orientation=orientation_of(image.getexif))
-    return to_picture(stored, str(name), size, value_range)
+    return to_image(stored, str(name), size, value_range)
 
 
 def read_labels(path: PathLike) -> NDArray[np.integer[Any]]:
@@ -112,7 +111,7 @@ def load_labels(path: PathLike) -> Stored:
     return stored
 
 
-def read_palette(path: PathLike) -> Pixels | None:
+def read_palette(path: PathLike) -> Image | None:
     """The colours stored in a palette file, uint8 (n, 3) with n <= 256; None for other files."""
     return load(path).palette
 
@@ -120,20 +119,20 @@ def read_palette(path: PathLike) -> Pixels | None:
 def palette_of_head(path: PathLike) -> bytes:
     """The colours of a palette file, of which only the head is read; empty for other files."""
     try:
-        with open_regular(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
+        with open_regular(Path(path)) as file, PIL.Image.open(file, formats=FORMATS) as image:
             return bytes(image.palette.palette) if image.mode == "P" and image.palette else b""
     except Exception:  # what is wrong with the file is told when it is read
         return b""
 
 
 def is_turned(path: PathLike, size: tuple[int, int] | None = None) -> bool | None:
-    """:func:`turned` of a file, of which only the head is read; None of what is no picture."""
+    """:func:`turned` of a file, of which only the head is read; None of what is no image."""
     try:
-        with open_regular(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
+        with open_regular(Path(path)) as file, PIL.Image.open(file, formats=FORMATS) as image:
             if image.format == "TIFF":
                 return None
-            # PNG's own method decodes the picture, in case that the EXIF comes last.
-            orientation = orientation_of(partial(Image.Image.getexif, image))
+            # PNG's own method decodes the image, in case that the EXIF comes last.
+            orientation = orientation_of(partial(PIL.Image.Image.getexif, image))
             head = np.broadcast_to(np.uint8(0), (image.height, image.width))
             return turned(Stored(head, 255, "", "", orientation=orientation), size)
     except Exception:  # likewise
@@ -166,10 +165,10 @@ def load(path: PathLike) -> Stored:
             )
     except DataError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         raise DataError(
-            f"{path}: too large; at most {Image.MAX_IMAGE_PIXELS} pixels are decoded, because a "
-            "small damaged or hostile file can fill the memory. Cut the picture into tiles"
+            f"{path}: too large; at most {PIL.Image.MAX_IMAGE_PIXELS} pixels are decoded, because "
+            "a small damaged or hostile file can fill the memory. Cut the image into tiles"
         ) from None
     except UnidentifiedImageError:
         raise DataError("{}: {}. {}".format(path, *describe(path))) from None
@@ -187,13 +186,13 @@ def load(path: PathLike) -> Stored:
         ) from error
 
 
-def _opened(file: BinaryIO, path: Path) -> Image.Image:
-    """The only picture of a file, not yet decoded."""
+def _opened(file: BinaryIO, path: Path) -> PIL.Image.Image:
+    """The only image of a file, not yet decoded."""
     image = _open(file)
-    limit = Image.MAX_IMAGE_PIXELS
+    limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError
-    check_picture(image, path)
+        raise PIL.Image.DecompressionBombError
+    check_image(image, path)
     if image.format == "PNG":
         image.verify()  # the check sums, which decoding skips: other labels could come out
         return _open(file)
@@ -201,13 +200,13 @@ def _opened(file: BinaryIO, path: Path) -> Image.Image:
         image = _open(file)  # back to its first frame
         if is_partial(image):
             raise DataError(
-                f"{path}: its first frame covers a part of the picture only. Save it as PNG"
+                f"{path}: its first frame covers a part of the image only. Save it as PNG"
             )
     if image.format == "BMP":
         mend_bmp(image, file)
     return image
 
 
-def _open(file: BinaryIO) -> Image.Image:
+def _open(file: BinaryIO) -> PIL.Image.Image:
     file.seek(0)
-    return Image.open(file, formats=FORMATS)
+    return PIL.Image.open(file, formats=FORMATS)

@@ -24,16 +24,16 @@ from segkit.data.stored import Stored
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a picture and its mask.
+    """Of an image and its mask.
 
     Attributes:
         pixels: Labelled pixels of each class.
-        ignored: Pixels without a label.
+        ignored: Image without a label.
         turn: What its EXIF orientation led to: 1 turned, 2 left alone, 0 nothing to do.
-        levels: Of a picture with other numbers than 8 bits: the least and the largest number, the
+        levels: Of an image with other numbers than 8 bits: the least and the largest number, the
             largest that its type holds (0: no limit), how many different ones there are, how many
             are left in 8 bits, pixels below and above ``data.range``, and pixels in all.
-        bands: Bands of the picture that nothing looks at.
+        bands: Bands of the image that nothing looks at.
         white_is_zero: The mask is a TIFF that shows its 0 as white.
         palette: Of a palette mask whose indices count: a check sum of all its colours, then index
             and colour, as ``[index, 0xRRGGBB]``, of each one that labelled pixels have.
@@ -84,15 +84,15 @@ def look(dataset: SegmentationDataset, index: int, ignore_index: int) -> Facts:
 
 def facts_of(item: Examined, dataset: ExaminedDataset, name: str, ignore_index: int) -> Facts:
     """:func:`look` at an item that is read; ``name`` is what errors call it."""
-    image, mask, picture, labels = item
+    image, mask, stored, labels = item
     pixels, ignored = _count(image, mask, len(dataset.classes), ignore_index, name)
-    varies = picture.alpha is not None and picture.alpha.min() != picture.alpha.max()
+    varies = stored.alpha is not None and stored.alpha.min() != stored.alpha.max()
     return Facts(
         pixels,
         ignored,
-        _turn(turned(picture, mask.shape)),
-        _levels(picture, dataset.value_range, name),
-        picture.unused + int(varies),
+        _turn(turned(stored, mask.shape)),
+        _levels(stored, dataset.value_range, name),
+        stored.unused + int(varies),
         int(labels.white_is_zero),
         used_palette(labels, mask != ignore_index) if dataset.indices_count else [],
     )
@@ -115,17 +115,17 @@ def _turn(turned: bool | None) -> int:
     return 0 if turned is None else (1 if turned else 2)
 
 
-def _levels(picture: Stored, value_range: Range | None, name: str) -> list[float]:
-    if picture.palette is not None or (picture.numbers.dtype == np.uint8 and value_range is None):
+def _levels(stored: Stored, value_range: Range | None, name: str) -> list[float]:
+    if stored.palette is not None or (stored.numbers.dtype == np.uint8 and value_range is None):
         return []
-    values, counts = np.unique(picture.numbers, return_counts=True)
-    kept = np.unique(to_bytes(values, picture.white, value_range, name))
+    values, counts = np.unique(stored.numbers, return_counts=True)
+    kept = np.unique(to_bytes(values, stored.white, value_range, name))
     low, high = (0, 0) if value_range is None else value_range
     clipped = [0, 0]
     if value_range is not None:
         clipped = [int(counts[values < low].sum()), int(counts[values > high].sum())]
     ends = [values[0].item(), values[-1].item()]
-    return [*ends, picture.white or 0, len(values), len(kept), *clipped, int(counts.sum())]
+    return [*ends, stored.white or 0, len(values), len(kept), *clipped, int(counts.sum())]
 
 
 def used_palette(labels: Stored, labelled: NDArray[np.bool_] | None = None) -> list[Any]:
@@ -135,7 +135,7 @@ def used_palette(labels: Stored, labelled: NDArray[np.bool_] | None = None) -> l
 
     Args:
         labels: What its file holds.
-        labelled: Pixels that count, bool (H, W); None is all.
+        labelled: Image that count, bool (H, W); None is all.
     """
     if labels.palette is None:
         return []

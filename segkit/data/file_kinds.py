@@ -1,4 +1,4 @@
-"""What a file is that cannot be read as a picture, and what can be done about it."""
+"""What a file is that cannot be read as an image, and what can be done about it."""
 
 from pathlib import Path
 
@@ -18,30 +18,30 @@ _SIGNATURES = {
 }
 # Where a signature stands, the signature, what has it, and the way out.
 _KINDS: tuple[tuple[int, bytes, str, str], ...] = (
-    (4, b"ftypavif", "an AVIF picture", _CONVERT),
-    (4, b"ftypavis", "an AVIF picture", _CONVERT),
-    (4, b"ftyphei", "a HEIC picture", _CONVERT),
-    (4, b"ftyphev", "a HEIC picture", _CONVERT),
-    (4, b"ftypmif1", "a HEIC picture", _CONVERT),
-    (4, b"ftypmsf1", "a HEIC picture", _CONVERT),
-    (4, b"ftyp", "a video", "Take pictures out of it, as PNG"),
-    (0, b"RIFF", "a RIFF file, such as a video", "Take pictures out of it, as PNG"),
-    (0, b"\x1aE\xdf\xa3", "a video", "Take pictures out of it, as PNG"),
-    (4, b"jP  \r\n\x87\n", "a JPEG 2000 picture", _CONVERT),
-    (0, b"\xffO\xffQ", "a JPEG 2000 picture", _CONVERT),
-    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture", _CONVERT),
-    (0, b"\xff\x0a", "a JPEG XL picture", _CONVERT),
-    (0, b"II\xbc", "a JPEG XR picture", _CONVERT),
-    (0, b"8BPS", "a Photoshop picture", _CONVERT),
-    (0, b"gimp xcf", "a GIMP picture", _CONVERT),
-    (0, b"v/1\x01", "an OpenEXR picture", _CONVERT),
-    (0, b"#?RADIANCE", "a Radiance HDR picture", _CONVERT),
-    (0, b"DDS ", "a DirectDraw picture", _CONVERT),
-    (0, b"qoif", "a QOI picture", _CONVERT),
+    (4, b"ftypavif", "an AVIF image", _CONVERT),
+    (4, b"ftypavis", "an AVIF image", _CONVERT),
+    (4, b"ftyphei", "a HEIC image", _CONVERT),
+    (4, b"ftyphev", "a HEIC image", _CONVERT),
+    (4, b"ftypmif1", "a HEIC image", _CONVERT),
+    (4, b"ftypmsf1", "a HEIC image", _CONVERT),
+    (4, b"ftyp", "a video", "Take images out of it, as PNG"),
+    (0, b"RIFF", "a RIFF file, such as a video", "Take images out of it, as PNG"),
+    (0, b"\x1aE\xdf\xa3", "a video", "Take images out of it, as PNG"),
+    (4, b"jP  \r\n\x87\n", "a JPEG 2000 image", _CONVERT),
+    (0, b"\xffO\xffQ", "a JPEG 2000 image", _CONVERT),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL image", _CONVERT),
+    (0, b"\xff\x0a", "a JPEG XL image", _CONVERT),
+    (0, b"II\xbc", "a JPEG XR image", _CONVERT),
+    (0, b"8BPS", "a Photoshop image", _CONVERT),
+    (0, b"gimp xcf", "a GIMP image", _CONVERT),
+    (0, b"v/1\x01", "an OpenEXR image", _CONVERT),
+    (0, b"#?RADIANCE", "a Radiance HDR image", _CONVERT),
+    (0, b"DDS ", "a DirectDraw image", _CONVERT),
+    (0, b"qoif", "a QOI image", _CONVERT),
     (0, b"\x00\x00\x01\x00", "an icon", _CONVERT),
     (0, b"\x8aMNG", "an MNG animation", _CONVERT),
-    (0, b"SIMPLE  =", "a FITS picture", _CONVERT),
-    (128, b"DICM", "a DICOM picture", _CONVERT),
+    (0, b"SIMPLE  =", "a FITS image", _CONVERT),
+    (128, b"DICM", "a DICOM image", _CONVERT),
     (344, b"n+1\x00", "a NIfTI volume", "Save its slices as PNG"),
     (0, b"NRRD", "an NRRD volume", "Save its slices as PNG"),
     (0, b"\x89HDF", "an HDF5 file", "Save its arrays as PNG"),
@@ -58,15 +58,15 @@ _KINDS: tuple[tuple[int, bytes, str, str], ...] = (
     (257, b"ustar", "a tar archive", "Unpack it"),
     (0, b"version https://git-lfs", "a placeholder of Git LFS", "Fetch the content: git lfs pull"),
     (0, b"\x00\x05\x16\x07", "a file of macOS that goes with another", "Delete it"),
-    *((0, b"P%d" % n, "a PNM picture", _CONVERT) for n in range(1, 8)),
+    *((0, b"P%d" % n, "a PNM image", _CONVERT) for n in range(1, 8)),
 )
 
 
 def describe(path: Path) -> tuple[str, str]:
-    """What a regular file holds in place of a picture of ``FORMATS``, and the way out."""
+    """What a regular file holds in place of an image of ``FORMATS``, and the way out."""
     with path.open("rb") as file:
         head = file.read(512)
-    expected = f"; expected a {', '.join(FORMATS)} picture"
+    expected = f"; expected a {', '.join(FORMATS)} image"
     if not head:
         return f"is empty (0 bytes){expected}", "Get it again from its source"
     if not any(head):
@@ -79,7 +79,7 @@ def describe(path: Path) -> tuple[str, str]:
     if head[8:12] == b"WEBP":
         like = ["WEBP"]
     if like:
-        return f"is no picture that can be decoded: it begins like a {like[0]} and is damaged", (
+        return f"is no image that can be decoded: it begins like a {like[0]} and is damaged", (
             _AGAIN
         )
     for place, signature, kind, way_out in _KINDS:
@@ -87,13 +87,13 @@ def describe(path: Path) -> tuple[str, str]:
             return f"is {kind}{expected}", way_out
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return f"is no picture but a web page, it starts with {head[:24]!r}{expected}", (
+        return f"is no image but a web page, it starts with {head[:24]!r}{expected}", (
             "Download the file again; the page may say why that failed, such as a missing login"
         )
     if start.startswith((b"<svg", b"<?xml")):
         return f"is an SVG or XML text, it starts with {head[:24]!r}{expected}", _CONVERT
-    return f"is no picture, it starts with {head[:24]!r}{expected}", (
-        f"{_AGAIN} if it should be one of these, or else save the picture in one of these formats"
+    return f"is no image, it starts with {head[:24]!r}{expected}", (
+        f"{_AGAIN} if it should be one of these, or else save the image in one of these formats"
     )
 
 

@@ -20,7 +20,7 @@ TURNS = {
 }
 NAMED = 5  # files that one message names at most
 CLIPPED = 0.01  # share of pixels beyond data.range that is worth a word
-HALF = 128  # levels: a picture that is spread over fewer of the 256 has lost some
+HALF = 128  # levels: an image that is spread over fewer of the 256 has lost some
 
 Items = Mapping[str, Facts]  # by their names
 
@@ -141,10 +141,10 @@ def notes(split: str, items: Items, value_range: Sequence[float] | None) -> list
     found = []
     for turn, what in TURNS.items():
         if names := [name for name, facts in items.items() if facts.turn == turn]:
-            found.append(_line(names, items, split, "pictures", what))
+            found.append(_line(names, items, split, "images", what))
     if names := [name for name, facts in items.items() if facts.bands]:
         what = "have bands besides grey or RGB, such as transparency or infrared, that are not used"
-        found.append(_line(names, items, split, "pictures", what))
+        found.append(_line(names, items, split, "images", what))
     if names := [name for name, facts in items.items() if facts.white_is_zero]:
         what = "are TIFFs that show their 0 as white: the stored numbers count, not the look"
         found.append(_line(names, items, split, "masks", what))
@@ -168,7 +168,7 @@ def _level_notes(split: str, items: Items, value_range: Sequence[float] | None) 
         start = 0 if least >= 0 else int(np.floor(least))
         end = 2 ** int(most).bit_length() - 1 if most >= 1 else 1
         found.append(
-            f"{len(deep)} of {len(items)} pictures of the {split} split hold {least:g} to {most:g} "
+            f"{len(deep)} of {len(items)} images of the {split} split hold {least:g} to {most:g} "
             f"of {limits}: of the {levels:.0f} levels of {list(deep)[richest]} only {kept:.0f} are "
             f"left. Set data.range=[{start},{end}]"
         )

@@ -84,7 +84,7 @@ def check_labels(
     if len(values) > 8:
         listed += f" and {len(values) - 8} more"
     if len(values) > 16:
-        cause = "So many values look like a resized, compressed or grey picture, not like a mask"
+        cause = "So many values look like a resized, compressed or grey image, not like a mask"
     elif 255 in values:
         border = "the border without a label (data.ignore_index) or, " * (ignore_index is not None)
         cause = f"255 is usually {border}in a 0/255 mask, the object ('{key}={{255: 1}}')"

@@ -1,4 +1,4 @@
-"""Pictures that two splits share: under one id, as one file with two names, or as equal bytes."""
+"""Images that two splits share: under one id, as one file with two names, or as equal bytes."""
 
 import filecmp
 from collections import defaultdict
@@ -14,7 +14,7 @@ CHUNK = 4096  # bytes in the middle of a file by which files of equal size mostl
 
 
 def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> list[str]:
-    """Raise a DataError if a picture of ``other`` is also trained on.
+    """Raise a DataError if an image of ``other`` is also trained on.
 
     The same file counts under any name: an id spelt in two ways, a link. Two cases are taken as
     meant, and only give a warning: the same split twice, as for a test whether a model can overfit,
@@ -32,17 +32,17 @@ def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> li
         return [*_shared_masks(*masks), *_equal_content(*images)]
     if list(train.ids) == list(other.ids) or getattr(train, "split", None) == "trainval":
         return [
-            f"{len(shared)} of {len(other.ids)} validation pictures are also trained on: "
+            f"{len(shared)} of {len(other.ids)} validation images are also trained on: "
             "the scores say how well they are remembered, not how well others are segmented"
         ]
     raise DataError(
-        f"{len(shared)} pictures are in the train split and in the validation split, so the scores "
+        f"{len(shared)} images are in the train split and in the validation split, so the scores "
         f"would be too good. Take them out of one of them:\n{bullet_list(shared)}"
     )
 
 
 def linked_twice(dataset: SegmentationDataset, split: str) -> list[str]:
-    """A warning if a split holds one picture under several ids, since it counts more then."""
+    """A warning if a split holds one image under several ids, since it counts more then."""
     names: dict[Hashable, list[str]] = defaultdict(list)
     for name, path in _files(dataset, 0).items():
         names[_identity(path)].append(name)
@@ -50,13 +50,13 @@ def linked_twice(dataset: SegmentationDataset, split: str) -> list[str]:
     if not same:
         return []
     return [
-        f"{len(same)} pictures of the {split} split stand there under several ids (links to one "
+        f"{len(same)} images of the {split} split stand there under several ids (links to one "
         f"file), and count so often; the first: {same[0]}"
     ]
 
 
 def _files(dataset: SegmentationDataset, kind: int) -> dict[str, Path]:
-    """The pictures (0) or masks (1) by their ids; nothing if they are no files."""
+    """The images (0) or masks (1) by their ids; nothing if they are no files."""
     if not isinstance(dataset, FileDataset):
         return {}
     return {name: dataset.files(index)[kind] for index, name in enumerate(dataset.ids)}
@@ -84,15 +84,15 @@ def _shared_masks(train: Mapping[str, Path], other: Mapping[str, Path]) -> list[
     if not same:
         return []
     return [
-        f"{len(same)} masks of the validation split are also masks of other pictures that are "
+        f"{len(same)} masks of the validation split are also masks of other images that are "
         f"trained on (links to one file); the first: {same[0][1]} has that of {same[0][0]}"
     ]
 
 
 def _equal_content(train: Mapping[str, Path], other: Mapping[str, Path]) -> list[str]:
-    """A warning if pictures of both splits hold the same bytes. Only files of equal size are read.
+    """A warning if images of both splits hold the same bytes. Only files of equal size are read.
 
-    Of those first a piece in the middle, so that pictures that all have one size, as BMPs do, are
+    Of those first a piece in the middle, so that images that all have one size, as BMPs do, are
     not read again from end to end.
     """
     by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
@@ -109,7 +109,7 @@ def _equal_content(train: Mapping[str, Path], other: Mapping[str, Path]) -> list
     if not same:
         return []
     return [
-        f"{len(same)} validation pictures hold the same bytes as pictures that are trained on, so "
+        f"{len(same)} validation images hold the same bytes as images that are trained on, so "
         f"the scores may be too good; the first: {same[0][0]} equals {same[0][1]}"
     ]
 

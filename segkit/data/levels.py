@@ -1,11 +1,12 @@
-"""From the numbers in a picture to 8 bits: which of them become 0 and 255."""
+"""From the numbers in an image to 8 bits: which of them become 0 and 255."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from segkit.data.stored import Numbers, Pixels, Stored
+from segkit.data.arrays import Image
+from segkit.data.stored import Numbers, Stored
 from segkit.errors import DataError
 
 Range = tuple[float, float]
@@ -27,13 +28,13 @@ def parse_range(value: Any) -> Range | None:
     ):
         raise DataError(
             f"data.range is {value!r}; expected [low, high] with low < high: the numbers in the "
-            "pictures that become 0 and 255, as [0,4095] of 12 bits"
+            "images that become 0 and 255, as [0,4095] of 12 bits"
         )
     return float(numbers[0]), float(numbers[1])
 
 
-def picture_of(stored: Stored, value_range: Range | None, name: str) -> Pixels:
-    """A picture as uint8 (H, W, 3) RGB.
+def image_of(stored: Stored, value_range: Range | None, name: str) -> Image:
+    """An image as uint8 (H, W, 3) RGB.
 
     Args:
         stored: What its file holds. Alpha and unused bands are dropped.
@@ -58,14 +59,14 @@ def picture_of(stored: Stored, value_range: Range | None, name: str) -> Pixels:
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
-def to_bytes(numbers: Numbers, white: int | None, value_range: Range | None, name: str) -> Pixels:
-    """The numbers (...) of a picture as uint8 (...), rounded to the nearest.
+def to_bytes(numbers: Numbers, white: int | None, value_range: Range | None, name: str) -> Image:
+    """The numbers (...) of an image as uint8 (...), rounded to the nearest.
 
     Args:
         numbers: Integers or floats.
         white: The largest that their type holds, None if that means nothing.
-        value_range: As for :func:`picture_of`.
-        name: What errors call the picture.
+        value_range: As for :func:`image_of`.
+        name: What errors call the image.
     """
     if value_range is None:
         if white is None:
@@ -80,18 +81,18 @@ def to_bytes(numbers: Numbers, white: int | None, value_range: Range | None, nam
         low, high = value_range
         if white is not None and (low < 0 or high > white):
             raise DataError(
-                f"{name}: data.range is [{low:g}, {high:g}], but the numbers of this picture can "
-                f"be 0 to {white} only; expected pictures of one kind. Save this one with more "
+                f"{name}: data.range is [{low:g}, {high:g}], but the numbers of this image can "
+                f"be 0 to {white} only; expected images of one kind. Save this one with more "
                 "bits, as the others are, or leave data.range out"
             )
     if white is not None:  # every number that can occur is mapped once
         return _mapped(np.arange(white + 1), low, high)[numbers]
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-        raise DataError(f"{name}: holds NaN or infinity; expected finite numbers in a picture")
+        raise DataError(f"{name}: holds NaN or infinity; expected finite numbers in an image")
     return _mapped(numbers, low, high)
 
 
-def _mapped(numbers: Numbers, low: float, high: float) -> Pixels:
+def _mapped(numbers: Numbers, low: float, high: float) -> Image:
     scaled = (numbers.astype(np.float64) - low) * 255 / (high - low)
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 

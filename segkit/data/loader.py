@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segkit.data.augment import Augment, Image, Mask
+from segkit.data.arrays import Image, Mask
+from segkit.data.augment import Augment
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.sampler import EpochBatchSampler, Pass, SampleKey
 from segkit.data.workers import TIMEOUT, batches, close, start_worker
@@ -51,7 +52,7 @@ class Batch:
 
 
 class Sample(NamedTuple):
-    """One picture as it goes into a batch: uint8 (H, W, 3), integer (H, W)."""
+    """One image as it goes into a batch: uint8 (H, W, 3), integer (H, W)."""
 
     image: Image
     mask: Mask
@@ -75,7 +76,7 @@ class Samples(Dataset[Sample | SegkitError]):
             return Sample(*self.read(key.epoch, key.index), name, key.counts)
         except SegkitError as error:
             return error
-        except Exception as error:  # a defect of somebody's code: with the name of its picture
+        except Exception as error:  # a defect of somebody's code: with the name of its image
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
     def read(self, epoch: int, index: int) -> tuple[Image, Mask]:

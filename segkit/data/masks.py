@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image
 
 from segkit.data.colors import (
     ColorMap,
@@ -71,7 +71,7 @@ def to_labels(
     if labels.ndim == 3:
         if colormap is None:
             raise DataError(
-                f"{name}: the mask is an RGB picture; expected palette or grey with class ids. "
+                f"{name}: the mask is an RGB image; expected palette or grey with class ids. "
                 f"Say which colour is which class: {key}=voc, or RGB triples in class order"
             )
         labels = classes_of_colors(labels, colormap, ignore_index, name, key)
@@ -100,7 +100,7 @@ def write_mask(path: PathLike, mask: Labels, palette: Palette | None = None) -> 
         raise ValueError(f"mask must be integer (H, W), got {mask.dtype} {mask.shape}")
     if mask.min() < 0 or mask.max() > 255:
         raise ValueError(f"mask values must be 0 to 255, got {mask.min()} to {mask.max()}")
-    image = Image.fromarray(mask.astype(np.uint8))
+    image = PIL.Image.fromarray(mask.astype(np.uint8))
     # All 256 entries: Pillow stores fewer bits per pixel for a shorter palette and cuts values.
     image.putpalette(fill_palette(palette).tobytes())
     image.save(path, format="PNG", optimize=False)

@@ -1,12 +1,13 @@
-"""What is asked of an image file besides its pixels: a regular file, one picture, no loss."""
+"""What is asked of an image file besides its pixels: a regular file, one image, no loss."""
 
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image, ImageSequence
+from PIL import ImageSequence
 
 from segkit.data.stored import Stored, is_garbled
 from segkit.errors import DataError
@@ -21,23 +22,23 @@ def open_regular(path: Path) -> BinaryIO:
     """
     refuse_special(path)
     if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a file; expected a picture")
+        raise DataError(f"{path}: is a folder, not a file; expected an image")
     try:
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file") from None
 
 
-def check_picture(image: Image.Image, path: Path) -> None:
-    """Raise a DataError unless it is one picture that Pillow decodes as it is stored."""
+def check_image(image: PIL.Image.Image, path: Path) -> None:
+    """Raise a DataError unless it is one image that Pillow decodes as it is stored."""
     if image.format == "GIF":
         if getattr(image, "is_animated", False):
             _check_frames(image, path)
         return
-    # A JPEG of format MPO holds a preview beside the picture; that one comes first.
-    pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if pictures != 1:
-        raise DataError(f"{path}: holds {pictures} pictures; expected one. Split the file")
+    # A JPEG of format MPO holds a preview beside the image; that one comes first.
+    images = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if images != 1:
+        raise DataError(f"{path}: holds {images} images; expected one. Split the file")
     if is_garbled(image):
         raise DataError(
             f"{path}: is a TIFF that stores colours of 16 bits band after band (planar), which is "
@@ -45,18 +46,18 @@ def check_picture(image: Image.Image, path: Path) -> None:
         )
 
 
-def _check_frames(image: Image.Image, path: Path) -> None:
-    """Raise a DataError if the frames of a GIF are not all the same picture."""
+def _check_frames(image: PIL.Image.Image, path: Path) -> None:
+    """Raise a DataError if the frames of a GIF are not all the same image."""
     first = np.array(image.convert("RGB"))
     for number, frame in enumerate(ImageSequence.Iterator(image), start=1):
         if not np.array_equal(first, np.array(frame.convert("RGB"))):
             raise DataError(
                 f"{path}: is an animation, whose frame {number} differs from the first; expected "
-                "one picture. Save the frame that is meant as PNG"
+                "one image. Save the frame that is meant as PNG"
             )
 
 
-def compression_loss(image: Image.Image, file: BinaryIO) -> str:
+def compression_loss(image: PIL.Image.Image, file: BinaryIO) -> str:
     """The compression that changes the numbers given to it, in words, or nothing."""
     names = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WEBP"}
     kind = {"JPEG": "JPEG", "MPO": "JPEG"}.get(image.format or "")

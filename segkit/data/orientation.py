@@ -1,16 +1,17 @@
-"""The EXIF orientation of pictures: how a camera was held, and whether the labels know of it."""
+"""The EXIF orientation of images: how a camera was held, and whether the labels know of it."""
 
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
-from segkit.data.levels import Range, picture_of
-from segkit.data.stored import Pixels, Stored
+from segkit.data.arrays import Image
+from segkit.data.levels import Range, image_of
+from segkit.data.stored import Stored
 
 # What the EXIF orientation asks for, on (H, W, 3) arrays; 1 and unknown values ask for nothing.
 _ORIENTATION_TAG = 0x0112
-_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+_TURNS: dict[int, Callable[[Image], Image]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -21,12 +22,12 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def to_picture(
+def to_image(
     stored: Stored,
     name: str,
     size: tuple[int, int] | None = None,
     value_range: Range | None = None,
-) -> Pixels:
+) -> Image:
     """What a file holds as :func:`~segkit.data.decode.read_image` gives it.
 
     Args:
@@ -35,21 +36,21 @@ def to_picture(
         size: As there.
         value_range: As there.
     """
-    pixels = picture_of(stored, value_range, name)
+    pixels = image_of(stored, value_range, name)
     if not turned(stored, size):
         return pixels
     return np.ascontiguousarray(_TURNS[stored.orientation](pixels))
 
 
 def shown_size(stored: Stored, size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Height and width of the picture that :func:`to_picture` makes."""
+    """Height and width of the image that :func:`to_image` makes."""
     height, width = stored.size
     swapped = stored.orientation >= 5 and turned(stored, size)
     return (width, height) if swapped else (height, width)
 
 
 def turned(stored: Stored, size: tuple[int, int] | None = None) -> bool | None:
-    """Whether :func:`to_picture` turns this picture; None if its EXIF does not ask for that."""
+    """Whether :func:`to_image` turns this image; None if its EXIF does not ask for that."""
     if stored.orientation not in _TURNS:
         return None
     height, width = stored.size
@@ -57,7 +58,7 @@ def turned(stored: Stored, size: tuple[int, int] | None = None) -> bool | None:
     return shown == size or (height, width) != size
 
 
-def orientation_of(read_exif: Callable[[], Image.Exif]) -> int:
+def orientation_of(read_exif: Callable[[], PIL.Image.Exif]) -> int:
     """The EXIF orientation, 1 where there is none."""
     try:
         return int(read_exif().get(_ORIENTATION_TAG, 1))

@@ -1,4 +1,4 @@
-"""Drawn pictures with exact masks: textured shapes that overlap on a textured ground.
+"""Drawn images with exact masks: textured shapes that overlap on a textured ground.
 
 Each class leans to a hue, but neighbouring hues overlap, so colour alone does not tell the classes
 apart; the outline does. Textures, sizes, rotations and the light are random for every object, and
@@ -9,8 +9,9 @@ import colorsys
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 CLASSES = ("background", "disk", "square", "triangle", "star", "ring")
 IGNORE = 255
@@ -26,14 +27,14 @@ Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed
 def draw_scene(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one picture.
+    """Draw one image.
 
     Returns:
-        The picture, uint8 (height, width, 3) RGB, and its mask, uint8 (height, width): indices of
+        The image, uint8 (height, width, 3) RGB, and its mask, uint8 (height, width): indices of
         :data:`CLASSES`, and ``IGNORE`` in a border two pixels wide around every visible outline.
     """
     ground_color = _rgb(rng.random(), rng.uniform(0.0, 0.25), rng.uniform(0.2, 0.8))
-    picture = _paint(rng, height, width, ground_color, contrast=10)
+    image = _paint(rng, height, width, ground_color, contrast=10)
     mask = np.zeros((height, width), dtype=np.uint8)
     for _ in range(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1)):
         kind = int(rng.integers(1, len(CLASSES)))
@@ -43,17 +44,17 @@ def draw_scene(
         box, cover = placed
         color = _color(rng, kind)
         paint = _paint(rng, cover.shape[0], cover.shape[1], color, contrast=20)
-        picture[box] += cover[..., None] * (paint - picture[box])
+        image[box] += cover[..., None] * (paint - image[box])
         mask[box][cover >= 0.5] = kind
-    picture *= _light(rng, height, width)[..., None]
-    picture += rng.uniform(2, 6) * rng.standard_normal(picture.shape, dtype=np.float32)
-    return picture.round().clip(0, 255).astype(np.uint8), _with_borders(mask)
+    image *= _light(rng, height, width)[..., None]
+    image += rng.uniform(2, 6) * rng.standard_normal(image.shape, dtype=np.float32)
+    return image.round().clip(0, 255).astype(np.uint8), _with_borders(mask)
 
 
 def _place(
     rng: np.random.Generator, kind: int, mask: NDArray[np.uint8]
 ) -> tuple[tuple[slice, slice], Floats] | None:
-    """A box of the picture, and the share of each of its pixels that a new object covers.
+    """A box of the image, and the share of each of its pixels that a new object covers.
 
     None if the object would hide too much of the others, wherever it was tried.
     """
@@ -101,7 +102,7 @@ def _rotation(angle: float) -> Floats:
 
 def _cover(rings: list[Floats], height: int, width: int) -> Floats:
     """Share of each pixel, (H, W), that lies inside the first ring and outside the others."""
-    canvas = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
+    canvas = PIL.Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)
     for fill, ring in zip((255, 0), rings, strict=False):
         draw.polygon((ring * _SUPERSAMPLING).ravel().tolist(), fill=fill)
@@ -135,8 +136,8 @@ def _paint(
     elif texture == 2:  # checks
         pattern = np.sign(wave * crossing)
     else:  # clouds
-        coarse = Image.fromarray(rng.uniform(-1, 1, (7, 9)).astype(np.float32))
-        pattern = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+        coarse = PIL.Image.fromarray(rng.uniform(-1, 1, (7, 9)).astype(np.float32))
+        pattern = np.asarray(coarse.resize((width, height), PIL.Image.Resampling.BICUBIC))
     amplitude = rng.normal(0, contrast, 3).astype(np.float32)  # per colour channel
     area: Floats = color + pattern[..., None] * amplitude
     return area

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
 from segkit.data.classes import write_lines
 from segkit.data.colors import ColorMap
@@ -26,10 +26,10 @@ class Shapes(VOCSegmentation):
     Args:
         root: A folder of its own for the data set.
         split: ``train`` or ``val``.
-        num_train: Number of pictures to train on.
-        num_val: Number of pictures to validate on; they do not depend on ``num_train``.
-        height: Of every picture, in pixels.
-        width: Of every picture, in pixels.
+        num_train: Number of images to train on.
+        num_val: Number of images to validate on; they do not depend on ``num_train``.
+        height: Of every image, in pixels.
+        width: Of every image, in pixels.
         seed: The same one draws the same bytes again.
         make: Generate what is missing; otherwise it must be there.
         classes: Class names in index order, for other ones than those of the shapes.
@@ -38,7 +38,7 @@ class Shapes(VOCSegmentation):
         label_map: Ids in the masks to class ids or ``"ignore"``, as for
             :class:`~segkit.data.VOCSegmentation`.
         colormap: The same; the masks of the shapes hold ids.
-        value_range: Two numbers in the pictures that become 0 and 255; None is 0 and 255.
+        value_range: Two numbers in the images that become 0 and 255; None is 0 and 255.
 
     Raises:
         DataError: ``root`` holds something else, or shapes that other settings made, or it is not
@@ -74,7 +74,7 @@ class Shapes(VOCSegmentation):
         }
         if min(num_train, num_val) < 1 or min(height, width) < 32 or seed < 0:
             raise DataError(
-                f"shapes: {settings}; expected at least 1 picture per split, a height and width of "
+                f"shapes: {settings}; expected at least 1 image per split, a height and width of "
                 "at least 32, and a seed of at least 0"
             )
         if not _is_made(root, settings):
@@ -142,10 +142,10 @@ def _make(root: Path, settings: Mapping[str, int]) -> None:
         for number, split in enumerate(("train", "val")):
             ids = [f"{split}_{index:04d}" for index in range(settings[f"num_{split}"])]
             for index, name in enumerate(ids):
-                # One generator per picture: none depends on how many were drawn before it.
+                # One generator per image: none depends on how many were drawn before it.
                 rng = np.random.default_rng([settings["seed"], number, index])
                 image, mask = draw_scene(rng, settings["height"], settings["width"])
-                Image.fromarray(image).save(new / IMAGES / f"{name}.png", compress_level=1)
+                PIL.Image.fromarray(image).save(new / IMAGES / f"{name}.png", compress_level=1)
                 write_mask(new / MASKS / f"{name}.png", mask)
             write_lines(split_file(new, split), ids)
         (new / SETTINGS_FILE).write_text(json.dumps(settings) + "\n", encoding="utf-8")

@@ -39,8 +39,8 @@ def parse_split(
     Args:
         lines: Of the file, without outer blanks; blank ones are skipped.
         path: The file, for errors.
-        folders: Of the pictures, and of the masks, which pairs of paths must name.
-        is_there: Whether there is a picture with this id, which says what a blank in a line means.
+        folders: Of the images, and of the masks, which pairs of paths must name.
+        is_there: Whether there is an image with this id, which says what a blank in a line means.
 
     Raises:
         DataError: No id, one twice, one that points out of the folder, or pairs of paths other
@@ -78,11 +78,11 @@ def parse_split(
 
 
 def hint(line: str) -> str | None:
-    """What a line seems to be whose picture is not there, and what to write; None if no idea."""
+    """What a line seems to be whose image is not there, and what to write; None if no idea."""
     if found := _PAIR.fullmatch(line):
         name = Path(found[1]).stem
         return (
-            f"two paths, expected an id: write {name}, with the picture as "
+            f"two paths, expected an id: write {name}, with the image as "
             f"JPEGImages/{name}{Path(found[1]).suffix} and the mask as SegmentationClass/{name}.png"
         )
     if re.match(r"#|//", line):
@@ -104,7 +104,7 @@ def hint(line: str) -> str | None:
 def _without_columns(lines: Sequence[str], is_there: Callable[[str], bool]) -> Sequence[str]:
     """The lines without VOC's or Oxford Pet's columns, where every line has them.
 
-    Names such as ``img 1`` end like one: they stay where there are such pictures, or where without
+    Names such as ``img 1`` end like one: they stay where there are such images, or where without
     their numbers they would be the same.
     """
     for pattern in _COLUMNS:

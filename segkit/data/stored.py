@@ -1,7 +1,7 @@
 """The numbers that an image file stores, whatever its format makes of them.
 
 Pillow hands out what a viewer would show: it inverts a TIFF whose 0 is white, spreads the values of
-a PNG with 2 or 4 bits, and halves colours of 16 bits. Labels would become others, and pictures of
+a PNG with 2 or 4 bits, and halves colours of 16 bits. Labels would become others, and images of
 12 bits would keep 16 levels, so all of that is undone here.
 """
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image, ImagePalette
+from PIL import ImagePalette
 
 from segkit.errors import DataError
 
 Numbers = NDArray[Any]
-Pixels = NDArray[np.uint8]
 
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 258, 262, 277, 284, 339
 _SIGNED, _WHITE_IS_ZERO, _YCBCR = 2, 0, 6
@@ -63,7 +63,7 @@ class Stored:
         return self.numbers.shape[0], self.numbers.shape[1]
 
 
-def raw_mode(image: Image.Image) -> str:
+def raw_mode(image: PIL.Image.Image) -> str:
     """How the file stores its pixels, in Pillow's words; to be asked before it is decoded."""
     tiles = getattr(image, "tile", None)
     if not tiles:
@@ -72,7 +72,7 @@ def raw_mode(image: Image.Image) -> str:
     return str(args if isinstance(args, str) else args[0]) if args else ""
 
 
-def second_decoding(image: Image.Image) -> tuple[str, str] | None:
+def second_decoding(image: PIL.Image.Image) -> tuple[str, str] | None:
     """Mode and raw mode of a second decoding that gives what Pillow's own leaves out, or None."""
     raw = raw_mode(image)
     if raw == "LA;16B":  # a PNG of grey and alpha: four bytes, so one number of four bytes
@@ -81,7 +81,7 @@ def second_decoding(image: Image.Image) -> tuple[str, str] | None:
     return (image.mode, f"{match[1]};16{_LOW_BYTES[match[2]]}") if match else None
 
 
-def set_decoding(image: Image.Image, mode: str, raw: str) -> None:
+def set_decoding(image: PIL.Image.Image, mode: str, raw: str) -> None:
     """Let a file that is open, but not decoded, be decoded in another way."""
     opened: Any = image
     opened._mode = mode
@@ -92,7 +92,7 @@ def set_decoding(image: Image.Image, mode: str, raw: str) -> None:
 
 
 def stored_numbers(
-    image: Image.Image, raw: str, second: Image.Image | None, name: str, **facts: Any
+    image: PIL.Image.Image, raw: str, second: PIL.Image.Image | None, name: str, **facts: Any
 ) -> Stored:
     """What an image of Pillow's holds.
 
@@ -104,7 +104,7 @@ def stored_numbers(
         facts: Further fields of :class:`Stored`.
 
     Raises:
-        DataError: Pixels that are neither grey, nor indices, nor colours.
+        DataError: Image that are neither grey, nor indices, nor colours.
     """
     mode, tags = image.mode, getattr(image, "tag_v2", None) or {}
     facts |= {"format": image.format or "", "mode": mode, "unused": _unused(image, raw, tags)}
@@ -160,7 +160,7 @@ def stored_numbers(
     )
 
 
-def mend_bmp(image: Image.Image, file: BinaryIO) -> None:
+def mend_bmp(image: PIL.Image.Image, file: BinaryIO) -> None:
     """Let the indices of a BMP with a grey palette be read as they are stored.
 
     Pillow takes such a palette for no palette, and decodes 4 or 8 bits per pixel as 8 or 1 then.
@@ -176,27 +176,27 @@ def mend_bmp(image: Image.Image, file: BinaryIO) -> None:
         image.palette = ImagePalette.raw("RGB", bytes(v for v in grey for _ in range(3)))
 
 
-def is_partial(image: Image.Image) -> bool:
-    """Whether what the file stores is not as large as the picture; before it is decoded."""
+def is_partial(image: PIL.Image.Image) -> bool:
+    """Whether what the file stores is not as large as the image; before it is decoded."""
     opened: Any = image
     return any(tile.extents != (0, 0, *image.size) for tile in opened.tile)
 
 
-def is_garbled(image: Image.Image) -> bool:
+def is_garbled(image: PIL.Image.Image) -> bool:
     """Whether it is a TIFF that stores colours of 16 bits band by band: Pillow garbles those."""
     tags = getattr(image, "tag_v2", None) or {}
     return tags.get(_PLANAR) == 2 and tags.get(_SAMPLES, 1) > 1 and max(tags.get(_BITS, (8,))) > 8
 
 
 def _converted(colors: str) -> str:
-    return f"a picture of {colors} colours, whose conversion"
+    return f"an image of {colors} colours, whose conversion"
 
 
 def _whiteness(facts: dict[str, Any], raw: str) -> dict[str, Any]:
     return facts | {"white_is_zero": bool(re.search(r";\d?I", raw))}
 
 
-def _unused(image: Image.Image, raw: str, tags: Any) -> int:
+def _unused(image: PIL.Image.Image, raw: str, tags: Any) -> int:
     """Bands that Pillow's mode has no place for."""
     stored = tags.get(_SAMPLES, 1) if tags else len(raw.partition(";")[0])
     if image.format != "TIFF" or stored <= 1:

@@ -25,7 +25,7 @@ from segkit.data.label_list import LabelList
 from segkit.data.labels import apply_label_map
 from segkit.data.levels import parse_range
 from segkit.data.masks import to_labels
-from segkit.data.orientation import to_picture
+from segkit.data.orientation import to_image
 from segkit.data.split_list import hint, is_split_name, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
@@ -48,7 +48,7 @@ class VOCSegmentation:
             :func:`~segkit.data.labels.apply_label_map`. Classes are those after the renumbering.
         colormap: For RGB and palette masks: their colours in class order, or ``"voc"``. With
             ``"indices"`` those of palette masks count, whatever their colours.
-        value_range: ``data.range``: the numbers in pictures that become 0 and 255. None is the full
+        value_range: ``data.range``: the numbers in images that become 0 and 255. None is the full
             range of each file's type.
 
     Attributes:
@@ -108,11 +108,11 @@ class VOCSegmentation:
         return len(self.ids)
 
     def files(self, index: int) -> tuple[Path, Path]:
-        """The files of picture and mask."""
+        """The files of image and mask."""
         return self._files[index]
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The picture, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W), renumbered and checked.
+        """The image, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W), renumbered and checked.
 
         Raises:
             DataError: An unreadable file, unequal sizes, a value that is no class.
@@ -128,11 +128,11 @@ class VOCSegmentation:
         mask = to_labels(labels, self.colormap, self.ignore_index, name)
         if self.label_map:
             mask = apply_label_map(mask, self.label_map, self.ignore_index, name=name)
-        picture = load(image_path)
+        stored = load(image_path)
         size = (mask.shape[0], mask.shape[1])
-        image = to_picture(picture, str(image_path), size, self.value_range)
+        image = to_image(stored, str(image_path), size, self.value_range)
         check_pair(image, mask, self.num_classes, self.ignore_index, name=name)
-        return Examined(image, mask.astype(np.uint8, copy=False), picture, labels)
+        return Examined(image, mask.astype(np.uint8, copy=False), stored, labels)
 
     @property
     def fingerprint(self) -> str:

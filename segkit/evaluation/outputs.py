@@ -19,8 +19,8 @@ from segkit.inference.predictions import PredictedMask
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData, read_history, write_report
 from segkit.report.image_result import ImageResult
+from segkit.report.images import confusion_image, write_image
 from segkit.report.label_errors import write_suspicious
-from segkit.report.pictures import confusion_picture, write_picture
 from segkit.report.tables import class_table, more_scores
 from segkit.runs.folder import run_of
 from segkit.runtime.context import Runtime
@@ -182,7 +182,7 @@ def write_scores(
     images: Iterable[Sequence[object]],
     classes: Sequence[str],
 ) -> None:
-    """``metrics.json``, the confusion matrix as table and picture, ``per_image.csv``.
+    """``metrics.json``, the confusion matrix as table and image, ``per_image.csv``.
 
     Args:
         folder: Where they go.
@@ -197,6 +197,6 @@ def write_scores(
         ["true \\ predicted", *classes],
         [[c, *row] for c, row in zip(classes, matrix, strict=True)],
     )
-    write_picture(folder / "confusion_matrix.png", confusion_picture(matrix, classes))
+    write_image(folder / "confusion_matrix.png", confusion_image(matrix, classes))
     columns = ["id", "pixels", "miou", "pixel_accuracy", *(f"iou/{name}" for name in classes)]
     write_csv(folder / "per_image.csv", columns, images)

@@ -68,7 +68,7 @@ def load_inference(
         if saved_range(about) != saved_range(first):
             raise ConfigError(
                 f"{other.path} is no ensemble with {checkpoints[0].path}: their data.range is "
-                f"{saved_range(about)} and {saved_range(first)}, so they see other pictures"
+                f"{saved_range(about)} and {saved_range(first)}, so they see other images"
             )
         if (about.classes, about.mean, about.std) != (first.classes, first.mean, first.std):
             raise ConfigError(

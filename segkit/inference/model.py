@@ -1,4 +1,4 @@
-"""A trained model for programs: pictures in, masks out."""
+"""A trained model for programs: images in, masks out."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -6,13 +6,14 @@ from itertools import chain
 from typing import Any, TypeVar, overload
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from segkit.config.check import checked, path_problems
 from segkit.config.schema import InferenceOptions
-from segkit.data.decode import Pixels, pixels_of, read_image
+from segkit.data.arrays import Image, Mask
+from segkit.data.decode import pixels_of, read_image
 from segkit.data.levels import Range, to_bytes
 from segkit.errors import ConfigError, DataError
 from segkit.files import PathLike, user_path
@@ -26,8 +27,7 @@ from segkit.inference.predictor import Inference
 from segkit.runtime.device import pick_device
 from segkit.text import join_lines
 
-Picture = PathLike | NDArray[np.uint8] | NDArray[np.uint16] | Image.Image
-Mask = NDArray[np.uint8] | NDArray[np.int64]
+ImageLike = PathLike | NDArray[np.uint8] | NDArray[np.uint16] | PIL.Image.Image
 Probabilities = NDArray[np.float32]
 Result = TypeVar("Result")
 
@@ -44,7 +44,7 @@ def load_model(
     stride: tuple[int, int] | None = None,
     allow: Sequence[str] = (),
 ) -> "SegmentationModel":
-    """A trained model, ready for pictures.
+    """A trained model, ready for images.
 
     Args:
         checkpoint: A .pt file or a run folder; several are an ensemble.
@@ -54,7 +54,7 @@ def load_model(
         weights: ``raw``, ``ema`` (the average), or ``auto``: those that the run validated.
         scales: Sizes to look at, as factors; the mean of the probabilities counts.
         flip: Look at the mirror image too.
-        window: Height and width of windows that slide over the picture, or ``whole``; None takes
+        window: Height and width of windows that slide over the image, or ``whole``; None takes
             what the run validated in.
         stride: From one window to the next; None is the run's, or two thirds of ``window``.
         allow: Your own modules that the checkpoint may name. Without them it can name segkit's
@@ -117,8 +117,8 @@ def open_model(
 class SegmentationModel:
     """What :func:`load_model` returns. Several threads may use one at the same time.
 
-    A picture is a path, an array uint8 (H, W, 3) RGB or (H, W) grey, or an image of Pillow; of any
-    size. The EXIF orientation is applied, as training does. A list of pictures gives a list; each
+    An image is a path, an array uint8 (H, W, 3) RGB or (H, W) grey, or an image of Pillow; of any
+    size. The EXIF orientation is applied, as training does. A list of images gives a list; each
     is computed alone, so that a result does not depend on its neighbours. A model that was trained
     with ``data.range`` takes arrays uint16 too, and applies its range to all that it is given.
 
@@ -126,14 +126,14 @@ class SegmentationModel:
         inference: What computes the scores.
         classes: Names in index order.
         palette: RGB of each class, uint8 (256, 3).
-        value_range: The numbers in pictures that become 0 and 255; None is all of their type.
+        value_range: The numbers in images that become 0 and 255; None is all of their type.
     """
 
     def __init__(
         self,
         inference: Inference,
         classes: Sequence[str],
-        palette: Pixels,
+        palette: Image,
         value_range: Range | None = None,
     ) -> None:
         self.inference = inference
@@ -142,10 +142,12 @@ class SegmentationModel:
         self.value_range = value_range
 
     @overload
-    def predict(self, image: Picture) -> Mask: ...
+    def predict(self, image: ImageLike) -> Mask: ...
     @overload
-    def predict(self, image: list[Picture] | tuple[Picture, ...]) -> list[Mask]: ...
-    def predict(self, image: Picture | list[Picture] | tuple[Picture, ...]) -> Mask | list[Mask]:
+    def predict(self, image: list[ImageLike] | tuple[ImageLike, ...]) -> list[Mask]: ...
+    def predict(
+        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...]
+    ) -> Mask | list[Mask]:
         """The most probable class of every pixel: uint8 (H, W), int64 with more than 256 classes.
 
         Raises:
@@ -155,11 +157,13 @@ class SegmentationModel:
         return _each(image, lambda one: self.compute(self.to_pixels(one), name=name_of(one))[0])
 
     @overload
-    def probabilities(self, image: Picture) -> Probabilities: ...
+    def probabilities(self, image: ImageLike) -> Probabilities: ...
     @overload
-    def probabilities(self, image: list[Picture] | tuple[Picture, ...]) -> list[Probabilities]: ...
     def probabilities(
-        self, image: Picture | list[Picture] | tuple[Picture, ...]
+        self, image: list[ImageLike] | tuple[ImageLike, ...]
+    ) -> list[Probabilities]: ...
+    def probabilities(
+        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...]
     ) -> Probabilities | list[Probabilities]:
         """Of every class at every pixel: float32 (C, H, W), which sum to 1 over the classes.
 
@@ -168,20 +172,20 @@ class SegmentationModel:
             CheckpointError: Likewise.
         """
 
-        def one_picture(one: Picture) -> Probabilities:
+        def one_image(one: ImageLike) -> Probabilities:
             probs = self.compute(self.to_pixels(one), with_probs=True, name=name_of(one))[1]
             assert probs is not None
             return probs
 
-        return _each(image, one_picture)
+        return _each(image, one_image)
 
-    def to_pixels(self, picture: Picture, name: str = "the image") -> Pixels:
-        """A picture of any kind as uint8 (H, W, 3) RGB; see :func:`to_pixels`."""
-        return to_pixels(picture, self.value_range, name)
+    def to_pixels(self, given: ImageLike, name: str = "the image") -> Image:
+        """An image of any kind as uint8 (H, W, 3) RGB; see :func:`to_pixels`."""
+        return to_pixels(given, self.value_range, name)
 
     @torch.no_grad()
     def compute(
-        self, pixels: Pixels, *, with_probs: bool = False, name: str = "the image"
+        self, pixels: Image, *, with_probs: bool = False, name: str = "the image"
     ) -> tuple[Mask, Probabilities | None]:
         """Mask (H, W) and on request probabilities (C, H, W) of uint8 (H, W, 3).
 
@@ -204,46 +208,44 @@ class SegmentationModel:
         return mask, probs
 
 
-def name_of(picture: Picture) -> str:
+def name_of(given: ImageLike) -> str:
     """What messages call it."""
-    return str(picture) if isinstance(picture, str | os.PathLike) else "the image"
+    return str(given) if isinstance(given, str | os.PathLike) else "the image"
 
 
-def to_pixels(
-    picture: Picture, value_range: Range | None = None, name: str = "the image"
-) -> Pixels:
-    """A picture of any kind as uint8 (H, W, 3) RGB.
+def to_pixels(given: ImageLike, value_range: Range | None = None, name: str = "the image") -> Image:
+    """An image of any kind as uint8 (H, W, 3) RGB.
 
     Args:
-        picture: As for :class:`SegmentationModel`.
+        image: As for :class:`SegmentationModel`.
         value_range: ``data.range`` of the model.
         name: What errors call it.
 
     Raises:
         DataError: A file that cannot be read, or an object of another kind.
     """
-    if isinstance(picture, Image.Image):
-        return pixels_of(picture, name, value_range=value_range)
-    if isinstance(picture, str | os.PathLike):
-        return read_image(user_path(picture), value_range=value_range)
-    if not isinstance(picture, np.ndarray):
+    if isinstance(given, PIL.Image.Image):
+        return pixels_of(given, name, value_range=value_range)
+    if isinstance(given, str | os.PathLike):
+        return read_image(user_path(given), value_range=value_range)
+    if not isinstance(given, np.ndarray):
         raise DataError(
-            f"{name} is a {type(picture).__name__}; expected a path, an array uint8 (H, W, 3), "
+            f"{name} is a {type(given).__name__}; expected a path, an array uint8 (H, W, 3), "
             "or an image of Pillow"
         )
-    shape = picture.shape
+    shape = given.shape
     kinds = (np.uint8,) if value_range is None else (np.uint8, np.uint16)
-    if picture.dtype not in kinds or 0 in shape or not (picture.ndim == 2 or shape[2:] == (3,)):
+    if given.dtype not in kinds or 0 in shape or not (given.ndim == 2 or shape[2:] == (3,)):
         raise DataError(
-            f"{name} is an array of {picture.dtype} {shape}; expected uint8 (H, W, 3) in the "
+            f"{name} is an array of {given.dtype} {shape}; expected uint8 (H, W, 3) in the "
             "order red, green, blue (OpenCV: image[..., ::-1]), or grey (H, W)"
         )
-    pixels = to_bytes(picture, np.iinfo(picture.dtype).max, value_range, name)
+    pixels = to_bytes(given, np.iinfo(given.dtype).max, value_range, name)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def _each(
-    image: Picture | list[Picture] | tuple[Picture, ...], work: Callable[[Picture], Result]
+    image: ImageLike | list[ImageLike] | tuple[ImageLike, ...], work: Callable[[ImageLike], Result]
 ) -> Result | list[Result]:
     if isinstance(image, list | tuple):
         return [work(one) for one in image]

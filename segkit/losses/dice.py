@@ -31,7 +31,7 @@ def dice_loss(
         target: Class ids in ``[0, C)`` or ``ignore_index``, integer (N, H, W).
         ignore_index: Target value whose pixels enter none of the sums.
         beta: How much more a missed pixel counts than a false one; 1 is Dice.
-        smooth: Pixels added to numerator and denominator.
+        smooth: Image added to numerator and denominator.
         average: Mean over the classes ``present`` in the target of the batch, or over ``all``.
         include_background: Whether class 0 is one of the averaged classes.
         class_weights: One weight per class, of the mean over classes.

@@ -8,13 +8,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.decode import Pixels
+from segkit.data.arrays import Image, Mask
 from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.files import CSVTable, atomic_write
-from segkit.inference.model import Mask, Probabilities
+from segkit.inference.model import Probabilities
 from segkit.predict.video import write_video
-from segkit.report.pictures import color, write_picture
+from segkit.report.images import color, write_image
 from segkit.text import did_you_mean
 
 BACKGROUND = "background"  # need not be a class, unless it is to be cut away
@@ -26,10 +26,10 @@ class Outputs:
 
     Args:
         folder: For all files.
-        kinds: ``index``: palette PNG; ``overlay``: the picture under half-transparent colours;
+        kinds: ``index``: palette PNG; ``overlay``: the image under half-transparent colours;
             ``color``: RGB PNG; ``cutout``: PNG that is transparent where the background is;
             ``probs``: npz with ``probs`` float16 (C, H, W) and ``classes``. None is ``index`` of
-            pictures and ``overlay`` of videos.
+            images and ``overlay`` of videos.
         classes: Names in index order.
         palette: RGB of each class, uint8 (256, 3).
         opacity: Of the colours in an overlay, 0 to 1.
@@ -44,7 +44,7 @@ class Outputs:
         folder: Path,
         kinds: Sequence[str] | None,
         classes: Sequence[str],
-        palette: Pixels,
+        palette: Image,
         *,
         opacity: float = 0.5,
         background: str = BACKGROUND,
@@ -74,9 +74,9 @@ class Outputs:
         return "probs" in (self.kinds or ())
 
     def write(
-        self, name: str, pixels: Pixels, mask: Mask, probs: Probabilities | None, *kinds: str
+        self, name: str, pixels: Image, mask: Mask, probs: Probabilities | None, *kinds: str
     ) -> None:
-        """The files of one picture; ``kinds`` other than those of the whole run."""
+        """The files of one image; ``kinds`` other than those of the whole run."""
         for kind in kinds or self.kinds or ("index",):
             suffix = ".npz" if kind == "probs" else ".png"
             with atomic_write(self.folder / kind / f"{name}{suffix}") as path:
@@ -88,7 +88,7 @@ class Outputs:
                         path, probs=probs.astype(np.float16), classes=np.array(self.classes)
                     )
                 else:
-                    write_picture(path, self.draw(kind, pixels, mask))
+                    write_image(path, self.draw(kind, pixels, mask))
 
     @contextmanager
     def open_videos(self, name: str, fps: float) -> Iterator[Callable[..., None]]:
@@ -108,7 +108,7 @@ class Outputs:
             others = [kind for kind in kinds if kind not in videos]
 
             def write(
-                pixels: Pixels, mask: Mask, probs: Probabilities | None, times: int = 1
+                pixels: Image, mask: Mask, probs: Probabilities | None, times: int = 1
             ) -> None:
                 nonlocal frames
                 frames += 1
@@ -121,15 +121,15 @@ class Outputs:
 
             yield write
 
-    def draw(self, kind: str, pixels: Pixels, mask: Mask) -> Pixels:
-        """A picture uint8 (H, W, 3), or with alpha (H, W, 4) for a cutout."""
+    def draw(self, kind: str, pixels: Image, mask: Mask) -> Image:
+        """An image uint8 (H, W, 3), or with alpha (H, W, 4) for a cutout."""
         if kind == "cutout":
             alpha = np.where(mask == self.background, 0, 255).astype(np.uint8)
             return np.dstack([pixels, alpha])
         colors = color(mask, self.palette)
         if kind == "color":
             return colors
-        mixed = pixels.astype(np.float32)  # large pictures do not bear float64, the default
+        mixed = pixels.astype(np.float32)  # large images do not bear float64, the default
         mixed += self.opacity * (colors - mixed)
         drawn = np.rint(mixed).astype(np.uint8)
         if self.background is not None:
@@ -138,9 +138,9 @@ class Outputs:
 
 
 class Areas(AbstractContextManager["Areas"]):
-    """``areas.csv``: how many pixels, and what percentage, each class has in each picture.
+    """``areas.csv``: how many pixels, and what percentage, each class has in each image.
 
-    One row per picture, or per frame of a video. The file appears at the end, and if the end comes
+    One row per image, or per frame of a video. The file appears at the end, and if the end comes
     early it holds what was counted until then; without any there is none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a person means by ``source``: pictures, videos or a camera, and the names of their results.
+"""What a person means by ``source``: images, videos or a camera, and the names of their results.
 
 The suffix decides only where a folder is searched; a file that is named is taken as it is.
 """
@@ -15,7 +15,7 @@ from segkit.data.voc import SUFFIXES
 from segkit.errors import ConfigError
 from segkit.files import special_kind, user_path
 
-PICTURES = set(SUFFIXES)
+IMAGES = set(SUFFIXES)
 VIDEOS = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"),
     *(".3gp", ".flv", ".mts", ".ogv"),
@@ -48,7 +48,7 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
         out_dir: Where the results go; results of an earlier run in there are no sources.
 
     Raises:
-        ConfigError: There is nothing, or the results would come where the pictures are.
+        ConfigError: There is nothing, or the results would come where the images are.
     """
     path = user_path(source)
     if kind := special_kind(path):
@@ -63,15 +63,15 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
     elif path.is_dir():
         if path.resolve() == out_dir.resolve():
             raise ConfigError(
-                f"out_dir={out_dir}: the folder of the pictures; give out_dir=FOLDER, another one"
+                f"out_dir={out_dir}: the folder of the images; give out_dir=FOLDER, another one"
             )
         home, files = path, list(walk(path, out_dir))
     else:
         home, files = path.parent, [path]
     if not files:
-        known = " ".join(sorted(suffix[1:] for suffix in PICTURES | VIDEOS))
+        known = " ".join(sorted(suffix[1:] for suffix in IMAGES | VIDEOS))
         raise ConfigError(
-            f"source={source}: no picture and no video in this folder ({known})"
+            f"source={source}: no image and no video in this folder ({known})"
             if path.is_dir()
             else f"source={source}: no such file or folder, and no pattern of any; relative paths "
             f"start at {Path.cwd()}"
@@ -93,7 +93,7 @@ def matches(pattern: Path) -> tuple[Path, list[Path]]:
 
 
 def walk(folder: Path, out_dir: Path) -> Iterator[Path]:
-    """Pictures and videos in a folder and below it, but for hidden ones and those in ``out_dir``.
+    """Images and videos in a folder and below it, but for hidden ones and those in ``out_dir``.
 
     Hidden ones are left out since some systems put a file of theirs, ``._a.jpg``, beside each.
     Links to folders are followed, to each folder once.
@@ -108,18 +108,18 @@ def walk(folder: Path, out_dir: Path) -> Iterator[Path]:
                 seen.add(place)
                 folders.append(name)
         for name in sorted(names):
-            if Path(name).suffix.lower() in PICTURES | VIDEOS and not name.startswith("."):
+            if Path(name).suffix.lower() in IMAGES | VIDEOS and not name.startswith("."):
                 yield Path(home) / name
 
 
 def refuse_results(files: Sequence[Path], out_dir: Path) -> None:
-    """Raise a ConfigError if a result could replace the picture that it is made of."""
+    """Raise a ConfigError if a result could replace the image that it is made of."""
     homes = {out_dir.resolve() / kind for kind in OUTPUTS}
     for folder in sorted({file.parent for file in files}):
         resolved = folder.resolve()
         if homes & {resolved, *resolved.parents}:
             raise ConfigError(
-                f"out_dir={out_dir}: the results would come to {folder}, where the pictures are; "
+                f"out_dir={out_dir}: the results would come to {folder}, where the images are; "
                 "give out_dir=FOLDER, another one"
             )
 

@@ -12,7 +12,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 import numpy as np
 
-from segkit.data.decode import Pixels
+from segkit.data.arrays import Image
 from segkit.errors import DataError
 from segkit.files import refuse_special
 
@@ -56,7 +56,7 @@ class Video:
         known = isinstance(path, Path) and math.isfinite(count) and count > 0
         self.count = int(count) if known else None
 
-    def frames(self, limit: int | None = None) -> Iterator[Pixels]:
+    def frames(self, limit: int | None = None) -> Iterator[Image]:
         """The frames, uint8 (H, W, 3) RGB, at most ``limit`` of them.
 
         Raises:
@@ -95,7 +95,7 @@ def open_video(path: Path | int) -> Iterator[Video]:
 
 
 @contextmanager
-def write_video(path: Path, fps: float) -> Iterator[Callable[[Pixels], None]]:
+def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
     """A function that appends a frame, uint8 (H, W, 3) RGB, to an MP4 file at ``path``.
 
     The codec takes even sizes only: where a side is odd, its last row or column is repeated.
@@ -106,7 +106,7 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Pixels], None]]:
     writer: cv2.VideoWriter | None = None
     count = 0
 
-    def write(frame: Pixels) -> None:
+    def write(frame: Image) -> None:
         nonlocal writer, count
         height, width = frame.shape[:2]
         if height % 2 or width % 2:

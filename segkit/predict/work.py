@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 from segkit.config.schema import PredictConfig
-from segkit.data.decode import Pixels
+from segkit.data.arrays import Image, Mask
 from segkit.errors import DataError
-from segkit.inference.model import Mask, Probabilities, SegmentationModel
+from segkit.inference.model import Probabilities, SegmentationModel
 from segkit.predict.outputs import Areas, Outputs
 from segkit.predict.sources import Source
 from segkit.predict.stopwatch import Stopwatch
@@ -107,9 +107,7 @@ class Work:
                 "was written ends there"
             )
 
-    def _compute(
-        self, pixels: Pixels, repeats: int, name: str
-    ) -> tuple[Mask, Probabilities | None]:
+    def _compute(self, pixels: Image, repeats: int, name: str) -> tuple[Mask, Probabilities | None]:
         """Mask and, if they are to be written, probabilities."""
         self.images += 1
         with_probs = self.outputs.with_probs

@@ -1,1 +1,1 @@
-"""Scores to what a person looks at: tables, pictures and files."""
+"""Scores to what a person looks at: tables, images and files."""

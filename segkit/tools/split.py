@@ -45,9 +45,9 @@ class Request:
         0, "number of folds instead of one train and val; 0: none", low=0, high=1000
     )
     group: str | None = option(
-        None, "pattern in the ids: pictures with the same match (or first group) stay together"
+        None, "pattern in the ids: images with the same match (or first group) stay together"
     )
-    stratify: bool = option(True, "balance the pixels of each class, not only the pictures")
+    stratify: bool = option(True, "balance the pixels of each class, not only the images")
     seed: int = option(0, "of the order", low=0, high=2**63 - 1)
     of: str | None = option(None, "list of the ids to divide; null: all masks")
     prefix: str | None = option(None, "start of the names of the lists, as a_ for a_train.txt")
@@ -85,7 +85,7 @@ def split(request: Request) -> None:
     say(table(root, labelled, pixels, list(ratios), parts, request.ignore_index))
     for number, name in enumerate(ratios):
         chosen = parts == number
-        say(f"{name}: {chosen.sum()} pictures in {len(set(groups[chosen]))} groups")
+        say(f"{name}: {chosen.sum()} images in {len(set(groups[chosen]))} groups")
     if request.dry_run:
         say(f"dry run: would write {', '.join(map(str, files))}")
         return
@@ -112,7 +112,7 @@ def part_sizes(request: Request) -> dict[str, float]:
 def name_lists(
     names: Sequence[str], parts: NDArray[np.int64], request: Request
 ) -> dict[str, NDArray[np.bool_]]:
-    """The pictures of each list: ``fold_k_val`` has fold k, ``fold_k_train`` the others."""
+    """The images of each list: ``fold_k_val`` has fold k, ``fold_k_train`` the others."""
     start = request.prefix or ""
     lists = {}
     test = parts == names.index("test") if "test" in names else np.zeros(len(parts), bool)
@@ -144,7 +144,7 @@ def find_masks(root: Path, of: str | None) -> dict[str, Path]:
 
 
 def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
-    """A number for each picture, equal for those that must stay together."""
+    """A number for each image, equal for those that must stay together."""
     if pattern is None:
         return np.arange(len(ids))
     try:

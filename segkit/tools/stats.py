@@ -1,4 +1,4 @@
-"""Show what a data set holds: class pixels, picture and object sizes, and what follows from them.
+"""Show what a data set holds: class pixels, image and object sizes, and what follows from them.
 
 python -m segkit.tools.stats data.root=PATH [split=train] [json=FILE] [key=value ...]
 """
@@ -43,7 +43,7 @@ class Request(VOCKeys):
 
 
 class Found(NamedTuple):
-    """What one picture holds."""
+    """What one image holds."""
 
     size: tuple[int, int]  # height, width
     pixels: NDArray[np.int64]  # of each class
@@ -128,7 +128,7 @@ def suggest_crop(found: Sequence[Found], classes: Sequence[str]) -> list[int]:
     """Height and width of a crop that shows most objects with their surroundings.
 
     One and a half times the side that 9 of 10 objects stay below, in multiples of 32 from 160 to
-    768, but not more than the median picture has. Areas of the background do not count, nor do
+    768, but not more than the median image has. Areas of the background do not count, nor do
     those of less than 16 x 16 pixels, which are often specks.
     """
     counted = [number for number, name in enumerate(classes) if name != BACKGROUND]
@@ -163,7 +163,7 @@ def report(content: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        f"{content['images']} pictures; width x height of the commonest: {sizes}",
+        f"{content['images']} images; width x height of the commonest: {sizes}",
         f"height {_range(content['height'])}, width {_range(content['width'])}",
         "objects are connected areas of one class; those below 256 px are smaller than one cell of "
         "the features at output stride 16 (model.output_stride=8 halves its sides)",

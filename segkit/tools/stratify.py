@@ -14,21 +14,21 @@ def divide(
     ratios: Sequence[float],
     seed: int,
 ) -> NDArray[np.int64]:
-    """Give each picture to a part, so that each part has its share of every amount.
+    """Give each image to a part, so that each part has its share of every amount.
 
     Greedy: the groups come one by one, those first that hold most of some class, and each goes
     where the sum over parts and amounts of ``(share in the part - ratio)**2 / ratio`` grows least.
-    The number of pictures is one more amount. Without groups of several pictures, the parts get
-    exactly the rounded numbers of pictures. Groups of equal weight are shuffled.
+    The number of images is one more amount. Without groups of several images, the parts get
+    exactly the rounded numbers of images. Groups of equal weight are shuffled.
 
     Args:
-        amounts: Pixels of each class (or whatever is to be balanced), (pictures, classes).
-        groups: Pictures with one number stay together, (pictures,), from 0 without gaps.
+        amounts: Image of each class (or whatever is to be balanced), (images, classes).
+        groups: Images with one number stay together, (images,), from 0 without gaps.
         ratios: Size of each part, above 0, with the sum 1.
         seed: The same one gives the same parts.
 
     Returns:
-        Number of the part of each picture, (pictures,).
+        Number of the part of each image, (images,).
     """
     num_groups, num_parts = int(groups.max()) + 1, len(ratios)
     if num_groups < num_parts:

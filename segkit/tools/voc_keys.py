@@ -20,11 +20,11 @@ class VOCKeys:
     )
     colormap: Any = option(None, "for RGB and palette masks", name="data.colormap")
     value_range: Any = option(
-        None, "[low,high]: numbers in pictures that become 0 and 255", name="data.range"
+        None, "[low,high]: numbers in images that become 0 and 255", name="data.range"
     )
 
     def open(self, split: str) -> VOCSegmentation:
-        """The pictures and masks of a split."""
+        """The images and masks of a split."""
         return VOCSegmentation(
             self.data_root,
             split,

@@ -41,7 +41,7 @@ class Data:
         image_size: Height and width in pixels that training sees.
         classes: Names in index order.
         palette: RGB of each mask value, uint8 (256, 3).
-        pixels: Pixels of each class in the training split; None: not counted.
+        pixels: Image of each class in the training split; None: not counted.
         table: The same of both splits, as text.
     """
 

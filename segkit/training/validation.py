@@ -21,7 +21,7 @@ from segkit.training.data import Data
 from segkit.training.recorder import Recorder
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
-from segkit.training.validation_images import ValidationPictures
+from segkit.training.validation_images import ValidationImages
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class Validation:
             window=pair(settings.val.window.size),
             stride=pair(settings.val.window.stride),
         )
-        self.pictures = ValidationPictures(
+        self.images = ValidationImages(
             data.classes,
             data.palette,
             settings.data.ignore_index,
             size=len(range(0, len(data.val), self.world.size)),
-            count=settings.trainer.num_pictures if self.world.is_main else 0,
+            count=settings.trainer.num_images if self.world.is_main else 0,
         )
 
     def run(self, state: TrainState) -> tuple[dict[str, float | None], dict[str, Any]]:
@@ -139,7 +139,7 @@ class Validation:
         # the one that is saved.
         for model in (state.model, *([state.average.model] if state.average else [])):
             self.world.broadcast_buffers(model)
-        self.pictures.start()
+        self.images.start()
         self.curves = PRCurves(len(self.data.classes), self.settings.data.ignore_index)
         values: dict[str, float | None] = {}
         shown = progress(self._batches(), "validation", len(self.batches))
@@ -159,7 +159,7 @@ class Validation:
             raw, raw_loss, _ = self.evaluate(state.model, self._batches())
             values |= {"val_raw/loss": raw_loss, "val_raw/miou": raw.compute()["miou"]}
         scores = dict(matrix.compute())
-        self.pictures.confusion(matrix, partial(self._write, state.step))
+        self.images.confusion(matrix, partial(self._write, state.step))
         self._draw_curves(scores["support"], state.step)
         return values | {"val/loss": loss} | scalar_scores(
             scores, self.data.classes, "val/"
@@ -182,7 +182,7 @@ class Validation:
                 self.recorder.save({}, stop=True)
 
     def _on_image(self, state: TrainState, image: Prediction) -> None:
-        self.pictures.add(image.batch, image.pred, partial(self._write, state.step))
+        self.images.add(image.batch, image.pred, partial(self._write, state.step))
         if self.settings.trainer.num_pr_curves:
             self.curves.update(image.logits, image.batch.target)
         if self.settings.trainer.histograms and image.batch.ids[0] == self.data.val.ids[0]:
@@ -200,5 +200,5 @@ class Validation:
             name = f"val/pr/{self.data.classes[class_id]}"
             self.recorder.run_log.pr_curve(name, self.curves.curve(class_id), step)
 
-    def _write(self, step: int, name: str, picture: Any) -> None:
-        self.recorder.run_log.picture(name, picture, step)
+    def _write(self, step: int, name: str, image: Any) -> None:
+        self.recorder.run_log.image(name, image, step)

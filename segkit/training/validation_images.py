@@ -8,12 +8,12 @@ from torch import Tensor
 
 from segkit.data.loader import Batch
 from segkit.metrics import ConfusionMatrix
-from segkit.report.pictures import confusion_picture, panel, with_legend
+from segkit.report.images import confusion_image, panel, with_legend
 
 Write = Callable[[str, NDArray[np.uint8]], None]
 
 
-class ValidationPictures:
+class ValidationImages:
     """Image, target and prediction side by side, of ``count`` images spread over the split.
 
     Args:
@@ -42,7 +42,7 @@ class ValidationPictures:
     def add(self, batch: Batch, pred: Tensor, write: Write) -> None:
         """The next image: a batch of one and its class ids, (1, H, W)."""
         if self.seen in self.shown:
-            picture = panel(
+            drawn = panel(
                 batch.image[0].permute(1, 2, 0).cpu().numpy(),
                 batch.target[0].cpu().numpy(),
                 pred[0].cpu().numpy(),
@@ -50,8 +50,8 @@ class ValidationPictures:
                 self.ignore_index,
             )
             name = f"val/image_target_prediction/{batch.ids[0]}"
-            write(name, with_legend(picture, self.classes, self.palette))
+            write(name, with_legend(drawn, self.classes, self.palette))
         self.seen += 1
 
     def confusion(self, matrix: ConfusionMatrix, write: Write) -> None:
-        write("val/confusion_matrix", confusion_picture(matrix.matrix.tolist(), self.classes))
+        write("val/confusion_matrix", confusion_image(matrix.matrix.tolist(), self.classes))

@@ -130,9 +130,9 @@ def test_relative_paths_start_where_the_user_does(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.pth").touch()
     weights = ("model/backbone=resnet18", "model.backbone.weights=net.pth")
-    cfg = composed("data.root=pictures", "init_from=run", "out_dir='~/out'", *weights)
+    cfg = composed("data.root=images", "init_from=run", "out_dir='~/out'", *weights)
     absolute_paths(cfg, "train")
-    assert cfg.data.root == str(tmp_path / "pictures")
+    assert cfg.data.root == str(tmp_path / "images")
     assert cfg.data.dataset.root == cfg.data.root
     assert cfg.init_from == str(tmp_path / "run")
     assert cfg.out_dir == str(Path("~/out").expanduser())

@@ -155,12 +155,12 @@ def test_a_split_of_one_class_is_no_training_and_no_silent_score():
     assert "'ground' everywhere would score 100 %" in warning
 
 
-# --- splits that share pictures ------------------------------------------------------------------
+# --- splits that share images ------------------------------------------------------------------
 
 
-def test_pictures_in_both_splits_are_an_error(tmp_path):
+def test_images_in_both_splits_are_an_error(tmp_path):
     root = make_voc(tmp_path / "voc", {"train": ["a", "b", "c"], "val": ["b", "c", "d"]})
-    with pytest.raises(DataError, match=r"2 pictures are in the train split .*\n  - b\n  - c"):
+    with pytest.raises(DataError, match=r"2 images are in the train split .*\n  - b\n  - c"):
         check_splits(both(root))
 
 
@@ -168,7 +168,7 @@ def test_one_split_for_both_is_meant(root):
     train = VOCSegmentation(root, "train")
     report = check_splits({"train": train, "val": VOCSegmentation(root, "train")})
     assert len(report.warnings) == 1
-    assert "2 of 2 validation pictures are also trained on" in report.warnings[0]
+    assert "2 of 2 validation images are also trained on" in report.warnings[0]
 
 
 def test_trainval_holds_val_on_purpose(tmp_path):
@@ -177,7 +177,7 @@ def test_trainval_holds_val_on_purpose(tmp_path):
     )
     val = VOCSegmentation(root, "val")
     assert "1 of 1" in check_disjoint(VOCSegmentation(root, "trainval"), val)[0]
-    with pytest.raises(DataError, match="1 pictures"):
+    with pytest.raises(DataError, match="1 images"):
         check_disjoint(VOCSegmentation(root, "all"), val)
 
 
@@ -411,28 +411,28 @@ def test_real_camvid_counts_are_the_published_ones():
     assert counts.ignored == 297271
 
 
-# --- pictures that are turned --------------------------------------------------------------------
+# --- images that are turned --------------------------------------------------------------------
 
 
 def turned_pair(root, name, orientation, mask_shape):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = Image.fromarray(np.zeros((8, 12, 3), np.uint8))
-    picture.save(root / "JPEGImages" / f"{name}.png", exif=exif.tobytes())
+    photo = Image.fromarray(np.zeros((8, 12, 3), np.uint8))
+    photo.save(root / "JPEGImages" / f"{name}.png", exif=exif.tobytes())
     mask = np.eye(*mask_shape, dtype=np.uint8)
     write_mask(root / "SegmentationClass" / f"{name}.png", mask)
 
 
 def test_what_was_done_about_exif_orientations_is_told_for_each_split(root, reads):
-    turned_pair(root, "a", 6, (12, 8))  # the mask was drawn on the turned picture,
+    turned_pair(root, "a", 6, (12, 8))  # the mask was drawn on the turned image,
     turned_pair(root, "b", 6, (8, 12))  # on the stored one,
     turned_pair(root, "c", 2, (8, 12))  # on one of them
     expected = [
-        "1 of 2 pictures of the train split are turned or mirrored as their EXIF orientation says; "
+        "1 of 2 images of the train split are turned or mirrored as their EXIF orientation says; "
         "the first is a",
-        "1 of 2 pictures of the train split are left as they are stored, against their EXIF "
+        "1 of 2 images of the train split are left as they are stored, against their EXIF "
         "orientation: so their masks fit; the first is b",
-        "1 of 1 pictures of the val split are turned or mirrored as their EXIF orientation says; "
+        "1 of 1 images of the val split are turned or mirrored as their EXIF orientation says; "
         "the first is c",
     ]
     for known in (False, True):  # the cache remembers it

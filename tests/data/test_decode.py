@@ -26,7 +26,7 @@ def grey_image() -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "P"])
-def test_the_same_picture_in_every_mode_gives_the_same_pixels(tmp_path, mode):
+def test_the_same_image_in_every_mode_gives_the_same_pixels(tmp_path, mode):
     image = grey_image().convert(mode)
     if "A" in mode:
         image.putalpha(7)  # nearly transparent: dropped, not composited
@@ -123,7 +123,7 @@ def test_a_tiff_is_turned_by_its_format(tmp_path, orientation, compression, dtyp
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "x.tif", Image.fromarray(stored), exif=exif, compression=compression)
-    # Where the numbers of a 2 x 3 picture go, the pixels go: bring that to this size.
+    # Where the numbers of a 2 x 3 image go, the pixels go: bring that to this size.
     flipped = stored.T if orientation >= 5 else stored
     first_row, first_column = TURNED[orientation][0], [row[0] for row in TURNED[orientation]]
     expected = flipped[:: 1 if first_column == sorted(first_column) else -1]
@@ -181,18 +181,18 @@ BAD_FILES = {
     "empty": (lambda _: b"", r"is empty \(0 bytes\)"),
     "html": (
         lambda _: b"<!DOCTYPE html><html></html>",
-        "is no picture but a web page, it starts with .*DOCTYPE",
+        "is no image but a web page, it starts with .*DOCTYPE",
     ),
     "lfs": (
         lambda _: b"version https://git-lfs.github.com/spec/v1\n",
         "is a placeholder of Git LFS.*git lfs pull",
     ),
-    "gif": (lambda _: b"GIF89a" + bytes(20), "is no picture"),
+    "gif": (lambda _: b"GIF89a" + bytes(20), "is no image"),
     "jpeg cut": (lambda tmp: truncated("jpg", tmp), "cannot be decoded .*truncated"),
     "png cut": (lambda tmp: truncated("png", tmp), "cannot be decoded"),
     "bmp cut": (lambda tmp: truncated("bmp", tmp), "cannot be decoded"),
-    "tiff cut": (lambda tmp: truncated("tif", tmp), "cannot be decoded|is no picture"),
-    "webp cut": (lambda tmp: truncated("webp", tmp), "cannot be decoded|is no picture"),
+    "tiff cut": (lambda tmp: truncated("tif", tmp), "cannot be decoded|is no image"),
+    "webp cut": (lambda tmp: truncated("webp", tmp), "cannot be decoded|is no image"),
     "png flipped": (flipped_png, "cannot be decoded"),
     "bomb warned of": (lambda _: png_of_size(12000, 9000), "too large; at most 89478485 pixels"),
     "bomb": (lambda _: png_of_size(30000, 30000), "too large"),
@@ -218,10 +218,10 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         read_image(tmp_path)
 
 
-def test_several_pictures_in_one_file_are_refused(tmp_path):
+def test_several_images_in_one_file_are_refused(tmp_path):
     path = tmp_path / "x.tif"
     grey_image().save(path, save_all=True, append_images=[grey_image()])
-    with pytest.raises(DataError, match="holds 2 pictures; expected one"):
+    with pytest.raises(DataError, match="holds 2 images; expected one"):
         read_image(path)
 
 
@@ -229,8 +229,8 @@ def test_several_pictures_in_one_file_are_refused(tmp_path):
 def test_labels_of_grey_and_palette_files_are_the_stored_numbers(tmp_path, suffix):
     image = grey_image()
     image.putpalette(bytes(range(256)) * 3)
-    for number, picture in enumerate([grey_image(), image]):
-        path = save(tmp_path / f"{number}.{suffix}", picture)
+    for number, photo in enumerate([grey_image(), image]):
+        path = save(tmp_path / f"{number}.{suffix}", photo)
         np.testing.assert_array_equal(read_labels(path), GREY)
 
 

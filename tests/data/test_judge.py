@@ -1,4 +1,4 @@
-"""Masks and pictures that are sound alone, but not together; and that the advice is right."""
+"""Masks and images that are sound alone, but not together; and that the advice is right."""
 
 import re
 
@@ -29,7 +29,7 @@ def cache_home(tmp_path, monkeypatch):
 
 
 def voc(root, save, classes="background red green"):
-    """Six pictures; ``save(number, path without suffix)`` writes the masks."""
+    """Six images; ``save(number, path without suffix)`` writes the masks."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     for number in range(6):
@@ -47,7 +47,7 @@ def check(root, **settings):
 
 
 def pixels(root, **settings):
-    """Of each class in one picture of the train split, and the ignored ones."""
+    """Of each class in one image of the train split, and the ignored ones."""
     counts = check(root, **settings).counts["train"]
     return [*(counts.pixels // 4).tolist(), counts.ignored // 4]
 
@@ -216,10 +216,10 @@ def test_a_tiff_that_shows_0_as_white_keeps_its_numbers_and_the_advice_holds(tmp
     assert "4 of 4 masks of the train split are TIFFs that show their 0 as white" in warning
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------
 
 
-def with_pictures(tmp_path, make):
+def with_images(tmp_path, make):
     root = voc(tmp_path / "voc", lambda i, path: write_mask(f"{path}.png", MASK))
     for number in range(6):
         (root / f"JPEGImages/{number}.png").unlink()
@@ -232,19 +232,19 @@ def twelve_bits(number, path):
     tifffile.imwrite(path, values, photometric="minisblack")
 
 
-def test_pictures_that_lose_their_levels_are_told_and_the_advice_keeps_them(tmp_path, capsys):
-    root = with_pictures(tmp_path, twelve_bits)
+def test_images_that_lose_their_levels_are_told_and_the_advice_keeps_them(tmp_path, capsys):
+    root = with_images(tmp_path, twelve_bits)
     warning = check(root).warnings[0]
     found = re.fullmatch(
-        r"4 of 4 pictures of the train split hold (\d+) to (\d+) of their type's 0 to 65535: of "
+        r"4 of 4 images of the train split hold (\d+) to (\d+) of their type's 0 to 65535: of "
         r"the (\d+) levels of \d only 17 are left\. Set data\.range=\[0,4095\]",
         warning,
     )
     assert found
     assert int(found[1]) < 20 < 4080 < int(found[2])
     assert check(root, value_range=[0, 4095]).warnings == []
-    picture = VOCSegmentation(root, "train", value_range=[0, 4095]).read(0)[0]
-    assert len(np.unique(picture)) == 256
+    photo = VOCSegmentation(root, "train", value_range=[0, 4095]).read(0)[0]
+    assert len(np.unique(photo)) == 256
     for warning in check(root, value_range=[0, 2047]).warnings:
         assert re.match(
             r"[45]\d\.\d% of the pixels of the .* beyond data\.range=\[0,2047\]", warning
@@ -255,12 +255,12 @@ def test_pictures_that_lose_their_levels_are_told_and_the_advice_keeps_them(tmp_
     assert "data.range is [4095, 0]; expected [low, high]" in capsys.readouterr().err
 
 
-def test_pictures_that_fill_their_type_are_not_mentioned(tmp_path):
+def test_images_that_fill_their_type_are_not_mentioned(tmp_path):
     def make(number, path):
         values = np.random.default_rng(number).integers(0, 65536, (48, 64, 3)).astype(np.uint16)
         tifffile.imwrite(path, values, photometric="rgb")
 
-    assert check(with_pictures(tmp_path, make)).warnings == []
+    assert check(with_images(tmp_path, make)).warnings == []
 
 
 def test_bands_that_are_not_used_are_told(tmp_path):
@@ -270,16 +270,16 @@ def test_bands_that_are_not_used_are_told(tmp_path):
         tifffile.imwrite(path, bands, photometric="rgb", extrasamples=extra)
 
     expected = (
-        "4 of 4 pictures of the train split have bands besides grey or RGB, such as transparency "
+        "4 of 4 images of the train split have bands besides grey or RGB, such as transparency "
         "or infrared, that are not used; the first is 0"
     )
-    root = with_pictures(tmp_path, make)
+    root = with_images(tmp_path, make)
     assert check(root).warnings[0] == expected
 
     def opaque(number, path):
         Image.new("RGBA", (64, 48), (number, 2, 3, 255)).save(path)
 
-    assert check(with_pictures(tmp_path / "opaque", opaque)).warnings == []
+    assert check(with_images(tmp_path / "opaque", opaque)).warnings == []
 
 
 @pytest.mark.parametrize("wrong", [[0], [0, 0], [1, 0], ["a", 1], 5, "full", [0, float("nan")]])

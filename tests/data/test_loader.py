@@ -25,13 +25,13 @@ CPU = torch.device("cpu")
 COLLATE = Collate(fill=(1, 2, 3), ignore_index=255)
 
 
-class Pictures:
-    """``size`` pictures in memory; the red of each pixel is its number."""
+class Images:
+    """``size`` images in memory; the red of each pixel is its number."""
 
     classes = ("a", "b", "c")
 
     def __init__(self, size: int, shapes: Sequence[tuple[int, int]] = ((6, 8),)) -> None:
-        self.ids = [f"picture_{i}" for i in range(size)]
+        self.ids = [f"image_{i}" for i in range(size)]
         self.shapes = shapes
 
     def __len__(self) -> int:
@@ -42,8 +42,8 @@ class Pictures:
         return np.full((*shape, 3), index, np.uint8), np.full(shape, index % 3, np.uint8)
 
 
-class Broken(Pictures):
-    """Its second picture fails, by a defect of its own."""
+class Broken(Images):
+    """Its second image fails, by a defect of its own."""
 
     def read(self, index: int) -> tuple[Any, Any]:
         if index == 1:
@@ -111,7 +111,7 @@ def no_workers_left() -> Iterator[None]:
 
 
 def test_samples_are_the_same_for_any_number_of_workers() -> None:
-    dataset = Pictures(10)
+    dataset = Images(10)
     reference = [one_epoch(make_train_loader(dataset), epoch) for epoch in (1, 2)]
     for num_workers in (1, 2):
         loader = make_train_loader(dataset, num_workers=num_workers)
@@ -121,14 +121,14 @@ def test_samples_are_the_same_for_any_number_of_workers() -> None:
 
 
 def test_samples_are_the_same_in_spawned_workers() -> None:
-    dataset = Pictures(3)
+    dataset = Images(3)
     loader = make_train_loader(dataset, num_workers=1)
     loader.multiprocessing_context = "spawn"
     assert one_epoch(loader, 1) == one_epoch(make_train_loader(dataset), 1)
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_pixels() -> None:
-    dataset = Pictures(64)
+    dataset = Images(64)
     first, second = (one_epoch(make_train_loader(dataset), epoch) for epoch in (1, 2))
     other_seed = one_epoch(make_train_loader(dataset, seed=4), 1)
     orders = [[ids for ids, _, _ in run] for run in (first, second, other_seed)]
@@ -142,8 +142,8 @@ def test_epochs_and_seeds_differ_in_order_and_in_pixels() -> None:
 
 def test_iterating_draws_no_global_random_numbers() -> None:
     state, numpy_state = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
-    list(batches(make_train_loader(Pictures(5))))
-    list(batches(make_eval_loader(Pictures(5), num_workers=1)))
+    list(batches(make_train_loader(Images(5))))
+    list(batches(make_eval_loader(Images(5), num_workers=1)))
     assert torch.equal(torch.get_rng_state(), state)
     assert str(np.random.get_state()) == numpy_state  # noqa: NPY002
 
@@ -155,14 +155,14 @@ def test_iterating_draws_no_global_random_numbers() -> None:
 def test_a_lonely_last_sample_is_left_out_of_training(
     size: int, batch_size: int, expected: list[int]
 ) -> None:
-    loader = make_train_loader(Pictures(size), batch_size=batch_size)
+    loader = make_train_loader(Images(size), batch_size=batch_size)
     assert [len(batch) for batch in batches(loader)] == expected
     assert len(loader) == len(expected)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_processes_share_the_samples_of_one(num_workers: int) -> None:
-    dataset = Pictures(11)
+    dataset = Images(11)
     alone = one_epoch(make_train_loader(dataset, batch_size=4), epoch=2)
     shares = [
         one_epoch(
@@ -179,7 +179,7 @@ def test_two_processes_share_the_samples_of_one(num_workers: int) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_epoch_goes_on_where_it_was_left(num_workers: int) -> None:
-    dataset = Pictures(11)
+    dataset = Images(11)
     whole = one_epoch(make_train_loader(dataset), epoch=2)
     loader = make_train_loader(dataset, num_workers=num_workers)
     one_epoch(loader, epoch=1)
@@ -198,7 +198,7 @@ def sum_of(parts: tuple[Any, ...]) -> Any:
 
 
 def test_a_sample_that_does_not_count_has_no_labels() -> None:
-    dataset = Pictures(6)
+    dataset = Images(6)
     alone = list(batches(make_train_loader(dataset, batch_size=1)))
     last = []  # of each process; in this step there are two images for four
     for rank in range(4):
@@ -213,7 +213,7 @@ def test_a_sample_that_does_not_count_has_no_labels() -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_evaluation_is_shared_without_padding(size: int, num_workers: int) -> None:
-    dataset = Pictures(size)
+    dataset = Images(size)
     seen = []
     for rank in range(3):
         loader = EvalBatches(
@@ -231,8 +231,8 @@ def test_evaluation_is_shared_without_padding(size: int, num_workers: int) -> No
     assert sorted(seen) == sorted(dataset.ids)
 
 
-def test_evaluation_sees_every_whole_picture_in_order() -> None:
-    dataset = Pictures(9)
+def test_evaluation_sees_every_whole_image_in_order() -> None:
+    dataset = Images(9)
     seen = list(batches(make_eval_loader(dataset)))
     assert [name for batch in seen for name in batch.ids] == dataset.ids
     assert [len(batch) for batch in seen] == [4, 4, 1]
@@ -240,14 +240,14 @@ def test_evaluation_sees_every_whole_picture_in_order() -> None:
 
 
 def test_a_batch_is_bytes_in_the_order_of_channels_last() -> None:
-    batch = next(batches(make_eval_loader(Pictures(4))))
+    batch = next(batches(make_eval_loader(Images(4))))
     assert batch.image.dtype == batch.target.dtype == torch.uint8
     assert batch.image.shape == (4, 3, 6, 8)
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_sizes_that_differ_are_padded_for_training() -> None:
-    dataset = Pictures(2, shapes=((2, 5), (4, 3)))
+    dataset = Images(2, shapes=((2, 5), (4, 3)))
     loader = make_train_loader(dataset, augment=Augment([]))
     (batch,) = batches(loader)
     assert batch.image.shape == (2, 3, 4, 5)
@@ -263,7 +263,7 @@ def test_sizes_that_differ_are_padded_for_training() -> None:
 
 
 def test_sizes_that_differ_are_never_padded_in_evaluation() -> None:
-    dataset = Pictures(6, shapes=((2, 5), (2, 5), (4, 3)))
+    dataset = Images(6, shapes=((2, 5), (2, 5), (4, 3)))
     seen = list(batches(make_eval_loader(dataset)))
     assert [tuple(batch.target.shape) for batch in seen] == [
         (2, 2, 5),
@@ -313,17 +313,17 @@ def test_a_corrupt_file_is_one_message_with_its_name(tmp_path: Path, num_workers
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_augmentation_that_cannot_be_done_names_the_picture(num_workers: int) -> None:
+def test_an_augmentation_that_cannot_be_done_names_the_image(num_workers: int) -> None:
     augment = Augment([A.RandomCrop(64, 64)])
-    loader = make_train_loader(Pictures(2), augment=augment, num_workers=num_workers)
-    with pytest.raises(DataError, match=r"^picture_\d: augment\.train\[0\] \(RandomCrop\) cannot"):
+    loader = make_train_loader(Images(2), augment=augment, num_workers=num_workers)
+    with pytest.raises(DataError, match=r"^image_\d: augment\.train\[0\] \(RandomCrop\) cannot"):
         list(batches(loader))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_defect_of_a_data_set_keeps_its_traceback_and_names_the_picture(num_workers: int) -> None:
+def test_a_defect_of_a_data_set_keeps_its_traceback_and_names_the_image(num_workers: int) -> None:
     loader = make_eval_loader(Broken(3), num_workers=num_workers)
-    with pytest.raises(RuntimeError, match="picture_1: KeyError: 'no such thing'"):
+    with pytest.raises(RuntimeError, match="image_1: KeyError: 'no such thing'"):
         list(batches(loader))
 
 
@@ -332,10 +332,10 @@ def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError
 
     monkeypatch.setattr(Batch, "pin_memory", fail)
-    assert len(list(batches(make_train_loader(Pictures(4))))) == 1
-    assert not make_train_loader(Pictures(4)).pin_memory
+    assert len(list(batches(make_train_loader(Images(4))))) == 1
+    assert not make_train_loader(Images(4)).pin_memory
     loader = TrainBatches(
-        Pictures(4),
+        Images(4),
         Augment([]),
         collate=COLLATE,
         batch_size=2,
@@ -352,7 +352,7 @@ def test_memory_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_batch_arrives_pinned_and_moves_to_the_device() -> None:
     device = torch.device("cuda", 0)
     loader = EvalBatches(
-        Pictures(2), collate=COLLATE, batch_size=2, num_workers=1, device=device
+        Images(2), collate=COLLATE, batch_size=2, num_workers=1, device=device
     ).loader
     (batch,) = batches(loader)
     assert batch.image.is_pinned()

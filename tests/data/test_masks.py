@@ -101,7 +101,7 @@ def test_large_ids_stay_and_impossible_ones_are_refused(tmp_path):
 def test_rgb_masks_need_a_colormap(tmp_path):
     path = tmp_path / "m.png"
     Image.fromarray(rgb_of(MASK)).save(path)
-    with pytest.raises(DataError, match=r"m\.png: the mask is an RGB picture.*data\.colormap"):
+    with pytest.raises(DataError, match=r"m\.png: the mask is an RGB image.*data\.colormap"):
         read_mask(path)
 
 
@@ -249,7 +249,7 @@ def test_a_full_label_map_equals_a_plain_loop(mask, targets):
         ([[0, 37]], 255, "Set num_classes, or renumber"),
         ([[1, 2, 3]], 255, "one too small .*or the labels start at 1"),
         ([[0, 255]], 0, "255 is usually the border .*data.label_map"),
-        ([list(range(100))], 255, "and 89 more; .*like a resized, compressed or grey picture"),
+        ([list(range(100))], 255, "and 89 more; .*like a resized, compressed or grey image"),
         ([[0, -3]], 255, r"holds -3 \(1 pixels\)"),
     ],
 )

@@ -31,7 +31,7 @@ def test_two_generations_have_the_same_bytes(tmp_path):
     assert not any(third[key] == first[key] for key in first if key.endswith(".png"))
 
 
-def test_the_validation_pictures_do_not_depend_on_the_number_of_others(tmp_path):
+def test_the_validation_images_do_not_depend_on_the_number_of_others(tmp_path):
     Shapes(tmp_path / "few", "val", **SMALL)
     Shapes(tmp_path / "more", "val", **{**SMALL, "num_train": 6})
     few, more = contents(tmp_path / "few"), contents(tmp_path / "more")
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"num_val": 0}, {"height": 8}, {"seed": -1}])
 def test_impossible_settings_are_refused(tmp_path, wrong):
-    with pytest.raises(DataError, match="expected at least 1 picture"):
+    with pytest.raises(DataError, match="expected at least 1 image"):
         Shapes(tmp_path / "shapes", "train", **{**SMALL, **wrong})
     assert list(tmp_path.iterdir()) == []
 

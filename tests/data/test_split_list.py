@@ -52,7 +52,7 @@ def test_lists_that_are_read(root: Path, text: str, ids: list[str]) -> None:
     ]
 
 
-def test_a_number_is_part_of_the_id_where_there_is_such_a_picture(root: Path) -> None:
+def test_a_number_is_part_of_the_id_where_there_is_such_a_image(root: Path) -> None:
     for name in ("x", "y", "x 1", "y 1"):
         make_pair(root, name)
     write(root, "x 1\ny 1\n")
@@ -64,7 +64,7 @@ def test_a_number_is_part_of_the_id_where_there_is_such_a_picture(root: Path) ->
     [
         (
             "JPEGImages/a.png SegmentationClassAug/a.png\n",
-            r"1 lines hold two paths .*\n  - line 1: .*write a, with the picture as "
+            r"1 lines hold two paths .*\n  - line 1: .*write a, with the image as "
             r"JPEGImages/a\.png and the mask as SegmentationClass/a\.png",
         ),
         ("JPEGImages/a.png SegmentationClass/b.png\n", "two paths that are not those of an id"),
@@ -74,7 +74,7 @@ def test_a_number_is_part_of_the_id_where_there_is_such_a_picture(root: Path) ->
         ),
         (
             "leftImg8bit/train/x_leftImg8bit.png gtFine/train/x_gtFine_labelTrainIds.png\n",
-            "write x_leftImg8bit, with the picture as",
+            "write x_leftImg8bit, with the image as",
         ),
         ("a\n\nJPEGImages/b.png SegmentationClass/b.png\n", r"\(line 3: two paths, expected an id"),
         ("a 7\nb 3\n", r"a 7: no image \(line 1: more columns than one: write a alone\)"),

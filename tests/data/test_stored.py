@@ -1,4 +1,4 @@
-"""Numbers of masks and pictures as other programs store them: exact, or refused by name."""
+"""Numbers of masks and images as other programs store them: exact, or refused by name."""
 
 import os
 import socket
@@ -169,7 +169,7 @@ def test_a_gif_whose_frame_is_smaller_than_it_is_refused(tmp_path):
     content = bytearray(gif(tmp_path / "x.gif", GREY % 2, [0, 0, 0, 9, 9, 9]).read_bytes())
     content[6] += 1  # the width of the whole, in its head
     (tmp_path / "x.gif").write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.gif: its first frame covers a part of the picture"):
+    with pytest.raises(DataError, match=r"x\.gif: its first frame covers a part of the image"):
         read_labels(tmp_path / "x.gif")
 
 
@@ -212,7 +212,7 @@ REFUSED = {
         lambda p: tiff(p, GREY.astype("f8"), bigtiff=True),
         "1 band of floating point numbers with 64 bits",
     ),
-    "pages": (lambda p: tiff(p, np.zeros((2, 4, 6), "u1")), "holds 2 pictures; expected one"),
+    "pages": (lambda p: tiff(p, np.zeros((2, 4, 6), "u1")), "holds 2 images; expected one"),
     "planar": (
         lambda p: tiff(p, WIDE.transpose(2, 0, 1), "rgb", planarconfig="separate"),
         r"band after band \(planar\), which is not read",
@@ -238,18 +238,18 @@ def test_transparency_that_tells_pixels_apart_is_not_dropped(tmp_path):
     assert read_labels(tmp_path / "x.png")[0, [0, 5], 0].tolist() == [0, 255]
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_grey_pictures_of_any_depth_reach_from_black_to_white(tmp_path, bits):
+def test_grey_images_of_any_depth_reach_from_black_to_white(tmp_path, bits):
     top = 2**bits - 1
     path = png_file(tmp_path / "x.png", [[0, top]], greyscale=True, bitdepth=bits)
     assert read_image(path)[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("kind", ["u1", "u2"])
-def test_a_picture_whose_0_is_white_is_shown_so(tmp_path, kind):
+def test_a_image_whose_0_is_white_is_shown_so(tmp_path, kind):
     top = np.iinfo(kind).max
     path = tiff(tmp_path / "x.tif", np.array([[0, top]], kind), "miniswhite")
     assert read_image(path)[0, :, 0].tolist() == [255, 0]
@@ -316,26 +316,26 @@ def test_a_range_beyond_the_numbers_of_a_file_is_refused(tmp_path):
     assert read_image(path, value_range=(0, 23))[3, 5].tolist() == [255] * 3
 
 
-# --- what is no picture --------------------------------------------------------------------------
+# --- what is no image --------------------------------------------------------------------------
 
 
 OTHERS = {
-    "heic": (b"\x00\x00\x00\x18ftypheic" + bytes(50), "is a HEIC picture; .* Save it as PNG"),
-    "avif": (b"\x00\x00\x00\x18ftypavif" + bytes(50), "is an AVIF picture; .* Save it as PNG"),
+    "heic": (b"\x00\x00\x00\x18ftypheic" + bytes(50), "is a HEIC image; .* Save it as PNG"),
+    "avif": (b"\x00\x00\x00\x18ftypavif" + bytes(50), "is an AVIF image; .* Save it as PNG"),
     "pdf": (b"%PDF-1.7\n", "is a PDF document; .* Save it as PNG"),
     "npy": (b"\x93NUMPY\x01\x00", "is a NumPy array; .* Save it as PNG"),
-    "dicom": (bytes(128) + b"DICM" + bytes(9), "is a DICOM picture; .* Save it as PNG"),
-    "pgm": (b"P5 2 2 255\n\0\0\0\0", "is a PNM picture; .* Save it as PNG"),
-    "jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "is a JPEG 2000 picture; .* Save it as PNG"),
-    "psd": (b"8BPS\0\1", "is a Photoshop picture; .* Save it as PNG"),
+    "dicom": (bytes(128) + b"DICM" + bytes(9), "is a DICOM image; .* Save it as PNG"),
+    "pgm": (b"P5 2 2 255\n\0\0\0\0", "is a PNM image; .* Save it as PNG"),
+    "jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "is a JPEG 2000 image; .* Save it as PNG"),
+    "psd": (b"8BPS\0\1", "is a Photoshop image; .* Save it as PNG"),
     "zip": (b"PK\3\4" + bytes(30), "is a zip archive; .* Unpack it"),
     "svg": (b'<?xml version="1.0"?><svg/>', "is an SVG or XML text.* Save it as PNG"),
     "zeros": (bytes(5000), "holds zero bytes only.*Copy or download the file again"),
     "png": (
         b"\x89PNG\r\n\x1a\n" + bytes(3),
-        "is no picture that can be .*begins like a PNG and is damaged. Copy or download",
+        "is no image that can be .*begins like a PNG and is damaged. Copy or download",
     ),
-    "video": (b"\0\0\0\x20ftypisom" + bytes(50), "is a video; .* Take pictures out of it"),
+    "video": (b"\0\0\0\x20ftypisom" + bytes(50), "is a video; .* Take images out of it"),
 }
 
 
@@ -391,7 +391,7 @@ def test_a_damaged_gif_is_named(tmp_path):
     noise = RNG.integers(0, 256, (64, 64)).astype(np.uint8)
     whole = gif(tmp_path / "x.gif", noise, bytes(range(256)) * 3).read_bytes()
     (tmp_path / "x.gif").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"x\.gif: .*(cannot|is no picture that can) be decoded"):
+    with pytest.raises(DataError, match=r"x\.gif: .*(cannot|is no image that can) be decoded"):
         read_labels(tmp_path / "x.gif")
 
 

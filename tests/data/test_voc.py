@@ -179,8 +179,8 @@ def test_a_root_of_something_else_says_what_is_missing(root):
 @pytest.mark.parametrize("suffix", ["JPG", "jpeg", "PNG", "bmp", "tif", "TIFF", "WebP"])
 def test_images_of_every_suffix_in_any_case(root, suffix):
     image = root / "JPEGImages"
-    with Image.open(image / "a.png") as picture:
-        picture.save(image / f"x.{suffix}")
+    with Image.open(image / "a.png") as photo:
+        photo.save(image / f"x.{suffix}")
     (image / "a.png").unlink()
     (image / f"x.{suffix}").rename(image / f"a.{suffix}")
     assert VOCSegmentation(root, "train").read(0)[0].shape == (8, 12, 3)
@@ -220,7 +220,7 @@ def test_a_turned_photo_follows_its_mask(root):
     stored[0] = 250  # upper edge as stored, right edge as shown
     Image.fromarray(stored).save(root / "JPEGImages" / "a.png", exif=exif.tobytes())
     dataset = VOCSegmentation(root, "train")
-    assert (dataset.read(0)[0][0] == 250).all()  # the mask is as wide as the stored picture
+    assert (dataset.read(0)[0][0] == 250).all()  # the mask is as wide as the stored image
     write_mask(mask_path(root), np.zeros((12, 8), dtype=np.uint8))
     image, mask = dataset.read(0)
     assert image.shape[:2] == mask.shape
@@ -281,8 +281,8 @@ def test_the_palette_comes_from_the_first_mask(root):
 def test_colours_that_show_nothing_are_replaced(root):
     grey = Image.fromarray(example_mask())
     grey.putpalette(bytes(v for n in range(256) for v in (n, n, n)))  # nearly black
-    for picture in (Image.fromarray(example_mask()), grey):
-        picture.save(mask_path(root))
+    for photo in (Image.fromarray(example_mask()), grey):
+        photo.save(mask_path(root))
         palette = VOCSegmentation(root, "train").palette
         np.testing.assert_array_equal(palette, voc_palette())
     write_mask(mask_path(root), example_mask(), np.zeros((256, 3), dtype=np.uint8))

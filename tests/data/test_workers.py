@@ -38,8 +38,8 @@ STARTS = ["fork", pytest.param("spawn", marks=pytest.mark.slow)]
 LIMIT = 180.0  # seconds: for imports of torch on a machine that is busy
 
 
-class Pictures:
-    """Four pictures; each holds the number of the process that read it."""
+class Images:
+    """Four images; each holds the number of the process that read it."""
 
     ids, classes = ("a", "b", "c", "d"), ("x", "y")
 
@@ -50,8 +50,8 @@ class Pictures:
         return np.full((1, 1, 3), 7, np.uint8), np.full((1, 1), os.getpid(), np.int64)
 
 
-class Hanging(Pictures):
-    """The first picture is read, and then nothing more."""
+class Hanging(Images):
+    """The first image is read, and then nothing more."""
 
     def read(self, index: int) -> tuple[Any, Any]:
         while index > 1:
@@ -59,7 +59,7 @@ class Hanging(Pictures):
         return super().read(index)
 
 
-class Slow(Pictures):
+class Slow(Images):
     ids = tuple(map(str, range(20)))
 
     def read(self, index: int) -> tuple[Any, Any]:
@@ -67,7 +67,7 @@ class Slow(Pictures):
         return super().read(index)
 
 
-class Unreadable(Pictures):
+class Unreadable(Images):
     def read(self, index: int) -> tuple[Any, Any]:
         raise DataError("b.png: is empty")
 
@@ -105,7 +105,7 @@ def no_process_left() -> Iterator[None]:
 
 
 def test_a_process_has_one_thread_and_leaves_signals_to_its_parent() -> None:
-    class Probe(Pictures):
+    class Probe(Images):
         ids = ("a",)
 
         def read(self, index: int) -> tuple[Any, Any]:
@@ -130,7 +130,7 @@ def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pass_uses_the_processes_of_the_one_before() -> None:
-    loader = make_loader(Pictures())
+    loader = make_loader(Images())
     first = readers(loader)
     assert len(first) == 2
     assert first == readers(loader) == set(children())
@@ -141,7 +141,7 @@ def test_a_pass_uses_the_processes_of_the_one_before() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_closed_loader_has_no_processes_and_may_be_used_again(num_workers: int) -> None:
-    loader = make_loader(Pictures(), num_workers=num_workers)
+    loader = make_loader(Images(), num_workers=num_workers)
     close(loader)  # nothing to do yet
     first = readers(loader)
     close(loader)
@@ -151,14 +151,14 @@ def test_a_closed_loader_has_no_processes_and_may_be_used_again(num_workers: int
 
 
 def test_a_loader_that_is_dropped_ends_its_processes() -> None:
-    loader = make_loader(Pictures())
+    loader = make_loader(Images())
     assert len(readers(loader)) == 2
     del loader
     assert children() == []
 
 
 def test_a_pass_may_be_abandoned_and_begun_again() -> None:
-    loader = make_loader(Pictures())
+    loader = make_loader(Images())
     next(batches(loader))
     assert readers(loader) == set(children())
 
@@ -193,13 +193,13 @@ def test_a_process_that_cannot_start_is_one_line_and_leaves_none(
 
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", fail_second)
     with pytest.raises(TrainingError, match=r"\(Resource temporarily unavailable\); use fewer"):
-        list(batches(make_loader(Pictures())))
+        list(batches(make_loader(Images())))
     assert len(started) == 1
     assert children() == []
 
 
 def test_a_forked_copy_of_the_run_ends_nothing() -> None:
-    loader = make_loader(Pictures())
+    loader = make_loader(Images())
     readers(loader)
     workers._end(loader._iterator, owner=os.getpid() + 1)
     assert len(children()) == 2

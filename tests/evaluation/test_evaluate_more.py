@@ -69,7 +69,7 @@ def make_run(
     """A run folder with an untrained network in it."""
     torch.manual_seed(seed)
     model = DeepLabV3Plus(Tiny(width=4), 3, aspp_channels=8, decoder_channels=8)
-    nn.init.normal_(model.classifier.weight, std=2.0)  # several classes in every picture
+    nn.init.normal_(model.classifier.weight, std=2.0)  # several classes in every image
     backbone = {"_target_": "segkit.models.backbones.Tiny", "_partial_": True, "width": 4}
     config = {
         "data": {

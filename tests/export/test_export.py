@@ -20,7 +20,7 @@ from scripts import ROOT, call
 from states import ABOUT
 from torch import Tensor, nn
 from torch.testing import assert_close
-from trained import picture
+from trained import photo
 from voc_folder import make_voc
 
 from segkit.config.schema import CalibrationConfig, ExportConfig, LatencyConfig
@@ -33,7 +33,7 @@ from segkit.export.parity import TOLERANCES, Parity, check_parity, latency
 from segkit.export.quantize import reduce_precision
 from segkit.inference import onnx_network as onnx_model
 from segkit.inference.loading import load_network
-from segkit.inference.model import load_model as load_for_pictures
+from segkit.inference.model import load_model as load_for_images
 from segkit.inference.onnx_network import OnnxModel, read_onnx
 from segkit.inference.predictor import Inference
 from segkit.models import DeepLabV3Plus
@@ -147,7 +147,7 @@ def write(
     export.write_model(model, path, format, facts, example=example, opset=opset, precision="fp32")
 
 
-def pictures(shape: tuple[int, ...]) -> Tensor:
+def photos(shape: tuple[int, ...]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
@@ -165,7 +165,7 @@ def test_bytes_in_logits_out(
     assert (given.name, given.type) == ("image", "tensor(uint8)")
     assert given.shape == ["batch", 3, "height", "width"]
     assert (returned.name, returned.type) == ("logits", "tensor(float)")
-    image = pictures(shape)
+    image = photos(shape)
     (logits,) = session.run(None, {"image": image.numpy()})
     about = checkpoint.about
     normalize = Normalize(tuple(about.mean), tuple(about.std))
@@ -202,7 +202,7 @@ def test_it_stands_in_for_the_network(
     normalize = Normalize(tuple(about.mean), tuple(about.std))
     precision = Precision("fp32", torch.device("cpu"))
     settings: dict[str, Any] = {"flip": True, "window": (32, 48)}
-    image = pictures((1, 3, 50, 70))
+    image = photos((1, 3, 50, 70))
     found = Inference(OnnxModel(path), normalize, precision, **settings)(image)
     expected = Inference(load_network(checkpoint), normalize, precision, **settings)(image)
     assert_close(found, expected, rtol=1e-3, atol=1e-3)
@@ -215,7 +215,7 @@ def test_fewer_bits(
 ) -> None:
     path = tmp_path / "b.onnx"
     path.write_bytes(bytes_file.read_bytes())
-    rough = pictures((4, 3, 6, 8)).float()
+    rough = photos((4, 3, 6, 8)).float()
     smooth = nn.functional.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 255)
     images = list(smooth.to(torch.uint8).split(1))
     reduce_precision(path, precision, images)
@@ -393,7 +393,7 @@ def test_latency_counts_after_a_warm_up() -> None:
 def test_a_file_that_cannot_take_the_size_of_latency(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As files of ``format=pt2`` cannot where a picture is no larger than the stride."""
+    """As files of ``format=pt2`` cannot where an image is no larger than the stride."""
 
     def only_large(path: Path, format: str) -> Callable[[Tensor], Tensor]:
         scripted = export.open_model(path, format)
@@ -436,7 +436,7 @@ def test_settings_that_are_refused(arguments: str, expected: str, run: Path) -> 
     assert len(result.err.splitlines()) == 1
 
 
-def test_pictures_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_images_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
     dataset = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True, "root": "gone"}
     data = {"dataset": dataset, "train_split": "train"}
     moved = replace(checkpoint, about=replace(checkpoint.about, config={"data": data}))
@@ -537,17 +537,17 @@ def test_the_examples_of_the_docs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "best.onnx").symlink_to(bytes_file)
-    photo = Image.fromarray(picture(56, 40))  # stored on its side
+    turned = Image.fromarray(photo(56, 40))  # stored on its side
     exif = Image.Exif()
     exif[0x0112] = 6
     text = DOCS.read_text(encoding="utf-8")
     for mode in ("RGB", "L"):
-        photo.convert(mode).save(tmp_path / "photo.jpg", exif=exif)
+        turned.convert(mode).save(tmp_path / "photo.jpg", exif=exif)
         example = doctest.DocTestParser().get_doctest(text, {}, "export.md", str(DOCS), 0)
         failed, tried = doctest.DocTestRunner().run(example, clear_globs=False)
         assert failed == 0
         assert tried >= 9
-        expected = load_for_pictures("best.onnx", device="cpu").predict("photo.jpg")
+        expected = load_for_images("best.onnx", device="cpu").predict("photo.jpg")
         assert len(np.unique(expected)) > 1
         assert np.array_equal(example.globs["mask"], expected)
 

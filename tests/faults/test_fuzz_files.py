@@ -50,7 +50,7 @@ TURNS = {
 
 @dataclass
 class Drawn:
-    """A picture and what reading it must give; None where it must be refused."""
+    """An image and what reading it must give; None where it must be refused."""
 
     image: Image.Image
     rgb: Array | None
@@ -112,7 +112,7 @@ def with_alpha(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def save(drawn: Drawn, kind: str, path: Path, rng: np.random.Generator) -> None:
-    """Write the picture; turns what is expected as the orientation in the file asks."""
+    """Write the image; turns what is expected as the orientation in the file asks."""
     options: dict[str, Any] = {}
     if kind == "WEBP":
         options = {"lossless": True, "exact": True}
@@ -221,7 +221,7 @@ def outcome(read: Callable[[], Array], expected: Array | None, kind: str, damage
 
 
 def run_case(number: int, folder: Path) -> tuple[str, str, str]:
-    """One file, read as a mask and as a picture."""
+    """One file, read as a mask and as an image."""
     rng = np.random.default_rng([3, number])
     modes = list(FORMATS)
     mode = modes[rng.integers(len(modes))]

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from edits import JARGON
-from label_files import PICTURE, XML, area, as_text, box, coco, labelme, masks, run, shape, write
+from label_files import PHOTO, XML, area, as_text, box, coco, labelme, masks, run, shape, write
 
 from segkit.errors import DataError
 
@@ -121,7 +121,7 @@ def damage_xml(text: str, rng: np.random.Generator) -> str:
 
 
 def labels(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
-    """A command and its files: one picture, with one object."""
+    """A command and its files: one image, with one object."""
     tool = pick(rng, ["labelme", "coco", "cvat"])
     if tool == "cvat":
         start, end = XML.index("  <polygon"), XML.index("</image>")
@@ -145,7 +145,7 @@ def one_case(number: int, said: pytest.CaptureFixture[str]) -> str:
     """``refused``, ``empty`` (and told), or ``drawn``."""
     rng = np.random.default_rng([11, number])
     command, files = labels(rng)
-    write({"labels/a.png": PICTURE})
+    write({"labels/a.png": PHOTO})
     Path(*files).write_bytes(next(iter(files.values())).encode("utf-8", "surrogatepass"))
     said.readouterr()
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edits import JARGON
-from label_files import PICTURE, png, tree, write
+from label_files import PHOTO, png, tree, write
 
 from segkit.cli.arguments import _fields, run_tool
 from segkit.tools import check, convert, download, model, split, stats
@@ -70,16 +70,16 @@ KEYS = [
 
 @pytest.fixture
 def voc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four pictures with two classes, in two lists."""
+    """Four images with two classes, in two lists."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
     mask = np.eye(6, 8, dtype=np.uint8)
-    pictures = {f"voc/JPEGImages/{n}.png": png(PICTURE) for n in "abcd"}
+    images = {f"voc/JPEGImages/{n}.png": png(PHOTO) for n in "abcd"}
     masks = {f"voc/SegmentationClass/{n}.png": png(mask) for n in "abcd"}
     binary = {f"voc/masks/{n}.png": png(255 * mask) for n in "abcd"}
     lists = {"train": "a\nb\n", "val": "c\nd\n"}
     written = {f"voc/ImageSets/Segmentation/{name}.txt": text for name, text in lists.items()}
-    write(pictures | masks | binary | written | {"voc/labels.txt": "ground\nthing\n"})
+    write(images | masks | binary | written | {"voc/labels.txt": "ground\nthing\n"})
 
 
 @pytest.mark.usefixtures("voc")

@@ -59,7 +59,7 @@ def resident(process: int) -> float:
 def test_memory_files_threads_and_processes_do_not_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
-    """50 epochs of 20 steps, with an average, saves, pictures and curves."""
+    """50 epochs of 20 steps, with an average, saves, images and curves."""
     seen: list[Usage] = []
     write = RunLog.epoch
 

@@ -33,8 +33,8 @@ CPU = torch.device("cpu")
 COLLATE = Collate((0, 0, 0), 255)
 
 
-class Pictures:
-    """Eight pictures; something happens when the fourth is read."""
+class Images:
+    """Eight images; something happens when the fourth is read."""
 
     ids: tuple[str, ...] = tuple("abcdefgh")
     classes = ("x", "y")
@@ -81,14 +81,14 @@ def end_by(number: int) -> Callable[[], None]:
     ],
 )
 def test_a_process_is_killed(number: int, expected: str) -> None:
-    kind, text, left = outcome(make_loader(Pictures(end_by(number))))
+    kind, text, left = outcome(make_loader(Images(end_by(number))))
     assert (kind, left) == ("TrainingError", 0)
     assert text.startswith(expected)
     assert "a smaller loader.num_workers, 0 for none" in text
 
 
 def test_a_process_is_killed_while_the_run_does_something_else() -> None:
-    loader = make_loader(Pictures())
+    loader = make_loader(Images())
     next(batches(loader))
     pid = multiprocessing.active_children()[0].pid
     assert pid is not None
@@ -101,13 +101,13 @@ def test_a_process_is_killed_while_the_run_does_something_else() -> None:
 
 
 def test_a_process_ends_by_itself() -> None:
-    kind, text, left = outcome(make_loader(Pictures(lambda: os._exit(1))))
+    kind, text, left = outcome(make_loader(Images(lambda: os._exit(1))))
     assert (kind, left) == ("TrainingError", 0)
     assert text == "a loader process ended by itself; loader.num_workers=0 shows why"
 
 
 def test_a_file_hangs() -> None:
-    loader = make_loader(Pictures(lambda: time.sleep(1000)))
+    loader = make_loader(Images(lambda: time.sleep(1000)))
     loader.timeout = 1
     kind, text, left = outcome(loader)
     assert (kind, left) == ("DataError", 0)
@@ -131,7 +131,7 @@ def test_the_shared_memory_is_too_small(num_workers: int) -> None:
             small_shared_memory("1m")
         except OSError:
             return None
-        return outcome(make_loader(Pictures(size=700), num_workers))  # 1.9 MiB each
+        return outcome(make_loader(Images(size=700), num_workers))  # 1.9 MiB each
 
     found = result_of(task)
     if found is None:
@@ -149,7 +149,7 @@ def test_the_file_handles_are_used_up(free: int) -> None:
     def task() -> tuple[str, str, int]:
         used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + free,) * 2)
-        dataset = Pictures()
+        dataset = Images()
         dataset.ids = tuple(map(str, range(60)))
         return outcome(make_loader(dataset), keep=True)
 

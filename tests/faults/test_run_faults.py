@@ -386,7 +386,7 @@ def test_steps_drawn_again_replace_the_earlier_ones_though_the_clock_was_set_bac
 @pytest.mark.skipif(sys.platform != "linux", reason="counts handles as Linux does")
 @pytest.mark.parametrize("free", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_the_file_handles_are_used_up(home: Path, free: int) -> None:
-    """From step 2 on, with pictures, curves and checkpoints still to be read and written."""
+    """From step 2 on, with images, curves and checkpoints still to be read and written."""
 
     def use_up() -> None:
         used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208

@@ -22,7 +22,7 @@ CPU = Precision("fp32", torch.device("cpu"))
 BYTES = Normalize((0.5,) * 3, (0.25,) * 3)
 
 
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
+def photo(height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -33,7 +33,7 @@ def convolution(size: int = 1, classes: int = 4) -> nn.Module:
 
 
 def test_one_look_gives_the_logits_to_the_last_bit() -> None:
-    model, image = convolution(3), picture(9, 7)
+    model, image = convolution(3), photo(9, 7)
     scores = Inference(model, BYTES, CPU)(image)
     with torch.no_grad():
         assert torch.equal(scores, model(BYTES(image)))
@@ -53,14 +53,14 @@ def test_of_a_network_without_context_windows_change_nothing(
 ) -> None:
     if stride is not None:
         stride = min(stride[0], window[0]), min(stride[1], window[1])
-    model, image = convolution(), picture(23, 31)
+    model, image = convolution(), photo(23, 31)
     whole = Inference(model, BYTES, CPU)(image).softmax(1)
     scores = Inference(model, BYTES, CPU, window=window, stride=stride)(image)
     torch.testing.assert_close(scores.softmax(1), whole)
 
 
 def test_away_from_the_borders_of_windows_it_is_the_whole_image() -> None:
-    model, image = convolution(5), picture(30, 30)
+    model, image = convolution(5), photo(30, 30)
     whole = Inference(model, BYTES, CPU)(image).softmax(1)
     scores = Inference(model, BYTES, CPU, window=(16, 16), stride=(14, 14))(image).softmax(1)
     # Windows begin at 0 and 14 and overlap in 14 and 15. Two pixels at a border see the padding.
@@ -73,7 +73,7 @@ def test_away_from_the_borders_of_windows_it_is_the_whole_image() -> None:
 
 def test_bands_are_the_rows_in_order() -> None:
     inference = Inference(convolution(3), BYTES, CPU, window=(8, 10), stride=(3, 9))
-    image = picture(21, 25)
+    image = photo(21, 25)
     rows, scores = zip(*inference.row_blocks(image), strict=True)
     assert [r.start for r in rows] == [0, *(r.stop for r in rows[:-1])]
     assert rows[-1].stop == 21
@@ -112,7 +112,7 @@ def test_the_weight_of_a_window() -> None:
 
 
 def test_a_mirror_image_is_mirrored_back() -> None:
-    model, image = convolution(3), picture(12, 17)
+    model, image = convolution(3), photo(12, 17)
     scores = Inference(model, BYTES, CPU, flip=True)(image)
     with torch.no_grad():
         straight, mirrored = model(BYTES(image)), model(BYTES(image).flip(3)).flip(3)
@@ -124,7 +124,7 @@ def test_a_mirror_image_is_mirrored_back() -> None:
 
 
 def test_scales_are_averaged_as_probabilities() -> None:
-    model, image = convolution(3), picture(12, 18)
+    model, image = convolution(3), photo(12, 18)
     scores = Inference(model, BYTES, CPU, scales=[1.0, 1.5])(image)
     with torch.no_grad():
         large = F.interpolate(BYTES(image), (18, 27), mode="bilinear")
@@ -143,7 +143,7 @@ def test_a_constant_image_is_the_same_at_every_scale_and_in_windows() -> None:
 
 def test_an_ensemble_is_the_mean_of_probabilities() -> None:
     models = [convolution(3), nn.Conv2d(3, 4, 1)]
-    image = BYTES(picture(6, 8))
+    image = BYTES(photo(6, 8))
     with torch.no_grad():
         expected = sum(model(image).softmax(1) for model in models) / 2
         torch.testing.assert_close(Ensemble(models)(image).softmax(1), expected)
@@ -161,7 +161,7 @@ def test_scores_stay_finite_where_a_probability_is_rounded_to_0() -> None:
         Inference(model, BYTES, CPU, window=(4, 4)),
         Inference(Ensemble([model]), BYTES, CPU),
     ):
-        scores = inference(picture(6, 6))
+        scores = inference(photo(6, 6))
         assert scores.isfinite().all()
         assert (scores.max(1).indices == 0).all()
 
@@ -203,7 +203,7 @@ def test_where_memory_runs_out_windows_are_taken_and_that_is_said(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
-    model, image = Greedy(100 * 130), picture(200, 260)
+    model, image = Greedy(100 * 130), photo(200, 260)
     inference = Inference(model, BYTES, CPU)
     expected = Inference(model.model, BYTES, CPU)(image).softmax(1)
     torch.testing.assert_close(inference(image).softmax(1), expected)
@@ -219,13 +219,13 @@ def test_where_memory_runs_out_windows_are_taken_and_that_is_said(
     inference(image)
     assert set(model.sizes) == {(100, 130)}
     model.sizes.clear()
-    inference(picture(65, 200))
+    inference(photo(65, 200))
     assert model.sizes == [(65, 200)]
     assert len(said) == 1
 
 
 def test_windows_are_halved_until_they_fit() -> None:
-    model, image = Greedy(64 * 64), picture(256, 256)
+    model, image = Greedy(64 * 64), photo(256, 256)
     scores = Inference(model, BYTES, CPU)(image)
     assert scores.shape == (1, 4, 256, 256)
     assert model.sizes[:3] == [(256, 256), (128, 128), (64, 64)]
@@ -233,17 +233,17 @@ def test_windows_are_halved_until_they_fit() -> None:
 
 def test_where_no_window_fits_it_says_what_to_do() -> None:
     with pytest.raises(TrainingError, match=r"75 x 75 pixels at once do not fit into the memory"):
-        Inference(Greedy(10), BYTES, CPU)(picture(150, 150))
+        Inference(Greedy(10), BYTES, CPU)(photo(150, 150))
     chosen = Inference(Greedy(64 * 64), BYTES, CPU, window=(128, 128))
     with pytest.raises(TrainingError, match=r"128 x 128 .* give a smaller window\.size"):
-        chosen(picture(150, 150))
+        chosen(photo(150, 150))
     smaller = Inference(Greedy(64 * 64), BYTES, CPU, window=(64, 64))
-    assert smaller(picture(150, 150)).shape == (1, 4, 150, 150)
+    assert smaller(photo(150, 150)).shape == (1, 4, 150, 150)
 
 
 def test_other_errors_are_not_mistaken_for_it() -> None:
     with pytest.raises(RuntimeError, match="channels"):
-        Inference(nn.Conv2d(5, 2, 1), BYTES, CPU)(picture(8, 8))
+        Inference(nn.Conv2d(5, 2, 1), BYTES, CPU)(photo(8, 8))
 
 
 @pytest.mark.parametrize("pixels", [2**20, 40, 1])
@@ -252,7 +252,7 @@ def test_masks_and_confidences_of_the_bands(
     pixels: int, window: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "PIXELS", pixels)
-    image = torch.cat([picture(21, 13), picture(21, 13, seed=1)])
+    image = torch.cat([photo(21, 13), photo(21, 13, seed=1)])
     batch = Batch(image, torch.zeros(2, 21, 13, dtype=torch.uint8), ("a", "b"))
     inference = Inference(convolution(3), BYTES, CPU, window=window)
     found = list(predict_masks(inference, [batch]))

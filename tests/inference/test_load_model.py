@@ -1,4 +1,4 @@
-"""segkit.load_model: the same masks whatever the picture comes as, and from several threads."""
+"""segkit.load_model: the same masks whatever the image comes as, and from several threads."""
 
 import doctest
 import json
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scripts import call
-from trained import CLASSES, picture, save_model
+from trained import CLASSES, photo, save_model
 
 import segkit
 from segkit.data.decode import read_image
@@ -39,7 +39,7 @@ def model(checkpoint: Path) -> SegmentationModel:
 
 
 def test_the_mask_is_that_of_the_network(checkpoint: Path, model: SegmentationModel) -> None:
-    image = picture()
+    image = photo()
     network = load_network(read_checkpoint(checkpoint)).double().eval()
     mean, std = (np.array(v) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     normalized = torch.from_numpy((image / 255 - mean) / std).permute(2, 0, 1)[None]
@@ -64,10 +64,8 @@ def test_it_knows_its_classes_and_colours(model: SegmentationModel) -> None:
     assert model.palette[1].tolist() == [128, 0, 0]
 
 
-def test_every_kind_of_picture_gives_the_same_mask(
-    model: SegmentationModel, tmp_path: Path
-) -> None:
-    image = picture()
+def test_every_kind_of_image_gives_the_same_mask(model: SegmentationModel, tmp_path: Path) -> None:
+    image = photo()
     Image.fromarray(image).save(tmp_path / "a.png")
     expected = model.predict(image)
     read_only = image.copy()
@@ -89,8 +87,8 @@ def test_every_kind_of_picture_gives_the_same_mask(
     assert model.predict([]) == []
 
 
-def test_grey_pictures_are_repeated(model: SegmentationModel) -> None:
-    grey = picture()[..., 0]
+def test_grey_images_are_repeated(model: SegmentationModel) -> None:
+    grey = photo()[..., 0]
     expected = model.predict(np.dstack([grey, grey, grey]))
     assert np.array_equal(model.predict(grey), expected)
     assert np.array_equal(model.predict(Image.fromarray(grey)), expected)
@@ -100,7 +98,7 @@ def test_the_range_of_the_training_holds_for_all_that_is_given(tmp_path: Path) -
     config = {"data": {"range": [100.0, 4195.0]}}
     path = save_model(tmp_path / "run/checkpoints/best.pt", config=config)
     model = load_model(path, device="cpu")
-    image = picture()
+    image = photo()
     stored = np.uint16((image[..., 0].astype(int) * 4095 + 127) // 255 + 100)
     expected = model.compute(np.repeat(image[..., :1], 3, axis=2))[0]
     Image.fromarray(stored).save(tmp_path / "a.png")
@@ -138,7 +136,7 @@ def test_exif_is_applied_to_pillows_images_too(
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "turned.png"
-    Image.fromarray(picture()).save(path, exif=exif)
+    Image.fromarray(photo()).save(path, exif=exif)
     expected = model.predict(read_image(path))
     assert expected.shape == ((40, 56) if orientation < 5 else (56, 40))
     assert np.array_equal(model.predict(path), expected)
@@ -147,7 +145,7 @@ def test_exif_is_applied_to_pillows_images_too(
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 3), (33, 65)])
 def test_any_size(size: tuple[int, int], model: SegmentationModel) -> None:
-    assert model.predict(picture(*size)).shape == size
+    assert model.predict(photo(*size)).shape == size
 
 
 @pytest.mark.parametrize(
@@ -172,13 +170,13 @@ def test_other_objects_are_refused(image: Any, model: SegmentationModel) -> None
         model.predict(image)
 
 
-def test_files_that_are_no_pictures_are_named(model: SegmentationModel, tmp_path: Path) -> None:
+def test_files_that_are_no_images_are_named(model: SegmentationModel, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"text")
-    with pytest.raises(DataError, match=r"a\.png: is no picture"):
+    with pytest.raises(DataError, match=r"a\.png: is no image"):
         model.predict(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"b\.png: no such file"):
         model.predict(tmp_path / "b.png")
-    Image.fromarray(picture(200, 200)).save(tmp_path / "c.jpg")
+    Image.fromarray(photo(200, 200)).save(tmp_path / "c.jpg")
     content = (tmp_path / "c.jpg").read_bytes()
     (tmp_path / "c.jpg").write_bytes(content[: len(content) // 2])
     with (
@@ -189,7 +187,7 @@ def test_files_that_are_no_pictures_are_named(model: SegmentationModel, tmp_path
 
 
 def test_threads_find_what_one_finds(model: SegmentationModel) -> None:
-    images = [picture(40 + 8 * (i % 3), 56, seed=i) for i in range(12)]
+    images = [photo(40 + 8 * (i % 3), 56, seed=i) for i in range(12)]
     expected = [model.probabilities(image) for image in images]
     masks = [model.predict(image) for image in images]
     with ThreadPoolExecutor(6) as pool:
@@ -203,7 +201,7 @@ def test_threads_find_what_one_finds(model: SegmentationModel) -> None:
 
 
 def test_windows_and_more_looks(checkpoint: Path, model: SegmentationModel) -> None:
-    image = picture(96, 120)
+    image = photo(96, 120)
     plain = model.probabilities(image)
     whole = load_model(checkpoint, device="cpu", window=(96, 120))
     np.testing.assert_allclose(whole.probabilities(image), plain, atol=1e-5)
@@ -220,7 +218,7 @@ def test_windows_and_more_looks(checkpoint: Path, model: SegmentationModel) -> N
 
 def test_weights_precision_and_ensembles(tmp_path: Path) -> None:
     path = save_model(tmp_path / "average.pt", with_average=True)
-    image = picture()
+    image = photo()
     found = {w: load_model(path, device="cpu", weights=w).probabilities(image) for w in WEIGHTS}
     assert np.array_equal(found["auto"], found["ema"])
     assert not np.allclose(found["auto"], found["raw"], atol=0.1)
@@ -299,7 +297,7 @@ def test_values_of_another_kind_are_refused(
 
 def test_a_run_folder_is_enough(checkpoint: Path, model: SegmentationModel) -> None:
     found = load_model(checkpoint.parents[1], device="cpu")
-    assert np.array_equal(found.predict(picture()), model.predict(picture()))
+    assert np.array_equal(found.predict(photo()), model.predict(photo()))
 
 
 def test_the_package_offers_it_without_loading_torch_before() -> None:
@@ -320,7 +318,7 @@ def test_the_examples_of_the_docs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "best.pt").symlink_to(checkpoint)
-    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    Image.fromarray(photo()).save(tmp_path / "photo.png")
     page = str(ROOT / "docs/predict.md")
     failed, tried = doctest.testfile(page, module_relative=False, encoding="utf-8")
     assert failed == 0

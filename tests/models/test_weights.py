@@ -224,7 +224,7 @@ def test_mismatch_in_plain_words(resnet18_file: Path, tmp_path: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("in_channels", [1, 4])
-def test_grey_pictures_keep_their_response(in_channels: int, resnet18_file: Path) -> None:
+def test_grey_images_keep_their_response(in_channels: int, resnet18_file: Path) -> None:
     colour = ResNet("resnet18", str(resnet18_file)).eval()
     other = ResNet("resnet18", str(resnet18_file), in_channels=in_channels).eval()
     grey = torch.randn(1, 1, 32, 32)

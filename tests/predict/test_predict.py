@@ -1,4 +1,4 @@
-"""predict.py: pictures and videos to files, whatever goes wrong with some of them."""
+"""predict.py: images and videos to files, whatever goes wrong with some of them."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from scripts import ROOT, Result, call
-from trained import CLASSES, picture, save_model
+from trained import CLASSES, photo, save_model
 
 from segkit.data.masks import read_mask
 from segkit.errors import ConfigError, DataError
@@ -39,11 +39,11 @@ def model(run: Path) -> SegmentationModel:
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A folder with pictures of two sizes in it."""
+    """A folder with images of two sizes in it."""
     for i, name in enumerate(("a.png", "deep/er/b.png", "deep/c.png")):
         path = tmp_path / "here/photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(40, 56 - 8 * (i % 2), seed=i)).save(path)
+        Image.fromarray(photo(40, 56 - 8 * (i % 2), seed=i)).save(path)
     return tmp_path / "here"
 
 
@@ -76,7 +76,7 @@ def film(path: Path, count: int = 7, size: tuple[int, int] = (48, 64), fps: floa
     """A video whose frames get lighter."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size[::-1])
     for i in range(count):
-        writer.write(picture(*size) // 2 + 15 * (i % 8))
+        writer.write(photo(*size) // 2 + 15 * (i % 8))
     writer.release()
     return path
 
@@ -117,7 +117,7 @@ def test_everything_that_can_be_written(run: Path, model: SegmentationModel, her
     kinds_found = ["color", "cutout", "index", "overlay", "probs"]
     expected = [f"{kind}/a.{suffixes.get(kind, 'png')}" for kind in kinds_found]
     assert files(out) == ["areas.csv", *expected]
-    image = picture(40, 56)
+    image = photo(40, 56)
     mask = model.predict(image)
     assert 0 < (mask == 0).mean() < 1
     assert np.array_equal(read(out / "color/a.png"), model.palette[mask])
@@ -146,7 +146,7 @@ def test_windows_and_more_looks_are_those_of_the_library(run: Path, here: Path) 
         run, device="cpu", flip=True, scales=[1, 1.5], window=(32, 32), stride=(16, 16)
     )
     found = read_mask(here / "predictions/index/a.png")
-    assert np.array_equal(found, like.predict(picture(40, 56)))
+    assert np.array_equal(found, like.predict(photo(40, 56)))
 
 
 def test_what_cannot_be_read_is_left_out(run: Path, here: Path) -> None:
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_left_out(run: Path, here: Path) -> None:
     (here / "photos/empty.mp4").touch()
     result = predict(run, "photos", cwd=here)
     assert result.status == 1
-    assert "left out: photos/broken.jpg: is no picture" in result.out
+    assert "left out: photos/broken.jpg: is no image" in result.out
     assert "2 of 5 could not be read or written, the others were predicted" in result.err
     assert "photos/empty.mp4: is empty (0 bytes)" in result.err
     assert "Traceback" not in result.err
@@ -163,7 +163,7 @@ def test_what_cannot_be_read_is_left_out(run: Path, here: Path) -> None:
 
 
 def test_names_that_collide_overwrite_nothing(run: Path, here: Path) -> None:
-    Image.fromarray(picture(24, 24, seed=9)).save(here / "photos/a.jpg")
+    Image.fromarray(photo(24, 24, seed=9)).save(here / "photos/a.jpg")
     assert predict(run, "photos", cwd=here).status == 0
     assert read_mask(here / "predictions/index/a.jpg.png").shape == (24, 24)
     assert read_mask(here / "predictions/index/a.png.png").shape == (40, 56)
@@ -178,7 +178,7 @@ def test_names_that_collide_overwrite_nothing(run: Path, here: Path) -> None:
         ("write=[cutout] background=disc", "background=disc is no class; did you mean disk?"),
         ("write=[overlay] background=disc", "background=disc is no class; did you mean disk?"),
         ("source=none", "source=none: no such file or folder"),
-        ("out_dir=photos", "the folder of the pictures; give out_dir=FOLDER, another"),
+        ("out_dir=photos", "the folder of the images; give out_dir=FOLDER, another"),
         (
             "out_dir=photos/a.png",
             "photos/a.png: cannot be written to (File exists); give out_dir=FOLDER, one that can",
@@ -203,7 +203,7 @@ def test_sources_are_never_replaced(run: Path, here: Path) -> None:
     before = (here / "index/a.png").read_bytes()
     result = predict(run, "index", "out_dir=.", cwd=here)
     assert result.status == 1
-    assert "the results would come to index, where the pictures are" in result.err
+    assert "the results would come to index, where the images are" in result.err
     assert (here / "index/a.png").read_bytes() == before
     assert predict(run, "index", "out_dir=other", cwd=here).status == 0
 
@@ -268,7 +268,7 @@ def test_a_video_alone_gives_an_overlay_and_can_be_cut_short(run: Path, here: Pa
 
 
 def test_frames_of_an_odd_size_lose_nothing(tmp_path: Path) -> None:
-    image = picture(47, 63)
+    image = photo(47, 63)
     with video.write_video(tmp_path / "odd.mp4", 30000 / 1001) as write:
         for _ in range(3):
             write(image)
@@ -291,7 +291,7 @@ def test_videos_that_are_none(tmp_path: Path) -> None:
         pytest.raises(DataError, match="no video can be written there"),
         video.write_video(tmp_path / "none/a.mp4", 25) as write,
     ):
-        write(picture())
+        write(photo())
 
 
 class Capture:
@@ -308,7 +308,7 @@ class Capture:
 
     def read(self) -> tuple[bool, Any]:
         self.left -= 1
-        return self.left >= 0, picture(48, 64)
+        return self.left >= 0, photo(48, 64)
 
     def release(self) -> None:
         self.left = -1
@@ -379,7 +379,7 @@ def test_more_classes_than_a_palette_holds(tmp_path: Path) -> None:
 def test_an_interrupt_leaves_whole_files(source: str, run: Path, here: Path) -> None:
     """Ctrl-C in a process of its own, as soon as something is written."""
     for i in range(200):
-        Image.fromarray(picture(64, 64, seed=i)).save(here / f"photos/{i}.png")
+        Image.fromarray(photo(64, 64, seed=i)).save(here / f"photos/{i}.png")
     if source == "clip.mp4":
         film(here / source, count=2000)
     process = subprocess.Popen(
@@ -408,8 +408,8 @@ def test_an_interrupt_leaves_whole_files(source: str, run: Path, here: Path) -> 
     done = files(out)
     assert "areas.csv" in done
     assert not [name for name in done if Path(name).name.startswith(".")]
-    pictures = [read(out / name) for name in done if name.endswith(".png")]
-    assert 0 < len(pictures) < 400
+    photos = [read(out / name) for name in done if name.endswith(".png")]
+    assert 0 < len(photos) < 400
     assert "overlay/clip.mp4" not in done
     assert len(rows(out)) == int(text.split("stopped; ")[1].split()[0])
 

@@ -33,7 +33,7 @@ def test_a_folder_is_searched_to_its_end(tmp_path: Path) -> None:
 def test_results_of_an_earlier_run_are_no_sources(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "out/index/a.png", "other/out/b.png")
     assert names(tmp_path, tmp_path / "out") == ["a", "other/out/b"]
-    with pytest.raises(ConfigError, match="the folder of the pictures; give out_dir="):
+    with pytest.raises(ConfigError, match="the folder of the images; give out_dir="):
         names(tmp_path, tmp_path)
 
 
@@ -49,10 +49,10 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert names(tmp_path / "photos", tmp_path / "out") == ["a", "more/c", "x/b"]
 
 
-def test_results_never_come_where_the_pictures_are(tmp_path: Path) -> None:
+def test_results_never_come_where_the_images_are(tmp_path: Path) -> None:
     touch(tmp_path, "index/deep/a.png", "photos/a.png")
     for source in ("index", "index/deep/a.png", "**/*.png"):
-        with pytest.raises(ConfigError, match=r"the results would come to .*, where the pictures"):
+        with pytest.raises(ConfigError, match=r"the results would come to .*, where the images"):
             names(tmp_path / source, tmp_path)
     assert names(tmp_path / "photos", tmp_path) == ["a"]
     assert names(tmp_path / "index", tmp_path / "out") == ["deep/a"]
@@ -90,7 +90,7 @@ def test_nothing_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match="no such file or folder, and no pattern"):
         names(source)
     touch(tmp_path, "empty/text.txt")
-    with pytest.raises(ConfigError, match=r"source=empty: no picture and no video .*jpg"):
+    with pytest.raises(ConfigError, match=r"source=empty: no image and no video .*jpg"):
         names("empty")
 
 

@@ -112,7 +112,7 @@ def test_the_matrix_is_there_as_numbers(text: str) -> None:
 
 
 def test_without_a_run_or_confidences_a_page_is_made(tmp_path: Path) -> None:
-    """Saved masks: no history, no configuration, no calibration; and no picture is wanted."""
+    """Saved masks: no history, no configuration, no calibration; and no image is wanted."""
     full = report_data(count=1, max_images=0)
     needed = ("classes", "miou", "iou", "precision", "recall", "f1", "support")
     result = {key: full.result[key] for key in (*needed, "pixel_accuracy", "mean_f1")}
@@ -213,17 +213,17 @@ def test_a_thumbnail_shows_its_layers() -> None:
     made = thumbnail(answer, palette, 255)
     assert (made.width, made.height) == (512, 307)
     assert made.size < MAX_BYTES
-    pictures = {
+    photos = {
         layer: np.asarray(Image.open(io.BytesIO(getattr(made, layer))).convert("RGB"))
         for layer in ("image", "target", "prediction", "errors")
     }
-    assert {picture.shape for picture in pictures.values()} == {(307, 512, 3)}
-    assert pictures["target"][5, 400].tolist() == palette[3].tolist()
-    assert pictures["prediction"][5, 280].tolist() == palette[3].tolist()
-    grey = np.unique(pictures["errors"][:, :50].reshape(-1, 3), axis=0)
+    assert {photo.shape for photo in photos.values()} == {(307, 512, 3)}
+    assert photos["target"][5, 400].tolist() == palette[3].tolist()
+    assert photos["prediction"][5, 280].tolist() == palette[3].tolist()
+    grey = np.unique(photos["errors"][:, :50].reshape(-1, 3), axis=0)
     assert grey.tolist() == [[90] * 3, [160] * 3]  # ignored: stripes
-    assert pictures["errors"][5, 280].tolist() == [222, 226, 230]
-    assert pictures["errors"][5, 400].tolist() == [213, 94, 0]
+    assert photos["errors"][5, 280].tolist() == [222, 226, 230]
+    assert photos["errors"][5, 400].tolist() == [213, 94, 0]
     small = thumbnail(answer.part(Box(0, 0, 8, 6)), palette, 255)
     assert (small.width, small.height) == (6, 8)  # never enlarged
 

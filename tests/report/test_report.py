@@ -1,4 +1,4 @@
-"""Scores as tables, files and pictures."""
+"""Scores as tables, files and images."""
 
 import csv
 import json
@@ -14,14 +14,14 @@ from PIL import Image
 from segkit.data.masks import voc_palette
 from segkit.files import write_csv, write_json
 from segkit.metrics import ConfusionMatrix
-from segkit.report.pictures import (
+from segkit.report.images import (
     GAP,
     color,
-    confusion_picture,
+    confusion_image,
     legend,
     panel,
     with_legend,
-    write_picture,
+    write_image,
 )
 from segkit.report.tables import class_table, scalar_scores
 from segkit.text import display_path, percent, throughput
@@ -99,9 +99,9 @@ def test_files(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ["id", "miou"], [["a, b", 0.5], ["c", None]])
     with (tmp_path / "a.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["id", "miou"], ["a, b", "0.5"], ["c", ""]]
-    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    write_picture(tmp_path / "a.png", picture)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), picture)
+    photo = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    write_image(tmp_path / "a.png", photo)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), photo)
 
 
 def test_color() -> None:
@@ -132,28 +132,28 @@ def test_a_legend_takes_the_lines_it_needs() -> None:
     assert many.shape[1] == 60
     assert many.shape[0] - one.shape[0] == 2 * 18
     assert (one == palette[1]).all(axis=2).sum() > 100  # the box of class 1
-    picture = np.zeros((5, 60, 3), np.uint8)
-    assert np.array_equal(with_legend(picture, CLASSES, palette)[5:], many)
+    photo = np.zeros((5, 60, 3), np.uint8)
+    assert np.array_equal(with_legend(photo, CLASSES, palette)[5:], many)
 
 
 @pytest.mark.parametrize("size", [1, 2, 21, 150])
-def test_confusion_picture_shades_by_share_of_the_row(size: int) -> None:
+def test_confusion_image_shades_by_share_of_the_row(size: int) -> None:
     classes = [f"class {i}" for i in range(size)]
     matrix = np.diag(np.arange(size))  # class 0 does not occur
-    picture = confusion_picture(matrix.tolist(), classes)
-    height, width, _ = picture.shape
+    photo = confusion_image(matrix.tolist(), classes)
+    height, width, _ = photo.shape
     assert height <= width < 2500
     cell = 36 if size <= 40 else 14
-    dark = (picture == (8, 48, 107)).all(axis=2).sum()
+    dark = (photo == (8, 48, 107)).all(axis=2).sum()
     # A full cell but for its border and the number in it.
     assert dark == pytest.approx((size - 1) * (cell - 2) ** 2, rel=0.25)
 
 
-def test_confusion_picture_has_true_classes_in_rows() -> None:
+def test_confusion_image_has_true_classes_in_rows() -> None:
     places = []
     for matrix in ([[5, 0], [5, 0]], [[0, 5], [0, 5]]):  # everything is called a, then b
-        picture = confusion_picture(matrix, ["a", "b"])
-        dark = np.argwhere((picture == (8, 48, 107)).all(axis=2))
+        photo = confusion_image(matrix, ["a", "b"])
+        dark = np.argwhere((photo == (8, 48, 107)).all(axis=2))
         (top, left), (bottom, right) = dark.min(axis=0), dark.max(axis=0)
         assert bottom - top > 60
         assert right - left < 40

@@ -103,13 +103,13 @@ def test_metrics_are_strict_json_one_line_per_epoch(tmp_path: Path) -> None:
     ]
 
 
-def test_tensorboard_holds_curves_pictures_and_text(tmp_path: Path) -> None:
+def test_tensorboard_holds_curves_images_and_text(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run_log = RunLog(tmp_path)
     for step in (1, 2):
         run_log.scalars({"val/miou": step / 4, "val/iou/cat": None}, step)
-    run_log.picture("val/picture", np.zeros((4, 5, 3), np.uint8), 2)
+    run_log.image("val/image", np.zeros((4, 5, 3), np.uint8), 2)
     run_log.text("config", "seed: 0")
     run_log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -117,7 +117,7 @@ def test_tensorboard_holds_curves_pictures_and_text(tmp_path: Path) -> None:
     tags = events.Tags()
     assert tags["scalars"] == ["val/miou"]
     assert [(e.step, e.value) for e in events.Scalars("val/miou")] == [(1, 0.25), (2, 0.5)]
-    assert [(e.step, e.width, e.height) for e in events.Images("val/picture")] == [(2, 5, 4)]
+    assert [(e.step, e.width, e.height) for e in events.Images("val/image")] == [(2, 5, 4)]
     assert tags["tensors"] == ["config/text_summary"]
 
 
@@ -258,7 +258,7 @@ def test_a_full_disk_ends_tensorboard_and_not_the_run(
     writer = run_log.writer
     monkeypatch.setattr(writer, "add_scalar", full)
     run_log.scalars({"val/miou": 0.5, "val/loss": 1.0}, 1)
-    run_log.picture("val/picture", np.zeros((4, 5, 3), np.uint8), 1)
+    run_log.image("val/image", np.zeros((4, 5, 3), np.uint8), 1)
     run_log.epoch({"epoch": 1})
     run_log.close()
     writer.close()

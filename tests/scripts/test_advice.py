@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from label_files import PICTURE, area, box, coco, labelme, masks, png, run, shape, write
+from label_files import PHOTO, area, box, coco, labelme, masks, png, run, shape, write
 
 from segkit.cli.arguments import parse
 from segkit.data.voc import VOCSegmentation
@@ -74,23 +74,23 @@ DOT = np.zeros((6, 8), np.uint8)
 DOT[0, :2] = 1
 COLORED = np.array([(0, 0, 0), (128, 64, 128)], np.uint8)[DOT]
 MASKS = "source=masks images=images"
-PAIR = {"images/a.png": PICTURE, "masks/a.png": 255 * DOT}
+PAIR = {"images/a.png": PHOTO, "masks/a.png": 255 * DOT}
 LABELME = "format=labelme source=labels"
 POINTS = [[0, 0], [4, 0], [4, 2], [0, 1]]
 CORNERS = {
-    "labels/a.png": PICTURE,
+    "labels/a.png": PHOTO,
     "labels/a.json": labelme(shape("cat", "rectangle", *POINTS)),
 }
 CASES = {
     "no images": Case(
         COCO,
-        {"labels/x.json": CAT, "other/deep/a.png": PICTURE},
-        "pictures are missing in labels, .*give images=FOLDER, in or below which they lie",
+        {"labels/x.json": CAT, "other/deep/a.png": PHOTO},
+        "images are missing in labels, .*give images=FOLDER, in or below which they lie",
         "images=other",
     ),
     "other images": Case(
         f"{COCO} images=wrong",
-        {"labels/x.json": CAT, "other/a.png": PICTURE, "wrong/b.png": PICTURE},
+        {"labels/x.json": CAT, "other/a.png": PHOTO, "wrong/b.png": PHOTO},
         r"missing in wrong; give another images=FOLDER",
         "images=other",
         without="images=wrong",
@@ -102,7 +102,7 @@ CASES = {
             | {
                 "images": [*CAT["images"], {"id": 8, "file_name": "b.png", "height": 6, "width": 8}]
             },
-            "other/a.png": PICTURE,
+            "other/a.png": PHOTO,
         },
         r"take their labels out of labels/x\.json:\n  - b\.png",
         work=edit(
@@ -111,14 +111,14 @@ CASES = {
     ),
     "two of one name": Case(
         f"{COCO} images=other",
-        {"labels/x.json": CAT, "other/1/a.png": PICTURE, "other/2/a.png": PICTURE[::-1].copy()},
-        "2 pictures below images=other have this name; give images= the folder of the one",
+        {"labels/x.json": CAT, "other/1/a.png": PHOTO, "other/2/a.png": PHOTO[::-1].copy()},
+        "2 images below images=other have this name; give images= the folder of the one",
         "images=other/1",
         without="images=other",
     ),
     "suffix of masks": Case(
         f"format=binary {MASKS}",
-        {"images/a.png": PICTURE, "masks/a_mask.png": 255 * DOT},
+        {"images/a.png": PHOTO, "masks/a_mask.png": 255 * DOT},
         r"Then add mask_suffix=_mask",
         r"add (mask_suffix=\S+)",
     ),
@@ -149,7 +149,7 @@ CASES = {
     ),
     "classes": Case(
         f"{COCO} classes=[background,dog]",
-        {"labels/x.json": CAT, "labels/a.png": PICTURE},
+        {"labels/x.json": CAT, "labels/a.png": PHOTO},
         "labels are not in classes: cat. List them in classes",
         "classes=[background,cat]",
         without="classes=[background,dog]",
@@ -162,7 +162,7 @@ CASES = {
                 area(90, 0, 1, 2, 2),
                 categories=[{"id": 18, "name": "cat"}, {"id": 90, "name": "dog"}],
             ),
-            "labels/a.png": PICTURE,
+            "labels/a.png": PHOTO,
         },
         "labels are not in classes: cat. List them in classes or in ignore",
         "ignore=[cat]",
@@ -170,13 +170,13 @@ CASES = {
     ),
     "force": Case(
         COCO,
-        {"labels/x.json": CAT, "labels/a.png": PICTURE, "out/SegmentationClass/a.bmp": b"old"},
+        {"labels/x.json": CAT, "labels/a.png": PHOTO, "out/SegmentationClass/a.bmp": b"old"},
         "Add force=true to replace them",
         "force=true",
     ),
     "another out": Case(
         COCO,
-        {"labels/x.json": CAT, "labels/a.png": PICTURE, "old/SegmentationClass/a.bmp": b"old"},
+        {"labels/x.json": CAT, "labels/a.png": PHOTO, "old/SegmentationClass/a.bmp": b"old"},
         "give out= another folder",
         "out=out",
         without="out=old",
@@ -184,7 +184,7 @@ CASES = {
     "two of one id": Case(
         LABELME,
         {
-            "labels/a.png": PICTURE,
+            "labels/a.png": PHOTO,
             "labels/a b.json": labelme(shape("cat", "polygon", *box(0, 0, 2, 1))),
             "labels/a_b.json": labelme(shape("cat", "polygon", *box(0, 0, 2, 1))),
         },
@@ -200,7 +200,7 @@ CASES = {
     ),
     "a key twice": Case(
         COCO,
-        {"labels/x.json": json.dumps(CAT)[:-1] + ', "images": []}', "labels/a.png": PICTURE},
+        {"labels/x.json": json.dumps(CAT)[:-1] + ', "images": []}', "labels/a.png": PHOTO},
         "has the key 'images' twice; expected it once",
         work=edit("labels/x.json", ', "images": []', ""),
     ),
@@ -232,14 +232,14 @@ def test_labels(name: str) -> None:
 
 
 def test_grey_masks_need_no_conversion(capsys: pytest.CaptureFixture[str]) -> None:
-    write({f"masks/{n}_L.png": DOT for n in "abc"} | {f"images/{n}.png": PICTURE for n in "abc"})
+    write({f"masks/{n}_L.png": DOT for n in "abc"} | {f"images/{n}.png": PHOTO for n in "abc"})
     with pytest.raises(DataError, match="Grey values that are class ids need no conv") as error:
         run(f"format=rgb {MASKS} mask_suffix=_L colors={{a:[0,0,0],b:[9,9,9]}}")
     words = str(error.value)
     for place in ("OUT/SegmentationClass", "OUT/JPEGImages", "OUT/labels.txt"):
         assert place in words
     for n in "abc":
-        write({f"OUT/SegmentationClass/{n}.png": DOT, f"OUT/JPEGImages/{n}.png": PICTURE})
+        write({f"OUT/SegmentationClass/{n}.png": DOT, f"OUT/JPEGImages/{n}.png": PHOTO})
     write({"OUT/labels.txt": "ground\nthing\n"})
     found = re.search(r"python -m \S+ data.root=OUT", words)
     assert found is not None
@@ -254,10 +254,10 @@ NAMES = "abcdefgh"
 
 
 def many(first: str) -> dict[str, Any]:
-    """Pictures with a cat each, below a folder of their own."""
+    """Images with a cat each, below a folder of their own."""
     cat = shape("cat", "polygon", *box(0, 0, 2, 1))
     labels = {f"{first}/{first}{n}.json": labelme(cat, imagePath=f"{first}{n}.png") for n in NAMES}
-    return labels | {f"{first}/{first}{n}.png": PICTURE for n in NAMES}
+    return labels | {f"{first}/{first}{n}.png": PHOTO for n in NAMES}
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def many(first: str) -> dict[str, Any]:
         (["mine"], "(python -m segkit.tools.split .* of=mine)$"),
         (["train"], "split=val, or divide these: (python -m .* of=train force=true)$"),
         (["val"], "split=train, or divide these: (python -m .* of=val force=true)$"),
-        (["train"], "convert other pictures with (split=val)"),
+        (["train"], "convert other images with (split=val)"),
         (["train", "val"], "(python -m segkit.data.check .*)"),
         (["train", "test"], "split=val, or divide these: (python -m .* of=train force=true)$"),
     ],

@@ -1,4 +1,4 @@
-"""Advice about lists, masks and pictures, followed to the letter: it must end in a right result."""
+"""Advice about lists, masks and images, followed to the letter: it must end in a right result."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 from segkit.tools.check import Request
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
 DOT = np.zeros((6, 8), np.uint8)
 DOT[0, :2] = 1
 TWO = DOT.copy()
@@ -30,7 +30,7 @@ VOC = voc_palette()
 COLORED = VOC[DOT]
 LABELS, TRAIN, VAL = "labels.txt", *(f"ImageSets/Segmentation/{n}.txt" for n in ("train", "val"))
 FILES: dict[str, Any] = {
-    **{f"JPEGImages/{n}.png": PICTURES[i] for i, n in enumerate("abc")},
+    **{f"JPEGImages/{n}.png": IMAGES[i] for i, n in enumerate("abc")},
     **{f"SegmentationClass/{n}.png": DOT for n in "abc"},
     **{TRAIN: "a\nb\n", VAL: "c\n", LABELS: "ground\nthing\n"},
 }
@@ -287,7 +287,7 @@ CASES = {
         masks(0 * DOT, "ab")
         | {"ImageSets/Segmentation/other.txt": "d\n"}
         | masks(DOT, "d")
-        | {"JPEGImages/d.png": PICTURES[0]},
+        | {"JPEGImages/d.png": IMAGES[0]},
         "",
         r"(data\.train_split) names another list",
         "{0}=other",
@@ -404,7 +404,7 @@ CASES = {
         work=replaced(TRAIN, '"a"', "a"),
     ),
     "backslashes": Case(
-        {TRAIN: "x\\d\nb\n", "JPEGImages/x/d.png": PICTURES[0], "SegmentationClass/x/d.png": DOT},
+        {TRAIN: "x\\d\nb\n", "JPEGImages/x/d.png": IMAGES[0], "SegmentationClass/x/d.png": DOT},
         "",
         r"write / for \\: (\S+)\)",
         work=replaced(TRAIN, "x\\d", "{0}"),
@@ -433,9 +433,9 @@ CASES = {
         r"Take them out of one of them:\n  - (\w)",
         work=replaced(VAL, "{0}\n", ""),
     ),
-    # pictures
+    # images
     "an archive": Case(
-        {"JPEGImages/a.png": gzip.compress(png(PICTURES[0]))},
+        {"JPEGImages/a.png": gzip.compress(png(IMAGES[0]))},
         "",
         "is a gzip archive.* Unpack it",
         work=lambda _: write(
@@ -445,18 +445,18 @@ CASES = {
     "an animation": Case(
         {
             "JPEGImages/a.png": encoded(
-                PICTURES[1], "GIF", save_all=True, append_images=[Image.fromarray(PICTURES[2])]
+                IMAGES[1], "GIF", save_all=True, append_images=[Image.fromarray(IMAGES[2])]
             )
         },
         "",
         "Save the frame that is meant as PNG",
-        work=to("JPEGImages/a.png", PICTURES[0]),
+        work=to("JPEGImages/a.png", IMAGES[0]),
     ),
     "an empty file": Case(
         {"JPEGImages/a.png": b""},
         "",
         r"is empty \(0 bytes\).* Get it again from its source",
-        work=to("JPEGImages/a.png", PICTURES[0]),
+        work=to("JPEGImages/a.png", IMAGES[0]),
     ),
     "another size": Case(
         masks(DOT[:3], "a"),
@@ -483,22 +483,22 @@ CASES |= {
         r"or JPEGImages/ID\.jpg SegmentationClass/ID\.png where these files are there",
         work=replaced(TRAIN, "masks/", "SegmentationClass/"),
     ),
-    "several pictures": Case(
+    "several images": Case(
         {
             "JPEGImages/a.png": None,
             TIFF: encoded(
-                PICTURES[0], "TIFF", save_all=True, append_images=[Image.fromarray(PICTURES[1])]
+                IMAGES[0], "TIFF", save_all=True, append_images=[Image.fromarray(IMAGES[1])]
             ),
         },
         "",
-        "holds 2 pictures; expected one. Split the file",
-        work=to(TIFF, encoded(PICTURES[0], "TIFF")),
+        "holds 2 images; expected one. Split the file",
+        work=to(TIFF, encoded(IMAGES[0], "TIFF")),
     ),
     "planes": Case(
-        {"JPEGImages/a.png": None, TIFF: stored(PICTURES[0].transpose(2, 0, 1) * np.uint16(257))},
+        {"JPEGImages/a.png": None, TIFF: stored(IMAGES[0].transpose(2, 0, 1) * np.uint16(257))},
         "",
         "Save it with the bands of a pixel side by side",
-        work=to(TIFF, encoded(PICTURES[0], "TIFF")),
+        work=to(TIFF, encoded(IMAGES[0], "TIFF")),
     ),
     "colours of 16 bits": Case(
         masks(stored(COLORED * np.uint16(257)), "a"),
@@ -521,13 +521,13 @@ CASES |= {
         saved(COLORED),
     ),
 }
-# What is no picture: the user converts, unpacks or fetches it, and it is one.
+# What is no image: the user converts, unpacks or fetches it, and it is one.
 CASES |= {
     f"{kind} {signature!r}": Case(
         {"JPEGImages/a.png": bytes(place) + signature + bytes(range(1, 90))},
         "",
         rf"is {re.escape(kind)}; expected.* {re.escape(way_out)}",
-        work=to("JPEGImages/a.png", PICTURES[0]),
+        work=to("JPEGImages/a.png", IMAGES[0]),
     )
     for place, signature, kind, way_out in _KINDS
     if (place, signature) != (0, b"\x1f\x8b")  # above: it is unpacked indeed
@@ -570,19 +570,19 @@ def test_a_data_set(name: str) -> None:
     image, mask = dataset.read(0)
     rows = ["".join("x" if v == 255 else str(v) for v in row) for row in mask[:2]]
     assert " ".join(rows) == case.result
-    np.testing.assert_array_equal(image, PICTURES[0])
+    np.testing.assert_array_equal(image, IMAGES[0])
     assert tuple(dataset.classes) == case.classes
 
 
-def test_a_picture_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     write({f"voc/{path}": what for path, what in FILES.items()})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # of 48
     with pytest.raises(
-        DataError, match=r"at most 30 pixels are decoded.* Cut the picture into tiles"
+        DataError, match=r"at most 30 pixels are decoded.* Cut the image into tiles"
     ):
         opened("")
     left = {path: what[:, :5] for path, what in FILES.items() if isinstance(what, np.ndarray)}
     write({f"voc/{path}": what for path, what in left.items()})
     image, mask = opened("").read(0)
-    np.testing.assert_array_equal(image, PICTURES[0][:, :5])
+    np.testing.assert_array_equal(image, IMAGES[0][:, :5])
     np.testing.assert_array_equal(mask, DOT[:, :5])

@@ -19,7 +19,7 @@ from voc_folder import make_voc
 
 from segkit.data import Shapes
 from segkit.data.augment import Augment
-from segkit.data.levels import picture_of
+from segkit.data.levels import image_of
 from segkit.data.loader import Batch
 from segkit.data.stored import Stored
 from segkit.data.voc import VOCSegmentation
@@ -38,7 +38,7 @@ from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 MASK = np.zeros((40, 48), np.uint8)
 MASK[:20, :24] = 1
 
@@ -102,8 +102,8 @@ def unpacked() -> bool:
 
 
 def augmented(*transforms: Any) -> bool:
-    """Whether a picture keeps its kind, and its mask its ids."""
-    image, mask = Augment(transforms)(PICTURE, MASK, np.random.default_rng(0))
+    """Whether an image keeps its kind, and its mask its ids."""
+    image, mask = Augment(transforms)(PHOTO, MASK, np.random.default_rng(0))
     return image.dtype == np.uint8 and {*np.unique(mask).tolist()} <= {0, 1, 255}
 
 
@@ -132,7 +132,7 @@ def nested() -> object:
 
 def two_files() -> object:
     make_voc(Path("voc"))
-    Image.fromarray(PICTURE).save("voc/JPEGImages/a.bmp")
+    Image.fromarray(PHOTO).save("voc/JPEGImages/a.bmp")
     return voc("voc")
 
 
@@ -177,7 +177,7 @@ def filmed(suffix: str) -> bool:
     path = Path("clip").with_suffix(f".{suffix.lower()}")
     with write_video(path, 5.0) as add:
         for _ in range(3):
-            add(PICTURE)
+            add(PHOTO)
     with open_video(path) as video:
         return len(list(video.frames())) == 3
 
@@ -210,14 +210,14 @@ STEPS = {
         weighted,
     ),
     "no fixed range": Step(
-        lambda: picture_of(FLOATS, None, "x"),
+        lambda: image_of(FLOATS, None, "x"),
         r"data\.range=\[low,high\]",
-        lambda: picture_of(FLOATS, (0.0, 2.0), "x")[0, :, 0].tolist() == [0, 64, 255],
+        lambda: image_of(FLOATS, (0.0, 2.0), "x")[0, :, 0].tolist() == [0, 64, 255],
     ),
     "another range": Step(
-        lambda: picture_of(BYTES, (0.0, 4095.0), "x"),
+        lambda: image_of(BYTES, (0.0, 4095.0), "x"),
         r"or leave data\.range out",
-        lambda: picture_of(BYTES, None, "x")[0, :, 0].tolist() == [0, 128, 255],
+        lambda: image_of(BYTES, None, "x")[0, :, 0].tolist() == [0, 128, 255],
     ),
     "a folder too high": Step(nested, r"Did you mean data\.root=(\S+)\?", first),
     "two files": Step(

@@ -378,7 +378,7 @@ STEPS = {
     ),
     "stride too large": Step(
         inference(window=(4, 4), stride=(5, 5)),
-        r"at most window.size=\(4, 4\)",
+        r"at most window=\(4, 4\)",
         inference(window=(4, 4), stride=(4, 4)),
     ),
     "no CUDA": Step(devices("cuda:99"), "use cpu", devices("cpu")),

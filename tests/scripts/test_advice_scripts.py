@@ -43,9 +43,8 @@ from segkit.tools import browse
 from segkit.tools import model as model_tool
 from segkit.training.warm_start import init_from
 
-Pixels = NDArray[np.uint8]
 RNG = np.random.default_rng(0)
-PICTURE = RNG.integers(0, 256, (40, 48, 3), np.uint8)
+PHOTO = RNG.integers(0, 256, (40, 48, 3), np.uint8)
 VOC = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True}
 
 
@@ -63,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(home / "voc/SegmentationClass", home / "masks")
     for name in ("photos", "photos/index"):
         (home / name).mkdir()
-        Image.fromarray(PICTURE).save(home / name / "a.png")
+        Image.fromarray(PHOTO).save(home / name / "a.png")
     about = {"data": data(str(home / "voc"))}
     save_model(home / "net.pt", config=about)
     save_model(home / "closed/net.pt", config=about)
@@ -115,12 +114,12 @@ class Case(NamedTuple):
     work: Callable[[], object] | None = None
 
 
-def expected(picture: str = "photos/a.png") -> NDArray[Any]:
-    return load_model("net.pt", device="cpu").predict(picture)
+def expected(photo: str = "photos/a.png") -> NDArray[Any]:
+    return load_model("net.pt", device="cpu").predict(photo)
 
 
 def masked(path: str) -> Callable[[], object]:
-    """Whether the file is the mask that net.pt predicts for the picture."""
+    """Whether the file is the mask that net.pt predicts for the image."""
     return lambda: np.array_equal(read_mask(Path(path)), expected())
 
 
@@ -133,14 +132,14 @@ def film() -> None:
     Path("photos/clip.mp4").unlink()
     with write_video(Path("photos/clip.mp4"), 5.0) as add:
         for _ in range(4):
-            add(PICTURE)
+            add(PHOTO)
 
 
 def overlay() -> bool:
-    """Whether the class disk is as in the picture, and all others are not."""
+    """Whether the class disk is as in the image, and all others are not."""
     drawn, disk = np.asarray(Image.open("out/overlay/a.png")), expected() == 1
     assert 0 < disk.sum() < disk.size
-    same = (drawn == PICTURE).all(-1)
+    same = (drawn == PHOTO).all(-1)
     return bool(same[disk].all() and same[~disk].mean() < 0.01)
 
 
@@ -192,7 +191,7 @@ def answers(path: str, format: str) -> Callable[[], object]:
     """Whether an exported file gives the mask that its checkpoint gives."""
 
     def right() -> bool:
-        image = torch.from_numpy(PICTURE).permute(2, 0, 1)[None]
+        image = torch.from_numpy(PHOTO).permute(2, 0, 1)[None]
         with torch.no_grad():
             logits = open_model(Path(path), format)(image.contiguous())
         return np.array_equal(logits[0].argmax(0).numpy(), expected())
@@ -228,7 +227,7 @@ CASES = [
     ),
     Case(
         f"{FOLDER} out_dir=photos",
-        r"the folder of the pictures; give (out_dir=)FOLDER",
+        r"the folder of the images; give (out_dir=)FOLDER",
         "{0}out",
         masked("out/index/a.png"),
     ),
@@ -404,11 +403,11 @@ def large(precision: str) -> torch.Tensor:
 def calibrated(root: str) -> bool:
     cfg = config("export", "checkpoint=moved.pt", "precision=int8_static", root)
     assert isinstance(cfg, DictConfig), cfg
-    read_pictures = runpy.run_path(str(ROOT / "export.py"))["read_pictures"]
-    found = dict(read_pictures(cfg, read_checkpoint("moved.pt")))
-    for name, picture in found.items():
+    read_images = runpy.run_path(str(ROOT / "export.py"))["read_images"]
+    found = dict(read_images(cfg, read_checkpoint("moved.pt")))
+    for name, photo in found.items():
         kept = np.asarray(Image.open(f"voc/JPEGImages/{name}.png"))
-        assert np.array_equal(picture[0].permute(1, 2, 0), kept)
+        assert np.array_equal(photo[0].permute(1, 2, 0), kept)
     return set(found) == {"a", "b"}
 
 
@@ -481,16 +480,16 @@ STEPS = {
         lambda number: find_sources(number, Path("out")) == [Source(0, "camera-0")],
     ),
     "floats": Step(
-        lambda: load_model("net.pt").predict(PICTURE[..., ::-1] / 255),  # type: ignore[arg-type]
+        lambda: load_model("net.pt").predict(PHOTO[..., ::-1] / 255),  # type: ignore[arg-type]
         r"expected uint8 .* \(OpenCV: image\[\.\.\., ::-1\]\)",
         lambda: np.array_equal(
-            load_model("net.pt").predict(PICTURE[..., ::-1][..., ::-1]), expected()
+            load_model("net.pt").predict(PHOTO[..., ::-1][..., ::-1]), expected()
         ),
     ),
     "no checkpoint": Step(
         lambda: load_model([]),
         r"expected at least one \.pt file or run folder",
-        lambda: np.array_equal(load_model(["net.pt"]).predict(PICTURE), expected()),
+        lambda: np.array_equal(load_model(["net.pt"]).predict(PHOTO), expected()),
     ),
     "bf16": Step(
         lambda: large("bf16"),
@@ -610,7 +609,7 @@ def test_weights_of_a_diverged_training_are_not_handed_on(
     assert "take a checkpoint of an earlier epoch" in said
     assert not Path("small.pt").exists()
     assert tool("net.pt") == 0
-    assert np.array_equal(load_model("small.pt").predict(PICTURE), expected())
+    assert np.array_equal(load_model("small.pt").predict(PHOTO), expected())
 
 
 @pytest.mark.parametrize(
@@ -637,9 +636,9 @@ def test_the_sheet_of_browse(wrong: str, message: str, advice: str, here: Path) 
         sheet(wrong)
     found = re.search(message, str(error.value))
     assert found is not None, str(error.value)
-    picture = np.asarray(Image.open(sheet(*advice.format(*found.groups()).split())))
+    photo = np.asarray(Image.open(sheet(*advice.format(*found.groups()).split())))
     kept = np.asarray(Image.open("voc/JPEGImages/a.png"))
-    assert np.array_equal(picture[LINE : LINE + 8, :12], kept)
+    assert np.array_equal(photo[LINE : LINE + 8, :12], kept)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_every_format_is_converted_to_the_same_masks(reader: Reader) -> None:
 
 
 @pytest.mark.slow
-def test_the_picture_of_the_slopes_is_the_one_that_is_drawn(reader: Reader) -> None:
+def test_the_image_of_the_slopes_is_the_one_that_is_drawn(reader: Reader) -> None:
     document = ROOT / "docs/losses.md"
     reader.follow(document)
     drawn = (reader.folder(document) / "docs/loss_slopes.svg").read_text()

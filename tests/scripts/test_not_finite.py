@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scripts import SMALL, Result, call, quick_call
 from torch import Tensor, nn
-from trained import picture
+from trained import photo
 
 from segkit.data.loader import Batch
 from segkit.errors import CheckpointError
@@ -188,7 +188,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found.state["model"]["classifier.weight"][:] = factor
         save_checkpoint(folder / f"{name}.pt", found.state, found.about, found.scores)
     (folder / "photos").mkdir()
-    Image.fromarray(picture(40, 56)).save(folder / "photos/a.png")
+    Image.fromarray(photo(40, 56)).save(folder / "photos/a.png")
     return folder
 
 
@@ -215,7 +215,7 @@ def files(folder: Path) -> list[str]:
         ("export.py checkpoint=large.pt out=out/a.pt2 format=pt2", "large.pt computes NaN"),
         (
             "export.py checkpoint=large.pt out=out/a.onnx precision=int8_static",
-            "train_00",  # the name of a picture of the training split
+            "train_00",  # the name of an image of the training split
         ),
     ],
 )

@@ -20,9 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segkit.runs.folder import locked
 from segkit.runs.metrics_log import RunLog
 from segkit.training import data, loop
-from segkit.training.validation_images import ValidationPictures
+from segkit.training.validation_images import ValidationImages
 
-# Twelve pictures in three steps, each of two batches; everything on that a state may hold.
+# Twelve images in three steps, each of two batches; everything on that a state may hold.
 RUN = (
     "data.dataset.num_train=12",
     "data.dataset.num_val=3",
@@ -42,7 +42,7 @@ RUN = (
     "trainer.ema_decay=0.9",
     "trainer.patience=5",
     "trainer.log_every=1",
-    "trainer.num_pictures=1",
+    "trainer.num_images=1",
 )
 STEPS = 6
 TIMED = ("seconds", "images_per_second", "memory_mib")
@@ -199,15 +199,15 @@ def test_a_signal(
 
 
 def test_a_signal_during_the_validation(home: Path, whole: Path) -> None:
-    add = ValidationPictures.add
+    add = ValidationImages.add
 
-    def add_and_signal(self: ValidationPictures, *arguments: Any) -> None:
+    def add_and_signal(self: ValidationImages, *arguments: Any) -> None:
         add(self, *arguments)
         if self.seen == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ValidationPictures, "add", add_and_signal)
+        patch.setattr(ValidationImages, "add", add_and_signal)
         train(home, "validation", status=143)
     state = state_of(home / "validation")
     assert (state["epoch"], state["images"], state["step"]) == (0, 12, 3)

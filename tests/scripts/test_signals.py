@@ -14,7 +14,7 @@ from scripts import ROOT, SMALL, quick_call
 from segkit.runs.checkpoint import read_checkpoint
 from segkit.runtime import signals
 from segkit.runtime.signals import StopSignals, exit_code
-from segkit.training.validation_images import ValidationPictures
+from segkit.training.validation_images import ValidationImages
 
 needs_usr1 = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
 
@@ -188,16 +188,16 @@ def test_a_closed_standard_error_is_no_obstacle() -> None:
 def test_a_signal_between_the_two_passes_of_a_validation_with_an_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes with the last picture of the average; the raw weights are not scored then."""
-    add = ValidationPictures.add
+    """It comes with the last image of the average; the raw weights are not scored then."""
+    add = ValidationImages.add
     num_images = 6
 
-    def add_and_signal(self: ValidationPictures, *arguments: Any) -> None:
+    def add_and_signal(self: ValidationImages, *arguments: Any) -> None:
         add(self, *arguments)
         if self.seen == num_images:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(ValidationPictures, "add", add_and_signal)
+    monkeypatch.setattr(ValidationImages, "add", add_and_signal)
     (tmp_path / "here").mkdir()
     # Loads of four: after the last two of the six images there is no other look before the end.
     more = ("loader.batch_size=4", "trainer.ema_decay=0.9", "out_dir=run")

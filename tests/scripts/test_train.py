@@ -80,7 +80,7 @@ def test_a_run_writes_what_is_promised(first: Path, home: Path) -> None:
 def test_one_line_per_epoch_with_every_value(first: Path) -> None:
     log = lines(first)
     assert [line["epoch"] for line in log] == [1, 2]
-    assert [line["step"] for line in log] == [3, 6]  # 24 pictures in batches of 8
+    assert [line["step"] for line in log] == [3, 6]  # 24 images in batches of 8
     expected = {"train/loss", "train/loss/ce", "train/grad_norm", "lr", "val/loss", "val/miou"}
     expected |= {f"val/iou/{name}" for name in CLASSES} | {"images_per_second"}
     assert all(expected <= line.keys() for line in log)
@@ -181,7 +181,7 @@ def test_the_saved_config_holds_absolute_paths_and_no_secrets(
 
 
 def voc(home: Path, name: str, sizes: dict[str, tuple[int, int]], val: list[str]) -> Path:
-    """A VOC folder with pictures of the given sizes (width, height)."""
+    """A VOC folder with images of the given sizes (width, height)."""
     root = make_voc(home / name, {"train": list(sizes), "val": val, "trainval": list(sizes)})
     for item, size in sizes.items():
         for file in root.glob(f"*/{item}.png"):
@@ -212,7 +212,7 @@ def test_trainval_is_taken_with_a_warning(home: Path) -> None:
     arguments = ("data=voc", "data.root=both", "data.train_split=trainval", "trainer.max_epochs=1")
     result = call("train.py", *TINY, *arguments, "out_dir=both_run", cwd=home)
     assert result.status == 0, result.err
-    assert "1 of 1 validation pictures are also trained on" in result.out
+    assert "1 of 1 validation images are also trained on" in result.out
 
 
 def test_a_binary_mask_of_0_and_255_with_a_label_map(home: Path) -> None:

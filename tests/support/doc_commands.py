@@ -132,7 +132,7 @@ RULES = [
     Rule(r"-m segkit\.tools\.download", ("dry_run=true",)),
     Rule(r"-m segkit\.(tools|data|config)\."),
     Rule(r"tensorboard ", ("--inspect",)),  # reads what it would show, and ends
-    Rule(r"benchmarks/(intervals|kills|loss_slopes|result_picture)\.py", alone=True),
+    Rule(r"benchmarks/(intervals|kills|loss_slopes|result_image)\.py", alone=True),
 ]
 
 

@@ -58,16 +58,16 @@ def newest_run(folder: Path) -> str:
 
 
 def make_labels(folder: Path) -> None:
-    """8 pictures of 64 x 48 with a square, which is labelled in every format that is converted."""
+    """8 images of 64 x 48 with a square, which is labelled in every format that is converted."""
     square = np.zeros((48, 64), np.uint8)
     square[8:40, 10:50] = 255
     corners = [[10, 8], [50, 8], [50, 40], [10, 40]]
-    picture = np.repeat(square[..., None] // 2 + 60, 3, axis=2)
+    image = np.repeat(square[..., None] // 2 + 60, 3, axis=2)
     shape = {"label": "cat", "points": corners, "shape_type": "polygon"}
     images, annotations, xml = [], [], ""
     for number, name in enumerate(NAMES):
-        for part in ("labels", "pictures", "coco/pictures", "cvat/images"):
-            save(folder / part / f"{name}.png", picture)
+        for part in ("labels", "images", "coco/images", "cvat/images"):
+            save(folder / part / f"{name}.png", image)
         size = {"imageHeight": 48, "imageWidth": 64, "imageData": None}
         content = {"imagePath": f"{name}.png", "shapes": [shape], **size}
         (folder / f"labels/{name}.json").write_text(json.dumps(content))

@@ -17,7 +17,7 @@ from segkit.tools.formats.annotation import Request
 
 Files = dict[str, Any]  # arrays become PNGs, mappings JSON; text and bytes stay
 
-PICTURE = np.full((6, 8, 3), 90, np.uint8)
+PHOTO = np.full((6, 8, 3), 90, np.uint8)
 XML = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version>
 <meta><task><labels>

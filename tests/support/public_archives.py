@@ -49,7 +49,7 @@ def md5(path: Path) -> str:
 
 
 def voc_archives(folder: Path) -> tuple[Path, Path]:
-    """VOC with 2 pictures to train on, 1 to validate on and 2 without masks; SBD with 4 of them."""
+    """VOC with 2 images to train on, 1 to validate on and 2 without masks; SBD with 4 of them."""
     base, ids = "VOCdevkit/VOC2012", ["t_1", "t_2", "v_1", "x_1", "x_2"]
     files = {f"{base}/JPEGImages/{name}.jpg": jpeg() for name in ids}
     files |= {f"{base}/SegmentationClass/{n}.png": png(np.full((4, 6), 255)) for n in ids[:3]}

@@ -73,7 +73,7 @@ def save_model(
     return path
 
 
-def picture(height: int = 40, width: int = 56, seed: int = 0) -> NDArray[np.uint8]:
+def photo(height: int = 40, width: int = 56, seed: int = 0) -> NDArray[np.uint8]:
     """Coarse noise, uint8 (H, W, 3)."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)

@@ -13,7 +13,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data
 
 
 def make_voc(root: Path, splits: dict[str, list[str]] | None = None) -> Path:
-    """Write pictures of 12 x 8 pixels whose masks hold 0, 1, 2 and a 255 border; return root."""
+    """Write images of 12 x 8 pixels whose masks hold 0, 1, 2 and a 255 border; return root."""
     splits = splits or {"train": ["a", "b"], "val": ["c"]}
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from segkit.data.decode import read_image
 from segkit.data.loader import Samples
 from segkit.data.voc import VOCSegmentation
 from segkit.report.contact_sheet import LINE, Tile, contact_sheet
-from segkit.report.pictures import GAP, hatched
+from segkit.report.images import GAP, hatched
 from segkit.tools.browse import Request, main, write_sheet
 
 STEP = 240 + GAP  # from one column to the next
@@ -38,7 +38,7 @@ def browse(*arguments: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return end.value.code if isinstance(end.value.code, int) else 1
 
 
-def test_a_tile_shows_picture_and_mask() -> None:
+def test_a_tile_shows_image_and_mask() -> None:
     image = np.full((4, 6, 3), 77, np.uint8)
     mask = np.array([[0, 0, 0, 1, 1, 1]] * 2 + [[255, 255, 255, 2, 2, 2]] * 2, np.uint8)
     sheet = contact_sheet([[Tile(image, mask, "x")]], ["a", "b", "c"], PALETTE, 255, side=300)
@@ -49,7 +49,7 @@ def test_a_tile_shows_picture_and_mask() -> None:
     assert set(np.unique(shown[2:, :3])) <= {90, 160}  # stripes
 
 
-def test_large_pictures_shrink_and_labels_are_not_blended() -> None:
+def test_large_images_shrink_and_labels_are_not_blended() -> None:
     image = np.zeros((40, 80, 3), np.uint8)
     mask = np.zeros((40, 80), np.uint8)
     mask[:, 40:] = 2
@@ -80,7 +80,7 @@ def test_the_sheet_is_made_of_what_training_reads(tmp_path: Path) -> None:
 
 def test_a_column_is_what_samples_reads(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc")
-    sheet = sheet_of(root, "augment=light", "seed=3", epochs=2, pictures=1)
+    sheet = sheet_of(root, "augment=light", "seed=3", epochs=2, images=1)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", ["data=voc", f"data.root={root}", "augment=light"])
     fed = Samples(VOCSegmentation(root, "train"), build_augment(cfg), seed=3)
@@ -91,8 +91,8 @@ def test_a_column_is_what_samples_reads(tmp_path: Path) -> None:
 
 
 def test_without_augmentation_all_columns_are_the_file(tmp_path: Path) -> None:
-    sheet = sheet_of(make_voc(tmp_path / "voc"), "augment=none", epochs=1, pictures=1)
-    rows = slice(LINE, LINE + 16 + GAP)  # picture and mask
+    sheet = sheet_of(make_voc(tmp_path / "voc"), "augment=none", epochs=1, images=1)
+    rows = slice(LINE, LINE + 16 + GAP)  # image and mask
     np.testing.assert_array_equal(sheet[rows, :12], sheet[rows, STEP : STEP + 12])
 
 
@@ -100,9 +100,9 @@ def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_voc(tmp_path / "voc")
-    arguments = ("data=voc", "data.root=voc", "pictures=5", "augment=none", "out=new/s.png")
+    arguments = ("data=voc", "data.root=voc", "images=5", "augment=none", "out=new/s.png")
     assert browse(*arguments, cwd=tmp_path, monkeypatch=monkeypatch) == 0
-    assert "2 of 2 pictures of train: new/s.png" in capsys.readouterr().out
+    assert "2 of 2 images of train: new/s.png" in capsys.readouterr().out
     assert (tmp_path / "new/s.png").is_file()
 
 
@@ -110,7 +110,7 @@ def test_a_sheet_that_is_there_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_voc(tmp_path / "voc")
-    arguments = ("data=voc", "data.root=voc", "augment=none", "pictures=1", "epochs=1")
+    arguments = ("data=voc", "data.root=voc", "augment=none", "images=1", "epochs=1")
     assert browse(*arguments, "--dry-run", cwd=tmp_path, monkeypatch=monkeypatch) == 0
     assert "dry run: would write browse.png" in capsys.readouterr().out
     path = tmp_path / "browse.png"
@@ -126,7 +126,7 @@ def test_a_sheet_that_is_there_stays(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pictures=0"], "error: pictures=0: expected at least 1"),
+        (["images=0"], "error: images=0: expected at least 1"),
         (["data=voc"], "error: data.root is not set"),
         (["agument=none"], "agument"),
         (["out=x.jpg", "data=voc", "data.root=voc"], "expected a name that ends in .png"),
@@ -148,4 +148,4 @@ def test_help_tells_its_own_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data=voc", "--help"]) == 0
     out = capsys.readouterr().out
     assert "All other keys are those of train.py" in out
-    assert "pictures=... rows of the sheet" in out
+    assert "images=... rows of the sheet" in out

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from label_files import (
-    PICTURE,
+    PHOTO,
     XML,
     Files,
     area,
@@ -34,7 +34,7 @@ from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 from segkit.tools.formats import READERS
 
-ROW = PICTURE[:1, :3].copy()  # a picture of three pixels
+ROW = PHOTO[:1, :3].copy()  # an image of three pixels
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 REST = 5 * " 00000000"  # of the rows
 OVERLAP = {
-    "labels/a.png": PICTURE,
+    "labels/a.png": PHOTO,
     "labels/x.json": coco(area(18, 0, 0, 2, 1), area(90, 0, 0, 5, 1)),
 }
 CROWD = {"size": [6, 8], "counts": [12, 12, 24]}  # runs down columns: 2 and 3 are inside
@@ -56,7 +56,7 @@ LABELMAP = "# label:color_rgb:parts:actions\nother:0,0,0::\nroad:128,64,128::\nv
 
 
 def row(values: Any, suffix: str = "") -> Files:
-    """A picture of three pixels, and its mask."""
+    """An image of three pixels, and its mask."""
     return {"images/a.png": ROW, f"masks/a{suffix}.png": np.array([values], np.uint8)}
 
 
@@ -104,7 +104,7 @@ CASES = [
     Case(  # in the order of the file: cat over dog, then background over dog; names by the alphabet
         LABELME,
         {
-            "labels/a.png": PICTURE,
+            "labels/a.png": PHOTO,
             "labels/a.json": labelme(
                 shape("dog", "polygon", *box(0, 0, 4, 2)),
                 shape("cat", "rectangle", [3, 1], [6, 3]),
@@ -124,8 +124,8 @@ CASES = [
                 shape("ring", "circle", [2, 2], [2, 3.9]),
                 shape("part", "mask", [5, 4], [7, 5], mask=as_text(np.eye(2, 3, 1) > 0)),
                 shape("mess", "rectangle", [0, 5], [1, 6]),
-                imageData=as_text(PICTURE),
-                imagePath="C:\\pictures\\one two.jpg",
+                imageData=as_text(PHOTO),
+                imagePath="C:\\images\\one two.jpg",
             )
         },
         {"sub/one_two": "01100000 11110000 11110000 01100000 00000020 x0000002"},
@@ -134,7 +134,7 @@ CASES = [
     Case(
         COCO,
         {
-            "labels/images/a.png": PICTURE,
+            "labels/images/a.png": PHOTO,
             "labels/x.json": coco(
                 area(18, 0, 0, 2, 1),  # small, so above
                 area(90, 0, 0, 5, 3),
@@ -152,7 +152,7 @@ CASES = [
     ),
     Case(  # the turned box stands upright about (1, 4.5): x from 0.1 to 1.9, y from 2.6 to 6.4
         CVAT,
-        {"labels/images/sub/a.png": PICTURE, "labels/annotations.xml": XML},
+        {"labels/images/sub/a.png": PHOTO, "labels/annotations.xml": XML},
         {"sub/a": "22200000 22211000 00111000 22000000 22022001 22022010"},
         "background tree car",
         (BLACK, (0, 255, 0), (0, 0, 255)),
@@ -179,7 +179,7 @@ CASES = [
             FOLDERS,
             {"a": a, "b": b},
             classes,
-            notes="note: 1 pictures without a mask left out\n",
+            notes="note: 1 images without a mask left out\n",
         )
         for arguments, a, b, classes in (
             (CLASS_FOLDERS, "220", "100", "background car tree"),
@@ -201,8 +201,8 @@ def test_it_becomes_a_data_set(case: Case, capsys: pytest.CaptureFixture[str]) -
         colors = read_palette(f"out/SegmentationClass/{name}.png")
         assert colors is not None
         assert [*map(tuple, colors[: len(case.colors)].tolist())] == [*case.colors]
-        picture = Path(f"out/JPEGImages/{name}.png").read_bytes()
-        assert picture in (png(PICTURE), png(ROW))  # as it was
+        photo = Path(f"out/JPEGImages/{name}.png").read_bytes()
+        assert photo in (png(PHOTO), png(ROW))  # as it was
 
 
 @needs_shared
@@ -212,8 +212,8 @@ def test_real_masks_come_back_from_their_colours() -> None:
     write({"colors.txt": "\n".join(f"{name}:{r},{g},{b}" for name, (r, g, b) in colors)})
     for index, name in enumerate(samples.ids):
         write({f"rgb/{name}.png": voc_palette()[read_mask(samples.files(index)[1])]})
-    pictures = SHARED / "voc_samples/JPEGImages"
-    run(f"format=rgb source=rgb images={pictures} colors=colors.txt")
+    photos = SHARED / "voc_samples/JPEGImages"
+    run(f"format=rgb source=rgb images={photos} colors=colors.txt")
     converted = VOCSegmentation("out", "all")
     assert sorted(converted.ids) == sorted(samples.ids)
     for index, name in enumerate(converted.ids):
@@ -239,7 +239,7 @@ def test_advice_about_grey_and_reversed_masks_ends_in_a_data_set() -> None:
     assert masks() == {"a": "100"}
 
 
-def test_pictures_without_a_fixed_range_are_copied_as_they_are() -> None:
+def test_images_without_a_fixed_range_are_copied_as_they_are() -> None:
     write(row([0, 255, 0]))
     Path("images/a.png").unlink()
     Image.fromarray(np.zeros((1, 3), np.float32)).save("images/a.tif")
@@ -251,7 +251,7 @@ def test_turned_photographs_keep_their_labels() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     write({"labels/a.json": labelme(shape("cat", "polygon", *box(0, 0, 8, 1)))})
-    Image.fromarray(PICTURE.swapaxes(0, 1).copy()).save("labels/a.png", exif=exif.tobytes())
+    Image.fromarray(PHOTO.swapaxes(0, 1).copy()).save("labels/a.png", exif=exif.tobytes())
     run(LABELME)
     image, mask = VOCSegmentation("out", "all").read(0)
     assert image.shape[:2] == mask.shape == read_mask("out/SegmentationClass/a.png").shape == (6, 8)
@@ -259,7 +259,7 @@ def test_turned_photographs_keep_their_labels() -> None:
 
 def test_255_classes_are_the_most() -> None:
     dots = [shape(f"l{i:03}", "polygon", *box(0, 0, 1, 1)) for i in range(255)]
-    write({"labels/a.png": PICTURE, "labels/a.json": labelme(*dots)})
+    write({"labels/a.png": PHOTO, "labels/a.json": labelme(*dots)})
     with pytest.raises(DataError, match=r"256 classes .*expected 2 to 255"):
         run(LABELME)
     run(f"{LABELME} ignore=[l000]")
@@ -270,7 +270,7 @@ def test_255_classes_are_the_most() -> None:
 
 
 def of_labelme(content: dict[str, Any] | str) -> Files:
-    return {"labels/a.png": PICTURE, "labels/a.json": content}
+    return {"labels/a.png": PHOTO, "labels/a.json": content}
 
 
 def drawn(**cat: Any) -> Files:
@@ -278,19 +278,19 @@ def drawn(**cat: Any) -> Files:
 
 
 def of_coco(*annotations: dict[str, Any], **change: Any) -> Files:
-    return {"labels/a.png": PICTURE, "labels/x.json": coco(*annotations, **change)}
+    return {"labels/a.png": PHOTO, "labels/x.json": coco(*annotations, **change)}
 
 
 def of_cvat(old: str, new: str) -> Files:
     assert old in XML
-    return {"labels/sub/a.png": PICTURE, "labels/annotations.xml": XML.replace(old, new)}
+    return {"labels/sub/a.png": PHOTO, "labels/annotations.xml": XML.replace(old, new)}
 
 
 def cats(*names: str, folder: str = "labels") -> Files:
-    """Pictures with a cat of 4 pixels each."""
+    """Images with a cat of 4 pixels each."""
     cat = shape("cat", "polygon", *box(0, 0, 2, 2))
     labels = {f"{folder}/{name}.json": labelme(cat, imagePath=f"{name}.png") for name in names}
-    return {f"{folder}/{name}.png": PICTURE for name in names} | labels
+    return {f"{folder}/{name}.png": PHOTO for name in names} | labels
 
 
 NOT_DRAWN = r"a\.json: shape 0 \(\w+ of 'cat'\) cannot be drawn"
@@ -299,7 +299,7 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
         (of_labelme("{"), r"a\.json: is no JSON"),
         (of_labelme({"images": []}), r"a\.json: has no list of shapes"),
         (of_labelme({"shapes": [{}]}), r"a\.json: holds a shape without a label"),
-        (of_labelme(labelme(imagePath="x.png")), r"1 pictures are missing .*\n.*a\.json: x\.png"),
+        (of_labelme(labelme(imagePath="x.png")), r"1 images are missing .*\n.*a\.json: x\.png"),
         (of_labelme(labelme(imagePath="x.png", imageData="?")), "imageData is damaged"),
         (drawn(points=[[0, 0], [1, 1]], shape_type="polygon"), NOT_DRAWN),
         (drawn(points=[[0, 0]], shape_type="rectangle"), NOT_DRAWN),
@@ -311,7 +311,7 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
             of_labelme(labelme(shape("cat", "polygon", *box(0, 0, 1, 1)), imageHeight=10**9)),
             r"a\.json: height and width are 1000000000 and 8; expect",
         ),
-        (cats("a b", "a_b"), r"1 ids .* belong to several pictures.*\n  - a_b"),
+        (cats("a b", "a_b"), r"1 ids .* belong to several images.*\n  - a_b"),
     ],
     f"{LABELME} classes=[background,dog]": [
         (cats("a"), r"1 labels are not in classes: cat\. List them"),
@@ -323,14 +323,14 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
         (of_coco({}), "an entry is not as in COCO's format"),
         (
             of_coco(area(18, 0, 0, 1, 1) | {"image_id": 8}),
-            "of 1 pictures that are not among images",
+            "of 1 images that are not among images",
         ),
         (
             of_coco({"id": 5, "category_id": 18, "segmentation": [[0]]}),
             "annotation 5 cannot be drawn: a polygon of 1 numbers",
         ),
         (of_coco(images=[{"id": 7, "file_name": "b.png"}]), r"  - b\.png"),
-        (of_coco(images=[]), "the source holds no pictures"),
+        (of_coco(images=[]), "the source holds no images"),
         (of_coco(categories=[{"id": 1, "name": 5}]), "name is 5, no text"),
         (of_coco(categories=[{"id": 1, "name": None}]), "name is None, no text"),
         (of_coco(images=[{"id": 7, "file_name": 5}]), "file_name is 5"),
@@ -362,7 +362,7 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
             r"is no XML \(unknown encoding: latin-99\)",
         ),
         (of_cvat('encoding="utf-8"', 'encoding="big5"'), "is no XML"),
-        (of_cvat("sub/a.png", "b.png"), "1 pictures are missing"),
+        (of_cvat("sub/a.png", "b.png"), "1 images are missing"),
     ],
     COLORS: [
         (RGB, r"3 colours occur:\n  - \[0, 0, 0\]: 1 pixels\n"),
@@ -427,7 +427,7 @@ def test_nothing_is_overwritten_unless_asked_for() -> None:
     assert tree("out") == before
     with pytest.raises(DataError, match=r"labels\.txt \(with other classes\)"):
         run(f"{LABELME} classes=[background,dog,cat] split=more")
-    # A picture or mask that had another suffix counts, and makes room for the new one.
+    # An image or mask that had another suffix counts, and makes room for the new one.
     Path("out/JPEGImages/a.png").rename("out/JPEGImages/a.JPG")
     Path("out/SegmentationClass/a.png").rename("out/SegmentationClass/a.bmp")
     with pytest.raises(DataError, match=r"5 files are there already; nothing was written"):
@@ -456,7 +456,7 @@ def test_a_dry_run_finds_mistakes_and_writes_nothing(capsys: pytest.CaptureFixtu
 
 
 def test_bad_files_are_told_together_and_leave_no_trace() -> None:
-    write(cats("a", "b", "c") | {f"labels/{name}.png": PICTURE[:3, :3] for name in "bc"})
+    write(cats("a", "b", "c") | {f"labels/{name}.png": PHOTO[:3, :3] for name in "bc"})
     before = tree(".")
     with pytest.raises(DataError, match="2 of 3 cannot be used"):
         run(LABELME)

@@ -11,7 +11,7 @@ from segkit.cli.arguments import parse
 
 PAGES = ("data.md", "export.md")
 WRITTEN = [shown.written for page in PAGES for shown in commands(ROOT / "docs" / page)]
-OF_BROWSE = ("pictures", "epochs", "out")  # its other keys are those of train.py
+OF_BROWSE = ("images", "epochs", "out")  # its other keys are those of train.py
 
 
 def test_every_tool_is_shown() -> None:

@@ -184,7 +184,7 @@ def test_voc_with_the_masks_of_sbd(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "voc"
     run("dataset=voc2012aug", f"out={out}", f"mirror={url(server, '')}")
     dataset = VOCSegmentation(out, "trainaug")
-    assert dataset.ids == ["t_1", "t_2", "x_1", "x_2"]  # no picture of val
+    assert dataset.ids == ["t_1", "t_2", "x_1", "x_2"]  # no image of val
     assert [int(dataset.read(i)[1][0, 0]) for i in range(4)] == [255, 255, 7, 7]  # VOC's own kept
     assert read_mask(out / "SegmentationClass/v_1.png")[0, 0] == 255
 
@@ -197,7 +197,7 @@ def test_archives_that_are_there_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_voc")
-def test_a_wrong_number_of_pictures_is_told(
+def test_a_wrong_number_of_images_is_told(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = replace(datasets.PUBLIC["voc2012"], images={"train": 1464})

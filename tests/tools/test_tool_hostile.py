@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from label_files import (
-    PICTURE,
+    PHOTO,
     XML,
     area,
     as_text,
@@ -54,7 +54,7 @@ def cvat(shapes: str, labels: str = "", head: str = "") -> dict[str, Any]:
     text = text.replace("<annotations>", f"{head}<annotations>").replace(
         "<labels>", labels or "<labels>"
     )
-    return {"labels/sub/a.png": PICTURE, "labels/annotations.xml": text}
+    return {"labels/sub/a.png": PHOTO, "labels/annotations.xml": text}
 
 
 ELLIPSE = {"cx": "4", "cy": "3", "rx": "2", "ry": "2"}
@@ -138,7 +138,7 @@ def test_coco_coordinates(value: Any) -> None:
 
 
 def of_coco(*annotations: Any, **change: Any) -> dict[str, Any]:
-    return {"labels/a.png": PICTURE, "labels/x.json": coco(*annotations, **change)}
+    return {"labels/a.png": PHOTO, "labels/x.json": coco(*annotations, **change)}
 
 
 RLE = {"size": [6, 8]}
@@ -180,9 +180,9 @@ def test_coco_segmentations(segmentation: Any, message: str) -> None:
         (of_coco(categories=[{"id": [], "name": "a"}]), r"categories\[0\], id is \[\], no id"),
         (of_coco(categories=[{"id": 1, "name": "a\nb"}]), "without .* control characters"),
         (of_coco(categories=[{"id": 1, "name": "a\ud800"}]), "without .* control characters"),
-        (of_coco(images=[IMAGE | {"file_name": "x" * 300}]), "1 pictures are missing"),
-        (of_coco(images=[IMAGE | {"file_name": "a\0b"}]), "1 pictures are missing"),
-        (of_coco(images=[IMAGE | {"file_name": ""}]), "1 pictures are missing"),
+        (of_coco(images=[IMAGE | {"file_name": "x" * 300}]), "1 images are missing"),
+        (of_coco(images=[IMAGE | {"file_name": "a\0b"}]), "1 images are missing"),
+        (of_coco(images=[IMAGE | {"file_name": ""}]), "1 images are missing"),
         (of_coco(images=[IMAGE | {"height": 6.5}]), "height and width are 6.5 and 8"),
         (of_coco(images=[IMAGE | {"height": HUGE}]), "height and width are 10+"),
         (of_coco(images=[IMAGE | {"height": None}]), "height and width are None and 8"),
@@ -204,7 +204,7 @@ def test_each_character_of_run_lengths_is_handled_once() -> None:
 
 
 def of_labelme(*shapes: Any, **more: Any) -> dict[str, Any]:
-    return {"labels/a.png": PICTURE, "labels/a.json": labelme(*shapes, **more)}
+    return {"labels/a.png": PHOTO, "labels/a.json": labelme(*shapes, **more)}
 
 
 NUMBERS = [HUGE, -HUGE, 1e308, -1e16, float("nan"), float("-inf"), None, "x", [1], {}, [[1]]]
@@ -262,7 +262,7 @@ def test_labelme_shapes(bad: dict[str, Any], message: str) -> None:
         (of_labelme(shape("cat\x1b[2J", "polygon", *box(0, 0, 3, 3))), "control characters"),
         (
             {"labels/a.json": labelme(CAT, imagePath="b.png", imageData="aGVsbG8=")},
-            r"labels/a\.json: the picture inside: ",
+            r"labels/a\.json: the image inside: ",
         ),
     ],
 )
@@ -311,7 +311,7 @@ def test_a_turned_rectangle() -> None:
 )
 def test_json(name: str, text: str, message: str) -> None:
     command = LABELME if name == "a" else COCO
-    refused(command, {"labels/a.png": PICTURE, f"labels/{name}.json": text}, message)
+    refused(command, {"labels/a.png": PHOTO, f"labels/{name}.json": text}, message)
 
 
 UNSEEN = [

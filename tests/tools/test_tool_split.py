@@ -29,7 +29,7 @@ def lists(root: Path) -> dict[str, list[str]]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Twenty pictures in four scenes; class 2 is in four of them, two of these in scene 0."""
+    """Twenty images in four scenes; class 2 is in four of them, two of these in scene 0."""
     ids = [f"scene{i // 5}_{i:02}" for i in range(20)]
     root = make_voc(tmp_path / "voc", {"all": ids})
     for number, name in enumerate(ids):
@@ -46,8 +46,8 @@ def everyone(count: int) -> np.ndarray:
     return np.arange(count)
 
 
-def test_two_rare_pictures_are_shared_out_by_hand() -> None:
-    # Class 1 is in pictures 0 and 3 only: each part must get one, and two pictures in all.
+def test_two_rare_images_are_shared_out_by_hand() -> None:
+    # Class 1 is in images 0 and 3 only: each part must get one, and two images in all.
     amounts = np.array([[5, 9], [5, 0], [5, 0], [5, 9]])
     parts = divide(amounts, everyone(4), [0.5, 0.5], seed=0)
     assert parts[0] != parts[3]
@@ -110,7 +110,7 @@ def test_train_val_and_test(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [len(rare & {*found[name]}) for name in ("train", "val", "test")] == [2, 1, 1]
     check_disjoint(VOCSegmentation(root, "train"), VOCSegmentation(root, "val"))
     out = capsys.readouterr().out
-    assert "train: 10 pictures in 10 groups" in out
+    assert "train: 10 images in 10 groups" in out
     table = [line.split() for line in out.splitlines()]
     assert [line[2] for line in table if line[:2] == ["2", "dog"]] == ["48"]  # two of 24 pixels
 

@@ -46,7 +46,7 @@ def test_the_numbers_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert found["crop_size"] == [160, 160]  # the least that is suggested
     out = capsys.readouterr().out
     assert " 1 cat 56 31.82% 2 3 24 100% " in " ".join(out.split())
-    assert "2 pictures; width x height of the commonest: 12 x 8 (2)" in out
+    assert "2 images; width x height of the commonest: 12 x 8 (2)" in out
     assert "suggested: 'augment.crop_size=[160,160]'" in out
 
 
@@ -58,7 +58,7 @@ def found_with(side: int, *, size: tuple[int, int] = (600, 700)) -> Found:
 def test_the_crop_shows_objects_with_their_surroundings() -> None:
     # 1.5 * 100 = 150, so 160; the background and the speck of 9 pixels do not count.
     assert suggest_crop([found_with(100)], ["background", "cat"]) == [160, 160]
-    # No larger than the picture, in multiples of 32.
+    # No larger than the image, in multiples of 32.
     assert suggest_crop([found_with(550)], ["background", "cat"]) == [576, 672]
     assert suggest_crop([found_with(2000, size=(3000, 3000))], ["background", "cat"]) == [768, 768]
     assert suggest_crop([found_with(3)], ["background", "cat"]) == [576, 672]
@@ -111,5 +111,5 @@ def test_values_of_other_types(tmp_path: Path, argument: str, message: str) -> N
 def test_voc_samples(capsys: pytest.CaptureFixture[str]) -> None:
     run(SHARED / "voc_samples", "split=val")
     out = capsys.readouterr().out
-    assert "13 pictures" in out
+    assert "13 images" in out
     assert "'augment.crop_size=[" in out

@@ -17,7 +17,7 @@ from segkit.inference.onnx_network import read_onnx
 from segkit.runs.checkpoint import read_checkpoint
 
 WINDOW = {"val": {"window": {"size": [32, 40], "stride": [16, 20]}}}
-PICTURE = np.random.default_rng(0).integers(0, 256, (96, 120, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (96, 120, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +62,18 @@ def test_predictions_go_by_them(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     run = save_model(tmp_path / "here/checkpoints/best.pt", config=WINDOW)
     plain = save_model(tmp_path / "plain.pt")
-    usual = load_model(run, device="cpu").predict(PICTURE)
-    windows = load_model(plain, device="cpu", window=(32, 40), stride=(16, 20)).predict(PICTURE)
-    whole = load_model(plain, device="cpu").predict(PICTURE)
+    usual = load_model(run, device="cpu").predict(IMAGE)
+    windows = load_model(plain, device="cpu", window=(32, 40), stride=(16, 20)).predict(IMAGE)
+    whole = load_model(plain, device="cpu").predict(IMAGE)
     assert np.array_equal(usual, windows)
     assert not np.array_equal(usual, whole)
-    assert np.array_equal(load_model(run, device="cpu", window="whole").predict(PICTURE), whole)
-    other = load_model(run, device="cpu", window=(48, 48)).predict(PICTURE)
-    assert np.array_equal(other, load_model(plain, device="cpu", window=(48, 48)).predict(PICTURE))
+    assert np.array_equal(load_model(run, device="cpu", window="whole").predict(IMAGE), whole)
+    other = load_model(run, device="cpu", window=(48, 48)).predict(IMAGE)
+    assert np.array_equal(other, load_model(plain, device="cpu", window=(48, 48)).predict(IMAGE))
 
     import PIL.Image
 
-    PIL.Image.fromarray(PICTURE).save(tmp_path / "here/a.png")
+    PIL.Image.fromarray(IMAGE).save(tmp_path / "here/a.png")
     for name, arguments, expected in (("u", (), usual), ("w", ("window.size=whole",), whole)):
         call_ = ("checkpoint=checkpoints/best.pt", "source=a.png", f"out_dir={name}", "device=cpu")
         result = call("predict.py", *call_, *arguments, cwd=tmp_path / "here")
@@ -102,8 +102,8 @@ def test_an_ensemble_of_other_windows_must_be_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plain\.pt was validated in other windows \(whole"):
         load_model([run, plain], device="cpu")
     for window in ("whole", (32, 40)):  # as it advises
-        load_model([run, plain], device="cpu", window=window).predict(PICTURE)
-    load_model([run, run], device="cpu").predict(PICTURE)
+        load_model([run, plain], device="cpu", window=window).predict(IMAGE)
+    load_model([run, run], device="cpu").predict(IMAGE)
 
 
 @pytest.mark.parametrize(

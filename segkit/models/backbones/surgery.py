@@ -98,7 +98,7 @@ def load_pretrained(
     """Fill ``backbone`` with the tensors of a torchvision classifier; all of them or an error.
 
     Where the backbone takes other than three channels, the kernel of its first convolution is the
-    mean over red, green and blue, repeated and scaled by ``3 / in_channels``: a grey picture gives
+    mean over red, green and blue, repeated and scaled by ``3 / in_channels``: a grey image gives
     the same response as before.
 
     Args:

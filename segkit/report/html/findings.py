@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from segkit.data.arrays import Image
 from segkit.metrics.confusion import ratio
 from segkit.report.html.object_sizes import ObjectSizes
 from segkit.report.html.thumbnails import Thumbnail, thumbnail
 from segkit.report.image_result import Box, ImageResult
 from segkit.report.label_errors import Region, SuspiciousLabels
-from segkit.report.pictures import Picture
 
-CROP_SIDE = 256  # of the pictures of suspicious regions
+CROP_SIDE = 256  # of the images of suspicious regions
 SPARE = 4  # times as many of them as are shown: the thresholds are known at the end
 
 
 @dataclass(frozen=True)
 class Card:
-    """One image: its scores and its pictures.
+    """One image: its scores and its images.
 
     Attributes:
         name: Of the image.
@@ -27,7 +27,7 @@ class Card:
         accuracy: Share of its pixels that are right.
         iou: Class id and IoU of each class in the target or the prediction.
         lost: Class id and wrong pixels (missed or made up) of each class in the target.
-        picture: Its layers.
+        image: Its layers.
         groups: Why it is shown: a group's name and the place in it, from 1.
     """
 
@@ -36,7 +36,7 @@ class Card:
     accuracy: float | None
     iou: dict[int, float]
     lost: dict[int, int]
-    picture: Thumbnail
+    image: Thumbnail
     groups: tuple[tuple[str, int], ...] = ()
 
 
@@ -46,13 +46,13 @@ class Crop:
 
     region: Region
     window: Box
-    picture: Thumbnail
+    image: Thumbnail
 
 
 class Findings:
     """The worst and the best images, objects by size, and suspicious labels of a split.
 
-    Memory does not grow with the split: pictures are kept of those images only that may be shown.
+    Memory does not grow with the split: images are kept of those images only that may be shown.
 
     Args:
         num_classes: Number of classes C.
@@ -62,7 +62,7 @@ class Findings:
     """
 
     def __init__(
-        self, num_classes: int, ignore_index: int, palette: Picture, max_images: int = 24
+        self, num_classes: int, ignore_index: int, palette: Image, max_images: int = 24
     ) -> None:
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.palette, self.max_images = palette, max_images
@@ -134,7 +134,7 @@ class Findings:
         return SPARE * self.max_images
 
     def _card(self, answer: ImageResult) -> Card | None:
-        """None if there is no place for it anywhere, so that no picture has to be made."""
+        """None if there is no place for it anywhere, so that no image has to be made."""
         target, pred = answer.target, answer.pred
         valid = target != self.ignore_index
         hits, support, predicted = (
@@ -150,11 +150,11 @@ class Findings:
             ratio(int(hits.sum()), int(support.sum())),
             iou,
             lost,
-            NO_PICTURE,
+            NO_IMAGE,
         )
         if card.miou is None or not self.max_images or not self._has_place(card):
             return None
-        return replace(card, picture=thumbnail(answer, self.palette, self.ignore_index))
+        return replace(card, image=thumbnail(answer, self.palette, self.ignore_index))
 
     def _has_place(self, card: Card) -> bool:
         return (
@@ -185,7 +185,7 @@ class Findings:
         return Crop(region, window, thumbnail(part, self.palette, self.ignore_index, CROP_SIDE))
 
 
-NO_PICTURE = Thumbnail(0, 0, b"", b"", b"", b"")
+NO_IMAGE = Thumbnail(0, 0, b"", b"", b"", b"")
 
 
 def _worst(card: Card) -> tuple[float, str]:

@@ -11,11 +11,11 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segkit.data.arrays import Image
 from segkit.errors import ConfigError
 from segkit.report.html import plots
 from segkit.report.html.findings import Findings
 from segkit.report.html.thumbnails import ERROR_COLORS, LAYERS
-from segkit.report.pictures import Picture
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -35,7 +35,7 @@ class ReportData:
     Attributes:
         result: What ``metrics.json`` holds. Needed are ``classes`` and a :class:`Scores`' entries;
             ``bootstrap``, ``boundary`` and ``calibration`` are shown where they are.
-        matrix: Pixels by true class (rows) and predicted class.
+        matrix: Image by true class (rows) and predicted class.
         palette: RGB of each mask value, uint8 (256, 3).
         findings: Of all images.
         history: Lines of the run's ``metrics.jsonl``, if there is one.
@@ -45,7 +45,7 @@ class ReportData:
 
     result: Mapping[str, Any]
     matrix: Sequence[Sequence[int]]
-    palette: Picture
+    palette: Image
     findings: Findings
     history: Sequence[Mapping[str, Any]] = field(default_factory=list)
     config: str = ""

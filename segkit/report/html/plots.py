@@ -57,11 +57,11 @@ def _axes() -> Iterator["Axes"]:
 
 
 def _svg(axes: "Axes", name: str, text: str) -> str:
-    """The picture as a part of a page: no prologue, ids of its own, the page's colours.
+    """The image as a part of a page: no prologue, ids of its own, the page's colours.
 
     Args:
         axes: What was drawn on.
-        name: Word that makes the ids in it differ from those of other pictures on the page.
+        name: Word that makes the ids in it differ from those of other images on the page.
         text: What it shows, for those who do not see it.
     """
     file = io.StringIO()
@@ -182,7 +182,7 @@ def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, 
     Args:
         lines: Of ``metrics.jsonl``, each with ``epoch``.
         keys: Which values; percent if ``unit`` is ``%``.
-        name: Of the picture.
+        name: Of the image.
         unit: Beside the axis.
     """
     from matplotlib.ticker import MaxNLocator

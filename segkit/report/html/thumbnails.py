@@ -1,15 +1,16 @@
-"""Pictures small enough to be part of a page."""
+"""Images small enough to be part of a page."""
 
 import io
 from base64 import b64encode
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
+from segkit.data.arrays import Image
 from segkit.data.labels import Labels
 from segkit.report.image_result import ImageResult
-from segkit.report.pictures import Picture, shrunk
+from segkit.report.images import shrunk
 
 SIDES = (512, 384, 256, 128)  # longest side, smaller until the bytes are few enough
 MAX_BYTES = 192 * 1024  # of the layers of one image together
@@ -40,7 +41,7 @@ class Thumbnail:
 
 
 def thumbnail(
-    answer: ImageResult, palette: Picture, ignore_index: int, side: int = SIDES[0]
+    answer: ImageResult, palette: Image, ignore_index: int, side: int = SIDES[0]
 ) -> Thumbnail:
     """The layers of one image, never larger than ``side`` and ``MAX_BYTES``.
 
@@ -57,12 +58,12 @@ def thumbnail(
     return made
 
 
-def _layers(answer: ImageResult, palette: Picture, ignore_index: int, side: int) -> Thumbnail:
+def _layers(answer: ImageResult, palette: Image, ignore_index: int, side: int) -> Thumbnail:
     image, (target, pred) = shrunk(answer.image, [answer.target, answer.pred], side)
     ignored = target == ignore_index
     stripes = np.array(STRIPES)[np.indices(target.shape).sum(0) // 4 % 2]
     jpeg = io.BytesIO()
-    Image.fromarray(image).save(jpeg, "JPEG", quality=80)
+    PIL.Image.fromarray(image).save(jpeg, "JPEG", quality=80)
     return Thumbnail(
         width=target.shape[1],
         height=target.shape[0],
@@ -73,12 +74,12 @@ def _layers(answer: ImageResult, palette: Picture, ignore_index: int, side: int)
     )
 
 
-def _png(codes: Labels, colors: Picture) -> bytes:
-    picture = Image.fromarray(codes.astype(np.uint8))
+def _png(codes: Labels, colors: Image) -> bytes:
+    drawn = PIL.Image.fromarray(codes.astype(np.uint8))
     entries = np.zeros((256, 3), np.uint8)
     entries[: len(colors)] = colors
     entries[list(STRIPES)] = [[90] * 3, [160] * 3]
-    picture.putpalette(entries.tobytes())
+    drawn.putpalette(entries.tobytes())
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    drawn.save(file, "PNG", optimize=True)
     return file.getvalue()

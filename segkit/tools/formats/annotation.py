@@ -1,4 +1,4 @@
-"""What ``convert`` asks of a format: the pictures, and how the mask of each one is drawn."""
+"""What ``convert`` asks of a format: the images, and how the mask of each one is drawn."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image
 
 from segkit.config.schema import REQUIRED, option
 from segkit.data.colors import Palette
@@ -37,7 +37,7 @@ class Request:
     source: str = option(REQUIRED, "file or folder of the labels", path=True)
     out: str = option(REQUIRED, "folder in VOC layout, new or to be added to", path=True)
     images: str | None = option(
-        None, "folder of the pictures; null: where or beside the labels", path=True
+        None, "folder of the images; null: where or beside the labels", path=True
     )
     classes: list[str] | None = option(
         None, "names in index order, the background first; null: all that occur"
@@ -50,7 +50,7 @@ class Request:
     threshold: int = option(
         0, "binary: least value of an object; 0: only 255 (or 1) is one", low=0, high=65535
     )
-    mask_suffix: str | None = option(None, "end of mask names that picture names lack, as _mask")
+    mask_suffix: str | None = option(None, "end of mask names that image names lack, as _mask")
     split: str = option("all", "list of the ids to write to ImageSets/Segmentation")
     force: bool = option(False, "overwrite what is there")
     dry_run: bool = option(False, "do everything but write")
@@ -60,10 +60,10 @@ class Request:
         return usual if self.overlap == "auto" else self.overlap
 
     def image_folders(self, *beside: Path) -> list[Path]:
-        """Where to look for pictures."""
+        """Where to look for images."""
         return [user_path(self.images)] if self.images else list(beside)
 
-    def find_picture(self, path: str, *beside: Path, home: Path | None = None) -> Path | None:
+    def find_image(self, path: str, *beside: Path, home: Path | None = None) -> Path | None:
         """The file called ``path`` in one of the folders, with or without the folders in its name.
 
         Below ``images`` it is found in any folder, if only one has a file of that name.
@@ -84,7 +84,7 @@ class Request:
         deeper = self._below_images.get(pure.name, []) if self.images else []
         if len(deeper) > 1:
             raise DataError(
-                f"{path}: {len(deeper)} pictures below images={self.images} have this name; give "
+                f"{path}: {len(deeper)} images below images={self.images} have this name; give "
                 f"images= the folder of the one that is meant:\n{bullet_list([*map(str, deeper)])}"
             )
         return deeper[0] if deeper else None
@@ -96,25 +96,25 @@ class Request:
             found[file.name].append(file)
         return found
 
-    def missing_pictures(self, missing: Sequence[str], *beside: Path) -> DataError:
-        """What to say of pictures that are not where :meth:`find_picture` looks."""
+    def missing_images(self, missing: Sequence[str], *beside: Path) -> DataError:
+        """What to say of images that are not where :meth:`find_image` looks."""
         where = ", ".join(map(str, self.image_folders(*beside)))
         if self.images:
             way_out = f"; give another images=FOLDER, or take their labels out of {self.source}"
         else:
             way_out = "; give images=FOLDER, in or below which they lie"
         return DataError(
-            f"{len(missing)} pictures are missing in {where}{way_out}:\n{bullet_list(missing)}"
+            f"{len(missing)} images are missing in {where}{way_out}:\n{bullet_list(missing)}"
         )
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture and its labels.
+    """An image and its labels.
 
     Attributes:
         name: Its id, unique in the data set.
-        image: The picture's file, or its content where that is part of the labels.
+        image: The image's file, or its content where that is part of the labels.
         source: The file of the labels.
         draw: Makes the mask, uint8 (H, W).
     """
@@ -186,16 +186,16 @@ def check_classes(classes: Sequence[str]) -> None:
 
 
 def mask_size(height: Any, width: Any, name: str) -> Size:
-    """(H, W) as labels give it; a DataError with ``name`` if no picture can have that."""
+    """(H, W) as labels give it; a DataError with ``name`` if no image can have that."""
     try:
         size = _whole(height), _whole(width)
     except (TypeError, ValueError, OverflowError):
         size = 0, 0
-    limit = Image.MAX_IMAGE_PIXELS
+    limit = PIL.Image.MAX_IMAGE_PIXELS
     if min(size) < 1 or (limit is not None and size[0] * size[1] > limit):
         raise DataError(
             f"{name}: height and width are {brief(height)} and {brief(width)}; expected whole "
-            f"numbers from 1 on, and at most {limit} pixels, since no larger picture is read"
+            f"numbers from 1 on, and at most {limit} pixels, since no larger image is read"
         )
     return size
 

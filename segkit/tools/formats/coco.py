@@ -1,4 +1,4 @@
-"""COCO: one JSON file for all pictures, with polygons and run-length encoded masks."""
+"""COCO: one JSON file for all images, with polygons and run-length encoded masks."""
 
 from collections import Counter, defaultdict
 from functools import partial
@@ -30,7 +30,7 @@ def read_coco(request: Request) -> Annotations:
 
     Classes are numbered by their category ids, without gaps, after the background. A smaller object
     covers a larger one, since COCO says nothing of depth; crowd regions lie below all objects.
-    Pictures without annotations are background.
+    Images without annotations are background.
     """
     path = user_path(request.source)
     content = read_json(path)
@@ -68,14 +68,14 @@ def _read(request: Request, path: Path, content: dict[str, Any]) -> Annotations:
             dropped["annotations without segmentation"] += 1
     known = {image["id"] for image in content["images"]}
     if lost := [image for image in shapes if image not in known]:
-        raise DataError(f"{path}: annotations of {len(lost)} pictures that are not among images")
+        raise DataError(f"{path}: annotations of {len(lost)} images that are not among images")
 
     folders = path.parent, path.parent / "images"
     overlap = request.overlap_or("area")
     unseen: list[str] = []
     items, missing = [], []
     for image in content["images"]:
-        file = request.find_picture(image["file_name"], *folders)
+        file = request.find_image(image["file_name"], *folders)
         if file is None:
             missing.append(image["file_name"])
             continue
@@ -84,7 +84,7 @@ def _read(request: Request, path: Path, content: dict[str, Any]) -> Annotations:
         draw = partial(_draw, path, layers, size, overlap, unseen)
         items.append(Item(item_name(image["file_name"]), file, path, draw))
     if missing:
-        raise request.missing_pictures(missing, *folders)
+        raise request.missing_images(missing, *folders)
     return Annotations(classes, items, notes=left_out(dropped), unseen=unseen)
 
 
@@ -141,7 +141,7 @@ def _draw(
 
 
 def segmentation_area(segmentation: Any, size: Size) -> Area:
-    """Pixels of a ``segmentation``: polygons ``[[x, y, x, y, ...]]``, or runs down columns.
+    """Image of a ``segmentation``: polygons ``[[x, y, x, y, ...]]``, or runs down columns.
 
     Raises:
         ValueError: It cannot be drawn.
@@ -158,7 +158,7 @@ def segmentation_area(segmentation: Any, size: Size) -> Area:
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError(f"its segmentation is {brief(segmentation)}; expected polygons or runs")
     if segmentation["size"] != list(size):
-        raise ValueError(f"its size is {brief(segmentation['size'])}, its picture's {list(size)}")
+        raise ValueError(f"its size is {brief(segmentation['size'])}, its image's {list(size)}")
     counts = segmentation["counts"]
     if isinstance(counts, str):
         counts = decode_counts(counts)
@@ -172,7 +172,7 @@ def decode_counts(text: str) -> list[int]:
     bit is the sign. From the fourth run on, the difference to the run two places before is stored.
 
     Raises:
-        ValueError: Another character, an early end, or a run longer than any picture. (Numbers
+        ValueError: Another character, an early end, or a run longer than any image. (Numbers
             without an end make the work grow with the square of their length.)
     """
     counts: list[int] = []

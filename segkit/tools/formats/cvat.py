@@ -59,8 +59,8 @@ def read_cvat(request: Request) -> Annotations:
             f'{path}: expected the format "CVAT for images 1.1"; a task of a video can be exported '
             "in it, too"
         )
-    pictures = root.findall("image")
-    shapes = [shape for picture in pictures for shape in picture if shape.tag in WITH_AREA]
+    images = root.findall("image")
+    shapes = [shape for image in images for shape in image if shape.tag in WITH_AREA]
     listed = {label.findtext("name", ""): label for label in root.iter("label") if len(label)}
     others = sorted({shape.get("label", "") for shape in shapes} - listed.keys())
     if "" in (*listed, *others):
@@ -71,26 +71,26 @@ def read_cvat(request: Request) -> Annotations:
     overlap = request.overlap_or("last")
     unseen: list[str] = []
     items, missing = [], []
-    for picture in pictures:
-        kinds = {element.tag for element in picture}
+    for image in images:
+        kinds = {element.tag for element in image}
         if unknown := sorted(kinds.difference(WITH_AREA, WITHOUT_AREA)):
             raise DataError(
-                f"{path}: {picture.get('name')}: holds {', '.join(unknown)}; known here are "
+                f"{path}: {image.get('name')}: holds {', '.join(unknown)}; known here are "
                 f"{', '.join((*WITH_AREA, *WITHOUT_AREA))}"
             )
-        name = picture.get("name", "")
-        file = request.find_picture(name, *folders)
+        name = image.get("name", "")
+        file = request.find_image(name, *folders)
         if file is None:
             missing.append(name)
             continue
-        draw = partial(_draw, path, picture, numbers, overlap, unseen)
+        draw = partial(_draw, path, image, numbers, overlap, unseen)
         items.append(Item(item_name(name), file, path, draw))
     if missing:
-        raise request.missing_pictures(missing, *folders)
+        raise request.missing_images(missing, *folders)
     dropped = Counter(
         f"shapes of type {shape.tag} (no area)"
-        for picture in pictures
-        for shape in picture
+        for image in images
+        for shape in image
         if shape.tag in WITHOUT_AREA
     )
     return Annotations(classes, items, _palette(listed, numbers), left_out(dropped), unseen)
@@ -121,12 +121,12 @@ def _palette(labels: dict[str, Element], numbers: dict[str, int]) -> Palette | N
 
 
 def _draw(
-    path: Path, picture: Element, numbers: dict[str, int], overlap: str, unseen: list[str]
+    path: Path, image: Element, numbers: dict[str, int], overlap: str, unseen: list[str]
 ) -> NDArray[np.uint8]:
-    name = f"{path}: {picture.get('name')}"
-    size = mask_size(picture.get("height"), picture.get("width"), name)
+    name = f"{path}: {image.get('name')}"
+    size = mask_size(image.get("height"), image.get("width"), name)
     try:
-        shapes = [shape for shape in picture if shape.tag in WITH_AREA]
+        shapes = [shape for shape in image if shape.tag in WITH_AREA]
         # Stable: ties as in the file
         shapes.sort(key=lambda shape: whole_number("z_order", shape.get("z_order", "0")))
     except ValueError as error:
@@ -187,7 +187,7 @@ def number(key: str, text: str) -> float:
 
 
 def whole_number(key: str, text: str) -> int:
-    """The same without a fraction; one of more digits than any picture has pixels is none."""
+    """The same without a fraction; one of more digits than any image has pixels is none."""
     if re.fullmatch(r"\s*[+-]?[0-9]{1,18}(\.0*)?\s*", text):
         return int(text.partition(".")[0])
     raise ValueError(f"{key}={brief(text)}; expected a whole number of at most 18 digits")

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 OVERLAPS = ("last", "area", "ignore")
 IGNORE = 255
-FARTHEST = 1e15  # no picture is nearly that large; farther out, squares overflow
+FARTHEST = 1e15  # no image is nearly that large; farther out, squares overflow
 
 
 def coordinates(values: Any, what: str = "coordinates") -> NDArray[np.float64]:
@@ -28,7 +28,7 @@ def coordinates(values: Any, what: str = "coordinates") -> NDArray[np.float64]:
         what: Their name in an error.
 
     Raises:
-        ValueError: One is no number, not finite, or farther out than any picture reaches.
+        ValueError: One is no number, not finite, or farther out than any image reaches.
     """
     try:
         array = np.asarray(values)
@@ -115,7 +115,7 @@ def turned_box(corners: Sequence[float], degrees: float = 0.0) -> list[tuple[flo
 
 
 def runs(counts: Any, size: Size) -> Area:
-    """Pixels of one row after another, given as lengths of runs, of which the first is outside.
+    """Image of one row after another, given as lengths of runs, of which the first is outside.
 
     Raises:
         ValueError: No whole number, a negative one, or a sum that is not the number of pixels.

@@ -1,4 +1,4 @@
-"""labelme: one JSON file per picture, with polygons, rectangles, circles and masks."""
+"""labelme: one JSON file per image, with polygons, rectangles, circles and masks."""
 
 import base64
 import binascii
@@ -55,7 +55,7 @@ def read_labelme(request: Request) -> Annotations:
 
     Labels are numbered by their names; ``_background_`` is class 0 and ``__ignore__`` is 255, as in
     labelme's own exports. A later shape covers an earlier one. Points and lines have no area and
-    are left out. The picture is the file that ``imagePath`` names, or else ``imageData``.
+    are left out. The image is the file that ``imagePath`` names, or else ``imageData``.
     """
     source = user_path(request.source)
     files = [source] if source.is_file() else files_below(source, [".json"])
@@ -66,7 +66,7 @@ def read_labelme(request: Request) -> Annotations:
     if missing := [
         f"{path}: {head[0]}" for path, head in zip(files, heads, strict=True) if not head[1]
     ]:
-        raise request.missing_pictures(missing, base)
+        raise request.missing_images(missing, base)
     labels = sorted({label for _, _, kinds in heads for _, label in kinds})
     classes, numbers = number_labels(labels, request)
     overlap = request.overlap_or("last")
@@ -100,11 +100,11 @@ def _load(path: Path) -> dict[str, Any]:
 def _head(
     request: Request, base: Path, path: Path
 ) -> tuple[str, Path | bytes | None, list[tuple[str, str]]]:
-    """The picture's name, the picture, and (type, label) of each shape."""
+    """The image's name, the image, and (type, label) of each shape."""
     content = _load(path)
     name = str(content.get("imagePath") or "imagePath is not set")
     home = path.parent.relative_to(base)
-    image: Path | bytes | None = request.find_picture(name, path.parent, home=home)
+    image: Path | bytes | None = request.find_image(name, path.parent, home=home)
     if image is None and content.get("imageData"):
         try:
             image = base64.b64decode(content["imageData"], validate=True)
@@ -140,7 +140,7 @@ def _draw(
 
 
 def _size(content: dict[str, Any], path: Path, image: Path | bytes) -> Size:
-    """Height and width as labelme saw the picture, or of the picture itself."""
+    """Height and width as labelme saw the image, or of the image itself."""
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if height is not None or width is not None or isinstance(image, bytes):
         return mask_size(height, width, str(path))
@@ -200,7 +200,7 @@ def _rectangle(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _read_mask(text: Any) -> Area:
-    """A picture inside the JSON file, bool (H, W)."""
+    """An image inside the JSON file, bool (H, W)."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mask.png"
         try:

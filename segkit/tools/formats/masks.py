@@ -1,4 +1,4 @@
-"""Masks that are pictures already: of colours, of 0 and 255, or a folder for each class."""
+"""Masks that are images already: of colours, of 0 and 255, or a folder for each class."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segkit.data.classes import read_lines
 from segkit.data.colors import classes_of_colors, fill_palette
 from segkit.data.decode import load_labels
-from segkit.data.levels import picture_of
+from segkit.data.levels import image_of
 from segkit.data.threads import map_parallel
 from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
@@ -33,7 +33,7 @@ Draw = Callable[[Path], NDArray[np.uint8]]
 
 GREY = (
     "The mask is grey: masks of 0 and 255 are format=binary. Grey values that are class ids need "
-    "no conversion: copy the masks to OUT/SegmentationClass, the pictures to OUT/JPEGImages under "
+    "no conversion: copy the masks to OUT/SegmentationClass, the images to OUT/JPEGImages under "
     "the same names, write the names of the classes to OUT/labels.txt, one a line, and divide "
     "them: python -m segkit.tools.split data.root=OUT"
 )
@@ -105,7 +105,7 @@ def read_folders(request: Request) -> Annotations:
     """A folder per class with masks in which everything but 0 belongs to it.
 
     Classes are numbered by the names of their folders, after the background, and a later one covers
-    an earlier one. A picture without a mask in a folder does not show that class.
+    an earlier one. An image without a mask in a folder does not show that class.
     """
     source = user_path(request.source)
     inside = sorted(source.iterdir()) if source.is_dir() else []
@@ -124,10 +124,10 @@ def read_folders(request: Request) -> Annotations:
         for path in _mask_files(source / name):
             stem = item_name(_stem(request, path, source / name))
             parts[stem].append((numbers[name], path))
-    overlap, pictures = request.overlap_or("last"), _pictures(request)
-    _check_pictures(request, list(parts), pictures)
+    overlap, images = request.overlap_or("last"), _images(request)
+    _check_images(request, list(parts), images)
     items = [
-        Item(stem, pictures[stem], layers[0][1], partial(_stack, layers, overlap))
+        Item(stem, images[stem], layers[0][1], partial(_stack, layers, overlap))
         for stem, layers in sorted(parts.items())
     ]
     return Annotations(classes, items, notes=_unlabelled(request, items))
@@ -138,37 +138,37 @@ def _stack(layers: Sequence[tuple[int, Path]], overlap: str) -> NDArray[np.uint8
     sizes = {area.shape for _, area in areas}
     if len(sizes) > 1:
         raise DataError(
-            f"{layers[0][1]}: the masks of this picture in the folders of the classes have the "
+            f"{layers[0][1]}: the masks of this image in the folders of the classes have the "
             f"sizes {sorted(sizes)} (height, width); expected one"
         )
     return paint(areas, areas[0][1].shape, overlap)
 
 
 def _unlabelled(request: Request, items: Sequence[Item]) -> list[str]:
-    return left_out({"pictures without a mask": len(_pictures(request)) - len(items)})
+    return left_out({"images without a mask": len(_images(request)) - len(items)})
 
 
 def _items(request: Request, masks: Sequence[Path], source: Path, draw: Draw) -> list[Item]:
-    pictures = _pictures(request)
+    images = _images(request)
     names = [item_name(_stem(request, path, source)) for path in masks]
-    _check_pictures(request, names, pictures)
+    _check_images(request, names, images)
     return [
-        Item(name, pictures[name], path, partial(draw, path))
+        Item(name, images[name], path, partial(draw, path))
         for name, path in zip(names, masks, strict=True)
     ]
 
 
-def _check_pictures(request: Request, names: Sequence[str], pictures: Mapping[str, Path]) -> None:
-    """Raise a DataError unless there is a picture of each name."""
-    missing = [name for name in names if name not in pictures]
+def _check_images(request: Request, names: Sequence[str], images: Mapping[str, Path]) -> None:
+    """Raise a DataError unless there is an image of each name."""
+    missing = [name for name in names if name not in images]
     if not missing:
         return
-    error = request.missing_pictures(missing)
-    starts = [name for name in pictures if missing[0].startswith(name)]
+    error = request.missing_images(missing)
+    starts = [name for name in images if missing[0].startswith(name)]
     if starts and request.mask_suffix is None:
         end = missing[0].removeprefix(max(starts, key=len))
         raise DataError(
-            f"{error}\nAre the masks called as the pictures, with {end} at their end? "
+            f"{error}\nAre the masks called as the images, with {end} at their end? "
             f"Then add mask_suffix={end}"
         )
     raise error
@@ -182,23 +182,23 @@ def _mask_files(folder: Path) -> list[Path]:
 
 
 def _stem(request: Request, path: Path, folder: Path) -> str:
-    """Path of the mask below its folder, named as the picture is, and without suffix."""
+    """Path of the mask below its folder, named as the image is, and without suffix."""
     stem, end = path.stem, request.mask_suffix or ""
     if not stem.endswith(end):
         raise DataError(f"{path}: does not end in mask_suffix={end}")
     return (path.parent.relative_to(folder) / stem.removesuffix(end)).as_posix()
 
 
-def _pictures(request: Request) -> dict[str, Path]:
+def _images(request: Request) -> dict[str, Path]:
     if request.images is None:
         raise DataError(
-            "images is not set: masks are files, so images=FOLDER must say where the pictures are"
+            "images is not set: masks are files, so images=FOLDER must say where the images are"
         )
     (folder,) = request.image_folders()
     files = files_below(folder, SUFFIXES)
     names = [item_name(path.relative_to(folder).as_posix()) for path in files]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{folder}: several pictures with one name:\n{bullet_list(twice)}")
+        raise DataError(f"{folder}: several images with one name:\n{bullet_list(twice)}")
     return dict(zip(names, files, strict=True))
 
 
@@ -220,7 +220,7 @@ def _read_rgb(path: Path) -> NDArray[np.integer[Any]]:
             f"{path}: is grey with more than 8 bits, so its values are no colours; expected RGB, a "
             "palette, or grey of 8 bits. Save it as one of them"
         )
-    return picture_of(stored, None, str(path))
+    return image_of(stored, None, str(path))
 
 
 def _read_grey(path: Path) -> NDArray[np.integer[Any]]:

@@ -1,4 +1,4 @@
-"""Pictures that are trained on and validated on: under any name, as a link, as equal bytes."""
+"""Images that are trained on and validated on: under any name, as a link, as equal bytes."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def mask(root: Path, name: str) -> Path:
 @pytest.mark.parametrize("text", ["./a\n", ".//a\n", "a 1\n", "c\n./a\n"])
 def test_a_leak_is_seen_however_an_id_is_spelt(root: Path, text: str) -> None:
     (root / "ImageSets/Segmentation/val.txt").write_text(text)
-    with pytest.raises(DataError, match=r"1 pictures are in the train split .*\n  - a$"):
+    with pytest.raises(DataError, match=r"1 images are in the train split .*\n  - a$"):
         check_disjoint(*both(root))
 
 
@@ -44,7 +44,7 @@ def test_a_leak_is_seen_however_an_id_is_spelt(root: Path, text: str) -> None:
 def test_a_leak_is_seen_through_links(root: Path, link) -> None:  # type: ignore[no-untyped-def]
     image(root, "c").unlink()
     link(image(root, "b"), image(root, "c"))
-    with pytest.raises(DataError, match=r"1 pictures .*\n  - c \(the file of b\)$"):
+    with pytest.raises(DataError, match=r"1 images .*\n  - c \(the file of b\)$"):
         check_disjoint(*both(root))
 
 
@@ -52,15 +52,15 @@ def test_a_leak_is_seen_through_a_linked_folder(root: Path) -> None:
     for kind in ("JPEGImages", "SegmentationClass"):
         (root / kind / "again").symlink_to(root / kind)
     (root / "ImageSets/Segmentation/val.txt").write_text("again/a\n")
-    with pytest.raises(DataError, match=r"1 pictures .*\n  - again/a \(the file of a\)$"):
+    with pytest.raises(DataError, match=r"1 images .*\n  - again/a \(the file of a\)$"):
         check_disjoint(*both(root))
 
 
-def test_a_mask_of_two_pictures_in_both_splits_is_a_warning(root: Path) -> None:
+def test_a_mask_of_two_images_in_both_splits_is_a_warning(root: Path) -> None:
     mask(root, "c").unlink()
     mask(root, "c").symlink_to(mask(root, "a"))
     (warning,) = check_disjoint(*both(root))
-    assert warning.startswith("1 masks of the validation split are also masks of other pictures")
+    assert warning.startswith("1 masks of the validation split are also masks of other images")
     assert warning.endswith("c has that of a")
 
 
@@ -69,7 +69,7 @@ def test_links_in_one_split_are_a_warning(root: Path) -> None:
     image(root, "b").symlink_to(image(root, "a"))
     report = check_splits(dict(zip(("train", "val"), both(root), strict=True)), progress=False)
     assert report.warnings == [
-        "1 pictures of the train split stand there under several ids (links to one file), and "
+        "1 images of the train split stand there under several ids (links to one file), and "
         "count so often; the first: a, b"
     ]
 
@@ -77,13 +77,11 @@ def test_links_in_one_split_are_a_warning(root: Path) -> None:
 def test_equal_bytes_are_a_warning(root: Path) -> None:
     shutil.copyfile(image(root, "a"), image(root, "c"))
     (warning,) = check_disjoint(*both(root))
-    assert warning.startswith("1 validation pictures hold the same bytes")
+    assert warning.startswith("1 validation images hold the same bytes")
     assert warning.endswith("c equals a")
 
 
-def test_pictures_of_equal_size_are_hardly_read(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_of_equal_size_are_hardly_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """BMPs, say: all have one size, and a piece in the middle tells that they differ."""
     rng = np.random.default_rng(0)
     for name in "abc":
@@ -94,18 +92,16 @@ def test_pictures_of_equal_size_are_hardly_read(
     assert check_disjoint(*both(root)) == []
 
 
-def test_no_picture_is_read_where_sizes_differ(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_read_where_sizes_differ(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, name in enumerate("abc"):
         Image.new("RGB", (12 + number, 8)).save(root / "JPEGImages" / f"{name}.bmp")
         image(root, name).unlink()
-    monkeypatch.setattr(leaks, "_piece", lambda *_: pytest.fail("a picture was read"))
+    monkeypatch.setattr(leaks, "_piece", lambda *_: pytest.fail("an image was read"))
     assert check_disjoint(*both(root)) == []
 
 
 def test_a_leak_is_told_with_all_other_problems(root: Path) -> None:
     (root / "ImageSets/Segmentation/val.txt").write_text("./a\nc\n")
     mask(root, "b").write_bytes(b"")
-    with pytest.raises(
-        DataError, match=r"(?s)1 pictures are in .*\n1 items cannot be used:.*b\.png"
-    ):
+    with pytest.raises(DataError, match=r"(?s)1 images are in .*\n1 items cannot be used:.*b\.png"):
         check_splits(dict(zip(("train", "val"), both(root), strict=True)), progress=False)

@@ -1,7 +1,7 @@
-"""Draw a picture of a result: images, their masks, and what was predicted, side by side.
+"""Draw an image of a result: images, their masks, and what was predicted, side by side.
 
     python evaluate.py checkpoint=RUN split=test save_predictions=true
-    python benchmarks/result_picture.py RUN/eval/test-best --data PATH --out result.png
+    python benchmarks/result_image.py RUN/eval/test-best --data PATH --out result.png
 
 Of the images in the order of their own mIoU it takes those at three quarters, at the middle and at
 one quarter: neither the best nor the worst. What is ignored is striped in the mask.
@@ -19,9 +19,9 @@ from PIL import Image
 
 from segkit.data.masks import read_mask
 from segkit.data.voc import VOCSegmentation
-from segkit.report.pictures import GAP, Picture, panel, with_legend
+from segkit.report.images import GAP, Drawing, panel, with_legend
 
-WIDTH = 320  # of each of the three pictures in a row
+WIDTH = 320  # of each of the three images in a row
 QUARTERS = (3, 2, 1)
 
 
@@ -33,15 +33,15 @@ def main() -> None:
     args = parser.parse_args()
     result = json.loads((args.evaluation / "metrics.json").read_text(encoding="utf-8"))
     dataset = VOCSegmentation(args.data, result["split"], classes=result["classes"])
-    rows: list[Picture] = []
+    rows: list[Drawing] = []
     for name in chosen(args.evaluation / "per_image.csv"):
         image, target = dataset.read(dataset.ids.index(name))
         pred = read_mask(args.evaluation / "predictions" / f"{name}.png")
         rows += [row(image, target, pred, dataset), np.full((GAP, 3 * WIDTH + 2 * GAP, 3), 255)]
-    picture = with_legend(np.concatenate(rows).astype(np.uint8), dataset.classes, dataset.palette)
+    drawn = with_legend(np.concatenate(rows).astype(np.uint8), dataset.classes, dataset.palette)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # With 256 colours the file has a third of the size, and looks the same.
-    Image.fromarray(picture).quantize(256).save(args.out, optimize=True)
+    Image.fromarray(drawn).quantize(256).save(args.out, optimize=True)
     print(f"{args.out}: {args.out.stat().st_size / 1024:.0f} KiB")
 
 
@@ -53,8 +53,8 @@ def chosen(per_image: Path) -> list[str]:
     return [ranked[len(ranked) * quarter // 4][1] for quarter in QUARTERS]
 
 
-def row(image: Picture, target: Picture, pred: Picture, dataset: VOCSegmentation) -> Picture:
-    """The three pictures, made ``WIDTH`` pixels wide."""
+def row(image: Drawing, target: Drawing, pred: Drawing, dataset: VOCSegmentation) -> Drawing:
+    """The three images, made ``WIDTH`` pixels wide."""
     size = WIDTH, round(WIDTH * image.shape[0] / image.shape[1])
     small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     masks = (

@@ -1,28 +1,27 @@
-"""Masks and matrices as pictures, uint8 (H, W, 3) RGB."""
+"""Masks and matrices as images, uint8 (H, W, 3) RGB."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+import PIL.Image
+from PIL import ImageDraw, ImageFont
 
 from segkit.console import one_line
+from segkit.data.arrays import Image
 from segkit.data.labels import Labels
-
-Picture = NDArray[np.uint8]
 
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 GAP = 4
 
 
-def color(mask: Labels, palette: Picture) -> Picture:
+def color(mask: Labels, palette: Image) -> Image:
     """Class ids (H, W) as colours; ids above 255 share the last colour."""
-    picture: Picture = palette[np.minimum(mask, 255)]
-    return picture
+    drawn: Image = palette[np.minimum(mask, 255)]
+    return drawn
 
 
-def hatched(target: Labels, palette: Picture, ignore_index: int) -> Picture:
+def hatched(target: Labels, palette: Image, ignore_index: int) -> Image:
     """Class ids (H, W) as colours, with grey stripes where they are ``ignore_index``."""
     rows, columns = np.indices(target.shape)
     stripes = np.where((rows + columns) // 4 % 2 == 0, 90, 160).astype(np.uint8)[..., None]
@@ -31,19 +30,19 @@ def hatched(target: Labels, palette: Picture, ignore_index: int) -> Picture:
 
 
 def panel(
-    image: Picture,
+    image: Image,
     target: Labels,
     pred: Labels,
-    palette: Picture,
+    palette: Image,
     ignore_index: int,
-) -> Picture:
+) -> Image:
     """Image, target and prediction side by side. What is ignored is hatched in the target."""
     parts = [image, hatched(target, palette, ignore_index), color(pred, palette)]
     gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
 
 
-def legend(classes: Sequence[str], palette: Picture, width: int) -> Picture:
+def legend(classes: Sequence[str], palette: Image, width: int) -> Image:
     """Colour and name of each class, in as many lines as ``width`` needs."""
     font = ImageFont.load_default(12)
     places, x, y = [], GAP, GAP
@@ -53,19 +52,19 @@ def legend(classes: Sequence[str], palette: Picture, width: int) -> Picture:
             x, y = GAP, y + 18
         places.append((x, y, name))
         x += length
-    picture = Image.new("RGB", (width, y + 18), PAPER)
-    draw = ImageDraw.Draw(picture)
+    drawn = PIL.Image.new("RGB", (width, y + 18), PAPER)
+    draw = ImageDraw.Draw(drawn)
     for index, (x, y, name) in enumerate(places):
         draw.rectangle((x, y + 1, x + 12, y + 13), tuple(map(int, palette[index])), INK)
         draw.text((x + 17, y), name, INK, font)
-    return np.asarray(picture)
+    return np.asarray(drawn)
 
 
-def with_legend(picture: Picture, classes: Sequence[str], palette: Picture) -> Picture:
-    return np.concatenate([picture, legend(classes, palette, picture.shape[1])])
+def with_legend(drawn: Image, classes: Sequence[str], palette: Image) -> Image:
+    return np.concatenate([drawn, legend(classes, palette, drawn.shape[1])])
 
 
-def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Picture:
+def confusion_image(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Image:
     """Rows are true classes, columns predicted ones; percent of the row as number and shade."""
     classes = [one_line(name) for name in classes]
     counts = np.asarray(matrix, np.float64)
@@ -77,8 +76,8 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
     cell = 36 if size <= 40 else 14  # of many classes there is room for the shades alone
     title = "predicted (percent of the true class)"
     width = margin + 8 + max(cell * size, int(font.getlength(title)))
-    picture = Image.new("RGB", (width, margin + cell * size + 8), PAPER)
-    draw = ImageDraw.Draw(picture)
+    drawn = PIL.Image.new("RGB", (width, margin + cell * size + 8), PAPER)
+    draw = ImageDraw.Draw(drawn)
     for row in range(size):
         for column in range(size):
             x, y = margin + column * cell, margin + row * cell
@@ -95,15 +94,15 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
         middle_of_row = (margin - 6, margin + row * cell + cell // 2)
         draw.text(middle_of_row, classes[row], INK, font, anchor="rm")
         # Names of columns stand upright: drawn on a strip, then turned.
-        strip = Image.new("RGB", (margin - 24, cell), PAPER)
+        strip = PIL.Image.new("RGB", (margin - 24, cell), PAPER)
         ImageDraw.Draw(strip).text((0, cell // 2), classes[row], INK, font, anchor="lm")
-        picture.paste(strip.rotate(90, expand=True), (margin + row * cell, 20))
+        drawn.paste(strip.rotate(90, expand=True), (margin + row * cell, 20))
     draw.text((margin, 4), title, INK, font)
     draw.text((4, margin - 16), "true", INK, font)
-    return np.asarray(picture)
+    return np.asarray(drawn)
 
 
-def shrunk(image: Picture, masks: Sequence[Labels], side: int) -> tuple[Picture, list[Labels]]:
+def shrunk(image: Image, masks: Sequence[Labels], side: int) -> tuple[Image, list[Labels]]:
     """The image and its masks (H, W) with no side longer than ``side``, never enlarged.
 
     Masks are not blended: each pixel is the one of the mask that lies in its middle.
@@ -111,7 +110,7 @@ def shrunk(image: Picture, masks: Sequence[Labels], side: int) -> tuple[Picture,
     size = image.shape[:2]
     scale = min(side / max(size), 1.0)
     height, width = (max(round(length * scale), 1) for length in size)
-    small = Image.fromarray(image).resize((width, height), Image.Resampling.BOX)
+    small = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BOX)
     rows, columns = (
         ((np.arange(n) + 0.5) * old // n).astype(int)
         for n, old in zip((height, width), size, strict=True)
@@ -119,5 +118,5 @@ def shrunk(image: Picture, masks: Sequence[Labels], side: int) -> tuple[Picture,
     return np.asarray(small), [mask[rows[:, None], columns] for mask in masks]
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    Image.fromarray(picture).save(path)
+def write_image(path: Path, drawn: Image) -> None:
+    PIL.Image.fromarray(drawn).save(path)
