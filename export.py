@@ -32,7 +32,7 @@ from segkit.export.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_s
 from segkit.export.writer import SUFFIXES, WithPreprocessing, open_model, write_model
 from segkit.files import atomic_write
 from segkit.inference.loading import load_network, setting
-from segkit.inference.onnx_network import metadata, require
+from segkit.inference.onnx_network import export_metadata, require
 from segkit.models.normalize import Normalize, memory_order
 from segkit.runs.checkpoint import Checkpoint, read_checkpoint
 from segkit.runs.folder import run_of
@@ -54,22 +54,22 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 
     # Checkpoint -> network that takes normalised images, or bytes
     checkpoint = read_checkpoint(settings.checkpoint)
-    about = checkpoint.about
+    metadata = checkpoint.metadata
     path = file_name(settings, checkpoint.path)
     model: nn.Module = load_network(checkpoint, settings.allow, settings.weights)
     # What few bits do to made-up images says little about those that the network is for.
     in_int8 = settings.precision.startswith("int8")
     named = read_images(settings, checkpoint) if in_int8 else made_up_images()
     if settings.include_preprocessing:
-        model = WithPreprocessing(model, about.mean, about.std)
+        model = WithPreprocessing(model, metadata.mean, metadata.std)
     else:
-        normalize = Normalize(tuple(about.mean), tuple(about.std), channels_last=False)
+        normalize = Normalize(tuple(metadata.mean), tuple(metadata.std), channels_last=False)
         named = ((name, normalize(image)) for name, image in named)
     images = finite_images(model.eval(), named, str(checkpoint.path))
     samples = list(islice(images, max(CHECKED_BATCHES)))
 
     # Network -> file, which is compared with it
-    facts = metadata(
+    facts = export_metadata(
         checkpoint,
         preprocessing=settings.include_preprocessing,
         precision=settings.precision,

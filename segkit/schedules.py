@@ -52,7 +52,7 @@ class Cosine(Schedule):
     """Half a cosine from 1 to ``final_factor`` (Loshchilov & Hutter 2017, arXiv:1608.03983).
 
     Args:
-        final_factor: Of the learning rate at the end, in [0, 1].
+        final_factor: Factor of the learning rate at the end, in [0, 1].
         warmup_epochs: Length of the warm-up in epochs, at least 0; may be a fraction.
     """
 

@@ -24,7 +24,7 @@ Settings = TypeVar("Settings")
 
 
 def run_tool(
-    settings: type[Settings], task: Callable[[Settings], None], arguments: Sequence[str], about: str
+    settings: type[Settings], task: Callable[[Settings], None], arguments: Sequence[str], title: str
 ) -> int:
     """Call ``task`` with what the user gave; returns the exit status.
 
@@ -32,10 +32,10 @@ def run_tool(
         settings: A dataclass of :func:`~segkit.config.schema.option` fields.
         task: What the tool does.
         arguments: The command line without the program.
-        about: Head of the help text.
+        title: Head of the help text.
     """
     if {"-h", "--help"} & {*arguments}:
-        say(f"{about}\n\n{_help(settings)}")
+        say(f"{title}\n\n{_help(settings)}")
         return 0
     ending.begin()
     try:

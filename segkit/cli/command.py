@@ -203,7 +203,7 @@ def _mistakes_told(
     """Around a command: what its user can put right ends in one message, and signals end it.
 
     Args:
-        name: Of the script.
+        name: The script's, as ``train``.
         given: The command line, which is put back at the end.
         composed: The configurations that Hydra has composed; None: it is not at work.
         goes_on: Whether the command comes after it.

@@ -57,7 +57,7 @@ def file_problems(
     Args:
         choices: Group -> chosen file; see ``hydra.runtime.choices``.
         sources: Folders that the files may lie in.
-        name: Of the script.
+        name: The script's, as ``train``.
         is_sweep: Whether the command is one.
     """
     chosen = [(group, c) for group, c in choices.items() if not group.startswith("hydra/")]

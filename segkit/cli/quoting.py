@@ -20,7 +20,7 @@ def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
 
     Args:
         argv: As typed.
-        schema: Of the script's configuration.
+        schema: The schema of the script's configuration.
     """
     keys, paths = set(text_keys(schema)), {*path_keys(schema), "source"}
     is_sweep = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*argv}

@@ -19,7 +19,7 @@ def build(node: Any, key: str = "") -> Any:
     """The object (or, with ``_partial_``, the function) that a ``_target_`` node describes.
 
     Args:
-        node: Of a configuration, or a mapping.
+        node: A node of a configuration, or a mapping.
         key: Where a mapping stands in the configuration, for messages.
 
     Raises:

@@ -37,7 +37,7 @@ def check_config(cfg: DictConfig, name: str) -> None:
 
     Args:
         cfg: As composed.
-        name: Of the script.
+        name: The script's, as ``train``.
 
     Raises:
         ConfigError: Everything that is wrong, one line each.

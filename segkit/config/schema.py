@@ -51,9 +51,9 @@ def option(
             nothing else is said.
         below: Number that it must not reach.
         choices: All texts that make sense.
-        length: Of a list.
+        length: Number of values in a list.
         rising: Each number in a list exceeds the one before it.
-        kind: Of a value that OmegaConf does not check; ``text`` says what is expected then.
+        kind: Type of a value that OmegaConf does not check; ``text`` says what is expected then.
         whole: If that value is a list, it is one of whole numbers.
         path: It names a file or folder; a relative one starts where the user does.
         exists: What it names must be there already.

@@ -156,7 +156,7 @@ def check_trusted(plain: Any, slot: str, allow: Sequence[str], source: object, k
         slot: Whose component it is; ``run`` for a whole configuration.
         allow: Modules of the user's own, or objects in them, that may be named too.
         source: The file that it comes from.
-        key: Of the tree in that file's configuration; empty for the whole.
+        key: Where the tree stands in that file's configuration; empty for the whole.
     """
     check = _Check(tuple(allow), str(source))
     if slot == "run":

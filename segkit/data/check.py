@@ -103,9 +103,9 @@ def judge(
 
     Args:
         splits: As for :func:`check_splits`.
-        facts: Of each item by its id, for each split.
-        ignore_index: See there.
-        trained: See there.
+        facts: For each split, the facts of each item by its id.
+        ignore_index: Mask value without a label.
+        trained: Whether the splits are for a training; else one alone is scored.
 
     Returns:
         The pixels of each split, and warnings.
@@ -154,7 +154,7 @@ def open_splits(
 
     Args:
         make: Raises :class:`~segkit.data.dataset.IncompleteSplit` where something can be used.
-        names: Of the splits; one may stand there twice.
+        names: Names of the splits; one may stand there twice.
         ignore_index: Mask value of pixels without a label.
         look: If any split is incomplete, also look into the files of all that are there.
         progress: Show a bar then, if the standard error stream is a terminal.

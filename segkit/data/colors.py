@@ -118,8 +118,8 @@ def classes_of_indices(
         indices: uint8 (H, W).
         palette: Colours of the indices, uint8 (n, 3).
         colormap: As for :func:`classes_of_colors`, and all below.
-        ignore_index: See there.
-        name: See there.
+        ignore_index: Mask value without a label.
+        name: What messages call the mask.
     """
     pixels = np.bincount(indices.ravel(), minlength=len(palette))
     used = np.flatnonzero(pixels)
@@ -157,8 +157,8 @@ def check_grey(
         values: uint8 (H, W).
         white: The value that is shown as white.
         colormap: As for :func:`classes_of_colors`, and all below.
-        ignore_index: See there.
-        name: See there.
+        ignore_index: Mask value without a label.
+        name: What messages call the mask.
     """
     used = np.flatnonzero(np.bincount(values.ravel()))
     shown = (used * 255 // white)[:, None].repeat(3, axis=1)

@@ -54,7 +54,7 @@ def check_foreground(
 
     Args:
         classes: Their names.
-        counts: Of the split.
+        counts: Pixels of each class in the split.
         ignore_index: Value of the pixels without a label.
         split: Its name.
         trained: Whether it is trained on.

@@ -30,12 +30,12 @@ class Facts:
         pixels: Labelled pixels of each class.
         ignored: Image without a label.
         turn: What its EXIF orientation led to: 1 turned, 2 left alone, 0 nothing to do.
-        levels: Of an image with other numbers than 8 bits: the least and the largest number, the
+        levels: For an image with other numbers than 8 bits: the least and the largest number, the
             largest that its type holds (0: no limit), how many different ones there are, how many
             are left in 8 bits, pixels below and above ``data.range``, and pixels in all.
         bands: Bands of the image that nothing looks at.
         white_is_zero: The mask is a TIFF that shows its 0 as white.
-        palette: Of a palette mask whose indices count: a check sum of all its colours, then index
+        palette: For a palette mask whose indices count: a check sum of all its colours, then index
             and colour, as ``[index, 0xRRGGBB]``, of each one that labelled pixels have.
     """
 

@@ -53,7 +53,7 @@ def parse_labels(lines: Sequence[str], source: str) -> LabelList:
     """The names in a list of ours, of labelme (``labels.txt``) or of CVAT (``labelmap.txt``).
 
     Args:
-        lines: Of the file, without outer blanks.
+        lines: The file's lines, without outer blanks.
         source: What errors call it.
 
     Raises:

@@ -61,7 +61,7 @@ def to_labels(
     """:func:`read_mask` of a file that is loaded.
 
     Args:
-        stored: Of the file.
+        stored: What the file holds.
         colormap: Colours in class order, uint8 (n, 3); None where colours do not count.
         ignore_index: As there.
         name: What errors call the mask.

@@ -31,7 +31,7 @@ def to_image(
     """What a file holds as :func:`~segkit.data.decode.read_image` gives it.
 
     Args:
-        stored: Of the file.
+        stored: What the file holds.
         name: What errors call it.
         size: As there.
         value_range: As there.

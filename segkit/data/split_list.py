@@ -37,9 +37,9 @@ def parse_split(
     """The ids of a split with the numbers of their lines, in the order of the file.
 
     Args:
-        lines: Of the file, without outer blanks; blank ones are skipped.
+        lines: The file's lines, without outer blanks; blank ones are skipped.
         path: The file, for errors.
-        folders: Of the images, and of the masks, which pairs of paths must name.
+        folders: Folder of the images and folder of the masks, which pairs of paths must name.
         is_there: Whether there is an image with this id, which says what a blank in a line means.
 
     Raises:

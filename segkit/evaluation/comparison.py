@@ -27,13 +27,13 @@ def compare(
 
     Args:
         first: Scores with ``miou`` and ``iou``.
-        second: Likewise.
-        counts: Of both, :func:`segkit.metrics.class_counts` of the same images, (N, 3, C).
-        images: Of both, name and mean IoU of these images.
+        second: The same scores of the other model.
+        counts: For each model :func:`segkit.metrics.class_counts` of the images, int64 (N, 3, C).
+        images: For each model (name, mean IoU) of the images, in one order.
         classes: Names in index order.
         resamples: Swaps of the models' answers for the p values; 0: neither these nor intervals.
         level: How often an interval is to hold the true difference.
-        seed: Of the swaps.
+        seed: Seed of the random swaps.
     """
     pairs = [first["miou"], *first["iou"]], [second["miou"], *second["iou"]]
     chances: list[dict[str, Any]] = [{} for _ in pairs[0]]

@@ -43,8 +43,8 @@ class Measures:
     Args:
         num_classes: Number of classes C.
         ignore_index: Target value of the pixels that are not counted.
-        dilation_ratio: Of the boundary IoU.
-        trimap_widths: Of the bands around label borders that are scored alone, in pixels.
+        dilation_ratio: Width of the boundary IoU's border over the image's diagonal.
+        trimap_widths: Widths of the bands around label borders that are scored alone, in pixels.
     """
 
     def __init__(

@@ -171,7 +171,7 @@ def origin(source: Source) -> tuple[str, list[dict[str, Any]]]:
     """Configuration and log of the run that a checkpoint comes from; nothing for saved masks."""
     if isinstance(source, Path):
         return "", []
-    config = OmegaConf.to_yaml(OmegaConf.create(source[0].about.config))
+    config = OmegaConf.to_yaml(OmegaConf.create(source[0].metadata.config))
     return config, read_history(run_of(source[0].path) / "metrics.jsonl")
 
 

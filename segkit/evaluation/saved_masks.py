@@ -25,7 +25,7 @@ class SavedMasks:
 
     Args:
         folder: Where they are.
-        ids: Of all images of the split.
+        ids: Names of all images of the split.
         num_classes: Number of classes.
         ignore_index: Value of the pixels of the data set's masks that are not judged.
         colormap: Of RGB and palette files, as for the masks of a data set.

@@ -75,7 +75,7 @@ def check_split(settings: EvaluateConfig, split: EvaluationSplit, runtime: Runti
 
 def _saved(settings: EvaluateConfig, checkpoint: Checkpoint) -> EvaluationSplit:
     """The data that a checkpoint describes, or other data of the same kind."""
-    metadata = checkpoint.about
+    metadata = checkpoint.metadata
     name = settings.split or setting(checkpoint, "data.val_split", str)
 
     def make(split: str) -> SegmentationDataset:

@@ -81,7 +81,7 @@ def make_target(
 
 def check_classes(checkpoint: Checkpoint, split: EvaluationSplit) -> None:
     """Raise a ConfigError if the checkpoint knows other classes than the data."""
-    metadata = checkpoint.about
+    metadata = checkpoint.metadata
     if metadata.classes != split.classes:
         raise ConfigError(
             f"{checkpoint.path} knows the classes {', '.join(metadata.classes)}; the data has "

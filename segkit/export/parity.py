@@ -43,9 +43,9 @@ class Parity:
     """How far a file is off, over all images that were tried.
 
     Attributes:
-        difference: As in :class:`Tolerance`.
-        same: Likewise.
-        shapes: Of the images.
+        difference: Largest difference of logits over the largest logit.
+        same: Share of pixels with the same class, 0 to 1.
+        shapes: Shapes (N, H, W) of the images that were compared.
     """
 
     difference: float

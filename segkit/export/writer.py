@@ -25,7 +25,7 @@ class WithPreprocessing(nn.Module):
     Args:
         model: Takes normalised images.
         mean: Per channel, of values in [0, 1].
-        std: Likewise.
+        std: Standard deviation of each channel, for values in [0, 1].
     """
 
     mean: Tensor

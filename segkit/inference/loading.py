@@ -62,19 +62,24 @@ def load_inference(
     Raises:
         ConfigError: For an impossible setting, or checkpoints that are no ensemble.
     """
-    first = checkpoints[0].about
+    first = checkpoints[0].metadata
     for other in checkpoints[1:]:
-        about = other.about
-        if saved_range(about) != saved_range(first):
+        metadata = other.metadata
+        if saved_range(metadata) != saved_range(first):
             raise ConfigError(
                 f"{other.path} is no ensemble with {checkpoints[0].path}: their data.range is "
-                f"{saved_range(about)} and {saved_range(first)}, so they see other images"
+                f"{saved_range(metadata)} and {saved_range(first)}, so they see other images"
             )
-        if (about.classes, about.mean, about.std) != (first.classes, first.mean, first.std):
+        if (metadata.classes, metadata.mean, metadata.std) != (
+            first.classes,
+            first.mean,
+            first.std,
+        ):
             raise ConfigError(
                 f"{other.path} is no ensemble with {checkpoints[0].path}: expected the same "
-                f"classes and the same mean and std, found {', '.join(about.classes)} ({about.mean}"
-                f", {about.std}) and {', '.join(first.classes)} ({first.mean}, {first.std})"
+                f"classes and the same mean and std, found {', '.join(metadata.classes)} "
+                f"({metadata.mean}, {metadata.std}) and {', '.join(first.classes)} "
+                f"({first.mean}, {first.std})"
             )
     exported = [one for one in checkpoints if isinstance(one, ExportedCheckpoint)]
     for key, usual in (("weights", "auto"), ("precision", None)):
@@ -125,7 +130,7 @@ def _saved_or_given(
     if options.window is not None:
         size = None if options.window == "whole" else pair(options.window)
         return size, pair(options.stride)
-    first, *others = (one.about.window for one in checkpoints)
+    first, *others = (one.metadata.window for one in checkpoints)
     for checkpoint, other in zip(checkpoints[1:], others, strict=True):
         if other != first:
             raise ConfigError(
@@ -143,20 +148,20 @@ def window_text(window: dict[str, list[int] | None]) -> str:
     return f"{window['size']}" + (f", stride {window['stride']}" if window["stride"] else "")
 
 
-def saved_range(about: CheckpointMetadata) -> Range | None:
+def saved_range(metadata: CheckpointMetadata) -> Range | None:
     """The ``data.range`` that a network was trained with.
 
     Raises:
         DataError: It was edited to something impossible.
     """
-    data = about.config.get("data")
+    data = metadata.config.get("data")
     return parse_range(data.get("range") if isinstance(data, dict) else None)
 
 
-def usual_precision(about: CheckpointMetadata, device: torch.device) -> str:
+def usual_precision(metadata: CheckpointMetadata, device: torch.device) -> str:
     """What the run computed with: fp32 wherever it is used, fewer bits on such a device only."""
-    if about.precision == "fp32" or torch.device(about.device).type == device.type:
-        return about.precision
+    if metadata.precision == "fp32" or torch.device(metadata.device).type == device.type:
+        return metadata.precision
     return "auto"  # a CPU cannot compute in the fp16 of a CUDA device, and in bf16 it crawls
 
 
@@ -174,11 +179,11 @@ def load_network(
         CheckpointError: Its weights do not fit the model that it describes, or are not finite.
         ConfigError: It names code that is not allowed.
     """
-    about, source = checkpoint.about, checkpoint.path
+    metadata, source = checkpoint.metadata, checkpoint.path
     if isinstance(checkpoint, ExportedCheckpoint):
-        check_channels(checkpoint.network, len(about.classes), source)
+        check_channels(checkpoint.network, len(metadata.classes), source)
         return checkpoint.network
-    node = about.config.get("model")
+    node = metadata.config.get("model")
     tensors = model_weights(checkpoint.state, weights)
     if isinstance(node, dict) and node.get("_target_") in SLOTS["model"].names:
         # Without memory first: a hostile description may ask for more than there is.
@@ -187,8 +192,8 @@ def load_network(
     model: nn.Module = rebuild(source, "model", node, allow)
     check_fit(model, tensors, source)
     model.load_state_dict(tensors)
-    refuse_weights(model, source, about.precision)
-    check_channels(model, len(about.classes), source)
+    refuse_weights(model, source, metadata.precision)
+    check_channels(model, len(metadata.classes), source)
     return model
 
 
@@ -232,7 +237,7 @@ def setting(checkpoint: Checkpoint, key: str, kind: type) -> Any:
         CheckpointError: It is not there, or of another type.
     """
     try:
-        value = OmegaConf.select(OmegaConf.create(checkpoint.about.config), key)
+        value = OmegaConf.select(OmegaConf.create(checkpoint.metadata.config), key)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         value = " ".join(str(error).split())[:200]
         kind = type(None)  # whatever it says
@@ -253,7 +258,7 @@ def rebuild_dataset(
         ConfigError: It names code that is not allowed.
         DataError: The files are not there, or wrong.
     """
-    node = checkpoint.about.config.get("data", {}).get("dataset")
+    node = checkpoint.metadata.config.get("data", {}).get("dataset")
     if isinstance(node, dict) and root is not None:
         node = node | {"root": root}
     dataset: SegmentationDataset = rebuild(checkpoint.path, "dataset", node, allow, split=split)

@@ -49,8 +49,8 @@ def load_model(
     Args:
         checkpoint: A .pt file or a run folder; several are an ensemble.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: Of the forward pass: auto, fp32, bf16 or fp16; None is what the run used, or
-            ``auto`` if those were fewer bits on another kind of device.
+        precision: Number format of the forward pass: auto, fp32, bf16 or fp16; None is what the
+            run used, or ``auto`` if those were fewer bits on another kind of device.
         weights: ``raw``, ``ema`` (the average), or ``auto``: those that the run validated.
         scales: Sizes to look at, as factors; the mean of the probabilities counts.
         flip: Look at the mirror image too.
@@ -107,7 +107,7 @@ def open_model(
     checkpoints = read_checkpoints(checkpoint)
     if not checkpoints:
         raise ConfigError("checkpoint=[]: expected at least one .pt file or run folder")
-    metadata = checkpoints[0].about
+    metadata = checkpoints[0].metadata
     inference = load_inference(checkpoints, options, pick_device(options.device), names)
     return SegmentationModel(
         inference, metadata.classes, np.asarray(metadata.palette, np.uint8), saved_range(metadata)
@@ -169,7 +169,7 @@ class SegmentationModel:
 
         Raises:
             DataError: As :meth:`predict`.
-            CheckpointError: Likewise.
+            CheckpointError: The network computes NaN or infinity for it.
         """
 
         def one_image(one: ImageLike) -> Probabilities:

@@ -42,7 +42,7 @@ def require(*packages: str) -> None:
         )
 
 
-def metadata(
+def export_metadata(
     checkpoint: Checkpoint, *, preprocessing: bool, precision: str, opset: int | None
 ) -> dict[str, str]:
     """What an exported file says of itself: every value as JSON.
@@ -53,14 +53,16 @@ def metadata(
         precision: fp32, fp16, int8_dynamic or int8_static: how it computes.
         opset: Version of ONNX's operators; None for other formats.
     """
-    about = checkpoint.about
-    config = {key: about.config[key] for key in ("data", "trainer", "val") if key in about.config}
+    metadata = checkpoint.metadata
+    config = {
+        key: metadata.config[key] for key in ("data", "trainer", "val") if key in metadata.config
+    }
     content = {
         "format": METADATA_FORMAT,
         "segkit": segkit.__version__,
         "torch": str(torch.__version__),
-        **{name: getattr(about, name) for name in DESCRIBED if name != "config"},
-        "window": about.window,
+        **{name: getattr(metadata, name) for name in DESCRIBED if name != "config"},
+        "window": metadata.window,
         "preprocessing": preprocessing,
         "precision": precision,
         "opset": opset,
@@ -187,11 +189,11 @@ def read_onnx(path: Path | str) -> ExportedCheckpoint:
 
     Raises:
         CheckpointError: As :class:`OnnxModel`.
-        ConfigError: Likewise.
+        ConfigError: onnxruntime is not installed.
     """
     network = OnnxModel(path)
     facts = network.facts
     # fp32 is what surrounds it; what it does inside is its own affair.
     entries = {name: facts[name] for name in DESCRIBED} | {"precision": "fp32"}
-    about = described(Path(path), entries)
-    return ExportedCheckpoint(Path(path), {"epoch": facts["epoch"]}, about, {}, network=network)
+    metadata = described(Path(path), entries)
+    return ExportedCheckpoint(Path(path), {"epoch": facts["epoch"]}, metadata, {}, network=network)

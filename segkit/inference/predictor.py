@@ -36,7 +36,7 @@ class Inference:
     Args:
         model: What maps (1, 3, H, W) to logits (1, C, H, W).
         normalize: Bytes to floats.
-        precision: Of the forward pass; everything after it is float32.
+        precision: Number format of the forward pass; everything after it is float32.
         scales: Factors of the image's size, as in DeepLab's test-time augmentation (Chen et al.
             2017, arXiv:1606.00915), each above 0. With windows they are factors of each window.
         flip: Look at the mirror image too.
@@ -96,7 +96,7 @@ class Inference:
 
         Args:
             image: uint8 (1, 3, H, W).
-            name: Of the image, for messages.
+            name: What messages call the image.
             finite: Gets a bool scalar on the device for each time that the model computes: whether
                 its logits are finite. Without it they are looked at after the last rows, which
                 waits for the device.

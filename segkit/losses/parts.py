@@ -29,7 +29,7 @@ class Part:
 
     Attributes:
         world_size: Number of processes.
-        batches: Of each process in this step.
+        batches: Number of batches of each process in this step.
         shares: How much of the step's loss the value of each loss is, by the loss; 1 where absent.
         sums: Over all pixels of the step, in the order in which the losses ask for them; None
             where the shares say enough.
@@ -54,7 +54,7 @@ def parts(
 
     Args:
         losses: That are summed, each a mean or a function of sums of its own.
-        targets: Of the batches, integer (N, H, W).
+        targets: Targets of the batches, integer (N, H, W).
         world_size: Number of processes; all must call this.
         sums: Those of the step, where one of the losses :func:`needs_sums`.
     """
@@ -126,7 +126,7 @@ def contribution(
         loss: Called with the next two, unless it can read ``pixels``.
         logits: Float (N, C, H, W).
         target: Integer (N, H, W).
-        pixels: Of both.
+        pixels: What is computed of logits and target once for several losses; None: nothing.
     """
     part = _part.get()
     share = part.shares.get(loss)

@@ -52,7 +52,7 @@ def across_processes(
         known: The sums over all processes and batches of the step, in the order of the calls, as
             :func:`collecting` found them. Each call returns one of them, with a gradient that is
             ``batches`` times that of this batch: a step is the mean of its batches then.
-        batches: Of the step.
+        batches: Number of batches of the step.
 
     Raises:
         ValueError: A loss called :func:`all_reduce_sum` more or less often than while they were

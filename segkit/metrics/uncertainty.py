@@ -122,9 +122,9 @@ def swap_p_values(
 
     Args:
         first: :func:`class_counts` of the images by one model, int64 (N, 3, C).
-        second: Likewise, by the other.
+        second: The same counts of the other model.
         resamples: At least 1.
-        seed: Of the swaps.
+        seed: Seed of the random swaps.
 
     Returns:
         Of the mean IoU, then of the IoU of each class; None where one has no score.

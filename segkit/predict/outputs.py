@@ -32,7 +32,7 @@ class Outputs:
             images and ``overlay`` of videos.
         classes: Names in index order.
         palette: RGB of each class, uint8 (256, 3).
-        opacity: Of the colours in an overlay, 0 to 1.
+        opacity: Share of the colours in an overlay, 0 to 1.
         background: Name of the class that an overlay leaves as it is and a cutout cuts away.
 
     Raises:

@@ -28,7 +28,7 @@ class Source:
 
     Attributes:
         path: A file, or the number of a camera.
-        name: Of its results, without suffix, relative to the output folder.
+        name: Name of its results without suffix, relative to the output folder.
     """
 
     path: Path | int

@@ -35,7 +35,7 @@ class ImageResult:
     """What is known of one image.
 
     Attributes:
-        name: Of the image.
+        name: The image's id.
         image: uint8 (H, W, 3).
         target: Class ids or ``ignore_index``, integer (H, W).
         pred: Class ids, integer (H, W).

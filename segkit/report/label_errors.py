@@ -28,7 +28,7 @@ class Region:
     """Connected pixels of one label and of one prediction that differs from it.
 
     Attributes:
-        name: Of the image.
+        name: The image's id.
         label: Class that the mask says.
         pred: Class that the network says.
         box: Around the region.

@@ -34,7 +34,7 @@ class Stateful(Protocol):
 def save_checkpoint(
     path: Path,
     state: Stateful | dict[str, Any],
-    about: CheckpointMetadata,
+    metadata: CheckpointMetadata,
     scores: dict[str, Any],
     *,
     also: Sequence[Path] = (),
@@ -44,9 +44,9 @@ def save_checkpoint(
 
     Args:
         path: The file.
-        state: Of the run; or as builtins and tensors, ``epoch`` and ``model`` at the least.
-        about: What the file says of itself.
-        scores: Of the last validation.
+        state: A training state; or as builtins and tensors, ``epoch`` and ``model`` at the least.
+        metadata: What the file says of itself.
+        scores: All scores of the last validation.
         also: Further names for the same content, as ``best.pt``.
         previous: Where the file that was at ``path`` goes.
 
@@ -58,7 +58,7 @@ def save_checkpoint(
         "segkit": segkit.__version__,
         "torch": str(torch.__version__),  # TorchVersion itself would need unpickling of code
         "state": state if isinstance(state, dict) else state.state_dict(),
-        "about": asdict(about),
+        "about": asdict(metadata),
         "scores": scores,
     }
     temporary = _temporary(path)
@@ -138,7 +138,7 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Any]
-    about: CheckpointMetadata
+    metadata: CheckpointMetadata
     scores: dict[str, Any]
     written_at: int = 0  # nanoseconds
 
@@ -211,10 +211,10 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     check_format(path, content)
     for name in ("segkit", "torch"):
         expect(path, name, content.get(name), is_text, "a version")
-    about = described(path, content["about"])
-    check_state(path, content["state"], len(about.classes))
-    check_scores(path, "scores", content["scores"], len(about.classes))
-    return Checkpoint(path, content["state"], about, content["scores"], written_at)
+    metadata = described(path, content["about"])
+    check_state(path, content["state"], len(metadata.classes))
+    check_scores(path, "scores", content["scores"], len(metadata.classes))
+    return Checkpoint(path, content["state"], metadata, content["scores"], written_at)
 
 
 def check_format(path: Path, content: dict[str, Any]) -> None:

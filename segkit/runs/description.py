@@ -39,8 +39,8 @@ class CheckpointMetadata:
         classes: Names in index order.
         palette: RGB of each mask value, 256 triples.
         ignore_index: Mask value without a label.
-        mean: Of the normalisation, per channel, for values in [0, 1].
-        std: Likewise.
+        mean: Mean of each channel that is subtracted, for values in [0, 1].
+        std: Standard deviation of each channel, for values in [0, 1].
         precision: fp32, bf16 or fp16: what the scores were computed with.
     """
 
@@ -89,15 +89,15 @@ def described(path: Path, entries: Any) -> CheckpointMetadata:
         )
     for name, value in entries.items():
         CHECKS[name](path, name, value)
-    about = CheckpointMetadata(**with_new_names(entries))
-    _check_agreement(path, about)
-    return about
+    metadata = CheckpointMetadata(**with_new_names(entries))
+    _check_agreement(path, metadata)
+    return metadata
 
 
-def _check_agreement(path: Path, about: CheckpointMetadata) -> None:
+def _check_agreement(path: Path, metadata: CheckpointMetadata) -> None:
     """Raise a CheckpointError if the configuration says something else of the data."""
-    data = about.config.get("data", {})
-    said = {"num_classes": len(about.classes), "ignore_index": about.ignore_index}
+    data = metadata.config.get("data", {})
+    said = {"num_classes": len(metadata.classes), "ignore_index": metadata.ignore_index}
     for name, value in said.items():
         found = data.get(name)
         if not (found is None or found == value or str(found).startswith("${")):

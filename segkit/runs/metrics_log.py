@@ -30,7 +30,7 @@ class RunLog:
     way, that is said once and the run goes on.
 
     Args:
-        folder: Of the run; None writes nothing, as in all processes but the first.
+        folder: The run folder; None writes nothing, as in all processes but the first.
         epoch: The last one that stays in ``metrics.jsonl``; a resumed run writes the later ones
             again, the same.
         purge_step: The first step that TensorBoard forgets; None forgets none.

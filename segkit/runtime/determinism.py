@@ -37,9 +37,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     So a resumed run needs no saved random state, and each process draws its own.
 
     Args:
-        seed: Of the run, at least 0.
+        seed: The configuration's ``seed``, at least 0.
         step: Optimizer steps before, over all resumes.
-        rank: Of the process.
+        rank: Number of the process, from 0.
     """
     value = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
     # Not torch.manual_seed: for each kind of device that is not in use it writes down the call

@@ -58,7 +58,7 @@ def refuse_logits(finite: list[Tensor], image: str, source: str, precision: str)
     Args:
         finite: One bool scalar for each time the network computed; read together.
         image: Name of the image.
-        source: Of the network.
+        source: What messages call the network: its file, or the setting it comes from.
         precision: That it computed in.
     """
     if bool(torch.stack(finite).all()):

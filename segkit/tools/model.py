@@ -47,13 +47,13 @@ def model(request: Request) -> None:
     network = load_network(checkpoint, request.allow, request.weights)
     total = sum(p.numel() for p in network.parameters())
     say(f"{checkpoint.path}: {mebibytes(checkpoint.path)}")
-    say(f"{len(checkpoint.about.classes)} classes: {', '.join(checkpoint.about.classes)}")
+    say(f"{len(checkpoint.metadata.classes)} classes: {', '.join(checkpoint.metadata.classes)}")
     say(f"parameters: {total / 1e6:.3f} million")
     for name in PARTS:
         if hasattr(network, name):
             count = sum(p.numel() for p in getattr(network, name).parameters())
             say(f"  {name:<10} {count / 1e6:.3f} million")
-    flops = count_flops(network, (1, len(checkpoint.about.mean), height, width))
+    flops = count_flops(network, (1, len(checkpoint.metadata.mean), height, width))
     say(f"operations: {flops / 1e9:.2f} GFLOP an image of {height} x {width} (height x width)")
     say("  (a multiplication with its addition counts as two; convolutions and matrices only)")
     if path is None:
@@ -91,7 +91,7 @@ def write_small(path: Path, checkpoint: Any, weights: str) -> None:
     """The checkpoint without optimizer, further weights, recipe, and paths of this computer."""
     from segkit.runs.checkpoint import model_weights, save_checkpoint
 
-    config = copy.deepcopy(checkpoint.about.config)
+    config = copy.deepcopy(checkpoint.metadata.config)
     for name in ("out_dir", "resume", "init_from"):
         config[name] = None
     data, backbone = config.get("data", {}), config["model"].get("backbone")
@@ -101,9 +101,9 @@ def write_small(path: Path, checkpoint: Any, weights: str) -> None:
     if isinstance(backbone, dict) and "weights" in backbone:
         backbone["weights"] = None
     state = {"epoch": checkpoint.state["epoch"], "model": model_weights(checkpoint.state, weights)}
-    about = replace(checkpoint.about, config=config, recipe={})
+    metadata = replace(checkpoint.metadata, config=config, recipe={})
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, state, about, checkpoint.scores)
+    save_checkpoint(path, state, metadata, checkpoint.scores)
 
 
 if __name__ == "__main__":

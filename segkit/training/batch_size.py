@@ -105,7 +105,7 @@ def largest_batch_size(try_step: Callable[[int], None], *, limit: int, memory: M
         try_step: Makes whole optimizer steps with so many images; two, since the optimizer's own
             state is there from the second on only. See :func:`untouched`.
         limit: Largest number to try, at least 1: the images of the training split.
-        memory: Of the device.
+        memory: The device's memory.
 
     Raises:
         TrainingError: Not even one image fits.

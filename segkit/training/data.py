@@ -115,10 +115,11 @@ def _open_splits(
 def _check_same_data(checkpoint: Checkpoint, train: SegmentationDataset) -> None:
     """Raise a ConfigError if a run that goes on would go on with other data."""
     classes = list(train.classes)
-    if classes != checkpoint.about.classes:
+    if classes != checkpoint.metadata.classes:
         raise ConfigError(
-            f"{checkpoint.path} knows the classes {', '.join(checkpoint.about.classes)}; the data "
-            f"has {', '.join(classes)}. To train on other classes use init_from instead of resume"
+            f"{checkpoint.path} knows the classes {', '.join(checkpoint.metadata.classes)}; the "
+            f"data has {', '.join(classes)}. To train on other classes use init_from instead of "
+            "resume"
         )
     if checkpoint.state["images"] > len(train):
         raise ConfigError(

@@ -90,10 +90,10 @@ def warnings_at_start(
         )
     if checkpoint is None:
         return
-    if checkpoint.about.world_size != world_size:
+    if checkpoint.metadata.world_size != world_size:
         yield (
-            f"{checkpoint.about.world_size} processes -> {world_size}: the images come in the same "
-            f"order, now {world_size * batch_size} at once; loader.batch_size is that of one "
+            f"{checkpoint.metadata.world_size} processes -> {world_size}: the images come in the "
+            f"same order, now {world_size * batch_size} at once; loader.batch_size is that of one "
             "process"
         )
     best, saved = Monitor.of(settings).best, checkpoint.state["best"]

@@ -72,7 +72,7 @@ def try_precision(model: nn.Module, step: TrainStep, batch: Batch) -> str:
     Args:
         model: In train mode, on the device.
         step: What a training step does.
-        batch: Of the training split.
+        batch: A batch of the training split.
     """
     device = step.precision.device
     image = step.normalize(batch.image[:MAX_IMAGES].to(device))

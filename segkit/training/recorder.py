@@ -199,7 +199,7 @@ def write_config(folder: Path, metadata: CheckpointMetadata, checkpoint: Checkpo
     """``config.yaml``; a resume that changes something writes a second file beside it."""
     path = folder / "config.yaml"
     if checkpoint is not None and path.exists():
-        if metadata.config == checkpoint.about.config:
+        if metadata.config == checkpoint.metadata.config:
             return
         path = folder / f"config-from-step-{checkpoint.state['step']}.yaml"
     path.write_text(OmegaConf.to_yaml(metadata.config), encoding="utf-8")

@@ -100,7 +100,7 @@ def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpo
 def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictConfig:
     from segkit.runtime.log import log
 
-    recipe = saved.about.recipe
+    recipe = saved.metadata.recipe
     if not recipe:
         raise CheckpointError(
             f"{saved.path}: holds weights and nothing to go on with; use init_from instead"
@@ -132,7 +132,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
         new.out_dir = str(_run_folder(saved.path))
     # What the user's own configuration names; of ours each has its place.
     own = set(targets(OmegaConf.to_container(cfg))) - SLOT_OF.keys()
-    check_trusted(saved.about.config, "run", [*cfg.allow, *own], saved.path, "")
+    check_trusted(saved.metadata.config, "run", [*cfg.allow, *own], saved.path, "")
     _refuse_code(new, [*cfg.allow, *own], saved.path)
     if problems:
         raise ConfigError(join_lines(problems))

@@ -105,7 +105,7 @@ class Run:
         """
         cfg, checkpoint = copy.deepcopy(self.cfg), self.checkpoint
         cfg.out_dir, cfg.loader.batch_size = str(folder), batch_size
-        before = None if checkpoint is None else checkpoint.about.recipe["choices"]
+        before = None if checkpoint is None else checkpoint.metadata.recipe["choices"]
         return CheckpointMetadata(
             config=plain_config(cfg),
             classes=data.classes,

@@ -27,7 +27,7 @@ class TrainState:
     Attributes:
         model: The network itself, not what wraps it.
         monitor: Which epochs are the best, and whether the run is over.
-        average: Of its weights, if the run keeps one.
+        average: The average of its weights, if the run keeps one.
         epoch: Finished epochs, with their validation.
         images: Images already used of the epoch in progress, over all processes.
         step: Finished optimizer steps.

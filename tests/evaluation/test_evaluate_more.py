@@ -89,14 +89,14 @@ def make_run(
         },
         "trainer": {"channels_last": True},
     }
-    about = CheckpointMetadata(
+    metadata = CheckpointMetadata(
         config, list(classes), voc_palette().tolist(), 255, list(mean), [0.25] * 3, "fp32"
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainState(model, optimizer, scaler, Monitor(Best("val/miou", "max")), epoch=seed)
     (run / "checkpoints").mkdir(parents=True)
-    save_checkpoint(run / "checkpoints/best.pt", state, about, {})
+    save_checkpoint(run / "checkpoints/best.pt", state, metadata, {})
 
 
 def evaluate(home: Path, out: str, *arguments: str) -> tuple[dict[str, Any], Result]:

@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from scripts import ROOT, call
-from states import ABOUT
+from states import METADATA
 from torch import Tensor, nn
 from torch.testing import assert_close
 from trained import photo
@@ -104,8 +104,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.amp.GradScaler("cpu"),
         Monitor(Best("val/miou", "max")),
     )
-    about = replace(ABOUT, config=config, classes=CLASSES)
-    save_checkpoint(folder / "checkpoints/best.pt", state, about, {})
+    metadata = replace(METADATA, config=config, classes=CLASSES)
+    save_checkpoint(folder / "checkpoints/best.pt", state, metadata, {})
     return folder
 
 
@@ -167,8 +167,8 @@ def test_bytes_in_logits_out(
     assert (returned.name, returned.type) == ("logits", "tensor(float)")
     image = photos(shape)
     (logits,) = session.run(None, {"image": image.numpy()})
-    about = checkpoint.about
-    normalize = Normalize(tuple(about.mean), tuple(about.std))
+    metadata = checkpoint.metadata
+    normalize = Normalize(tuple(metadata.mean), tuple(metadata.std))
     expected = load_network(checkpoint).eval()(normalize(image))
     assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
 
@@ -193,13 +193,13 @@ def test_it_stands_in_for_the_network(
     kind: str, checkpoint: Checkpoint, request: pytest.FixtureRequest
 ) -> None:
     path: Path = request.getfixturevalue(kind)
-    about = read_onnx(path).about
-    assert (about.classes, about.palette, about.config["data"]["val_split"]) == (
+    metadata = read_onnx(path).metadata
+    assert (metadata.classes, metadata.palette, metadata.config["data"]["val_split"]) == (
         CLASSES,
-        checkpoint.about.palette,
+        checkpoint.metadata.palette,
         "val",
     )
-    normalize = Normalize(tuple(about.mean), tuple(about.std))
+    normalize = Normalize(tuple(metadata.mean), tuple(metadata.std))
     precision = Precision("fp32", torch.device("cpu"))
     settings: dict[str, Any] = {"flip": True, "window": (32, 48)}
     image = photos((1, 3, 50, 70))
@@ -229,8 +229,8 @@ def test_fewer_bits(
             [node.op_type for node in onnx.load(file).graph.node] for file in (bytes_file, path)
         )
         assert after.count("Relu") < before.count("Relu") / 2
-    about = checkpoint.about
-    model = export.WithPreprocessing(network(), about.mean, about.std)
+    metadata = checkpoint.metadata
+    model = export.WithPreprocessing(network(), metadata.mean, metadata.std)
     exact, found = (
         check_parity(model, export.open_model(file, "onnx"), images, TOLERANCES[precision])
         for file in (bytes_file, path)
@@ -439,7 +439,7 @@ def test_settings_that_are_refused(arguments: str, expected: str, run: Path) -> 
 def test_images_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
     dataset = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True, "root": "gone"}
     data = {"dataset": dataset, "train_split": "train"}
-    moved = replace(checkpoint, about=replace(checkpoint.about, config={"data": data}))
+    moved = replace(checkpoint, metadata=replace(checkpoint.metadata, config={"data": data}))
     settings = ExportConfig(precision="int8_static", calibration=CalibrationConfig(images=2))
     with pytest.raises(DataError, match=r"root=gone: no such folder.*give calibration\.root=PATH"):
         next(read_images(settings, moved))

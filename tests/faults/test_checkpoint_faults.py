@@ -41,7 +41,7 @@ def make_state(step: int) -> TrainState:
     return TrainState(model, optimizer, scaler, Monitor(Best("val/miou", "max")), step=step)
 
 
-ABOUT = CheckpointMetadata(
+METADATA = CheckpointMetadata(
     config={"seed": 0},
     classes=["a", "b"],
     palette=[[0, 0, 0]] * 256,
@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "checkpoints").mkdir()
     last, previous = (tmp_path / "checkpoints" / name for name in ("last.pt", "previous.pt"))
     for step in (1, 2):
-        save_checkpoint(last, make_state(step), ABOUT, {}, previous=previous)
+        save_checkpoint(last, make_state(step), METADATA, {}, previous=previous)
     log_to_console()
     yield tmp_path
     log_to_console()
@@ -134,7 +134,7 @@ def test_a_flipped_byte_anywhere_is_noticed_or_changes_nothing(run: Path) -> Non
         except CheckpointError:
             noticed += 1
         else:
-            assert (found.about, found.scores) == (sound.about, sound.scores)
+            assert (found.metadata, found.scores) == (sound.metadata, sound.scores)
             assert_same(found.state, sound.state)
     assert noticed >= PLACES / 2
 

@@ -16,7 +16,7 @@ from trained import CLASSES, save_model
 
 from segkit.errors import SegkitError
 from segkit.inference.model import load_model
-from segkit.inference.onnx_network import DESCRIBED, metadata, read_facts
+from segkit.inference.onnx_network import DESCRIBED, export_metadata, read_facts
 from segkit.runs.checkpoint import read_checkpoint
 from segkit.runs.description import described
 
@@ -81,11 +81,11 @@ def predicted(path: Path, what: str) -> NDArray[Any] | None:
 
 def assert_sound(path: Path, what: str) -> None:
     """What was accepted is sound, whatever looked at it before."""
-    about = read_checkpoint(path).about
-    assert len(set(about.classes)) == len(about.classes) == 6, what
-    assert np.asarray(about.palette).shape == (256, 3), what
-    assert np.isfinite(about.mean + about.std).all(), what
-    assert min(about.std) > 0, what
+    metadata = read_checkpoint(path).metadata
+    assert len(set(metadata.classes)) == len(metadata.classes) == 6, what
+    assert np.asarray(metadata.palette).shape == (256, 3), what
+    assert np.isfinite(metadata.mean + metadata.std).all(), what
+    assert min(metadata.std) > 0, what
 
 
 def try_edits(content: dict[str, Any], folder: Path, seeds: range) -> dict[bool, int]:
@@ -166,7 +166,7 @@ def edited_metadata(known: dict[str, Any], rng: random.Random) -> tuple[dict[str
 
 def test_edited_metadata_are_read_or_refused(tmp_path: Path) -> None:
     best = read_checkpoint(save_model(tmp_path / "best.pt", config={"data": DATA}))
-    texts = metadata(best, preprocessing=True, precision="fp32", opset=18)
+    texts = export_metadata(best, preprocessing=True, precision="fp32", opset=18)
     known = {name: json.loads(text) for name, text in texts.items()}
     counts = {True: 0, False: 0}
     for seed in range(300):

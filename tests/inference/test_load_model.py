@@ -22,7 +22,7 @@ from segkit.data.masks import read_mask
 from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.inference.loading import load_network
 from segkit.inference.model import SegmentationModel, load_model
-from segkit.inference.onnx_network import metadata
+from segkit.inference.onnx_network import export_metadata
 from segkit.runs.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_the_range_of_the_training_holds_for_all_that_is_given(tmp_path: Path) -
 
 def test_an_export_tells_the_range(tmp_path: Path) -> None:
     path = save_model(tmp_path / "best.pt", config={"data": {"range": [0.0, 4095.0]}})
-    facts = metadata(read_checkpoint(path), preprocessing=False, precision="fp32", opset=18)
+    facts = export_metadata(read_checkpoint(path), preprocessing=False, precision="fp32", opset=18)
     assert json.loads(facts["config"])["data"]["range"] == [0.0, 4095.0]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from states import ABOUT, assert_same, make_state, take_steps
+from states import METADATA, assert_same, make_state, take_steps
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
@@ -32,9 +32,9 @@ SCORES = {"miou": 0.5, "iou": [0.5, None]}
 def test_round_trip(tmp_path: Path) -> None:
     state = make_state(with_average=True)
     take_steps(state, 2)
-    save_checkpoint(tmp_path / "last.pt", state, ABOUT, SCORES)
+    save_checkpoint(tmp_path / "last.pt", state, METADATA, SCORES)
     found = read_checkpoint(tmp_path / "last.pt")
-    assert (found.about, found.scores, found.path) == (ABOUT, SCORES, tmp_path / "last.pt")
+    assert (found.metadata, found.scores, found.path) == (METADATA, SCORES, tmp_path / "last.pt")
     assert found.written_at == (tmp_path / "last.pt").stat().st_mtime_ns
     assert_same(found.state, state.state_dict())
 
@@ -43,7 +43,7 @@ def test_a_file_holds_tensors_and_builtins_only(tmp_path: Path) -> None:
     state = make_state(with_average=True)
     take_steps(state, 1)
     state.monitor.best.kept = [(0.5, 1)]
-    save_checkpoint(tmp_path / "last.pt", state, ABOUT, SCORES)
+    save_checkpoint(tmp_path / "last.pt", state, METADATA, SCORES)
     content = torch.load(tmp_path / "last.pt", weights_only=True)
     allowed = (dict, OrderedDict, list, tuple, str, int, float, bool, Tensor)
 
@@ -64,7 +64,7 @@ def test_a_failed_write_leaves_the_file_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     path = tmp_path / "last.pt"
-    save_checkpoint(path, make_state(), ABOUT, {})
+    save_checkpoint(path, make_state(), METADATA, {})
     before = path.read_bytes()
 
     def die_half_way(content: object, file: Any) -> None:
@@ -73,7 +73,7 @@ def test_a_failed_write_leaves_the_file_before_it(
 
     monkeypatch.setattr(torch, "save", die_half_way)
     with pytest.raises(CheckpointError, match=r"could not be written .*is the disk full") as info:
-        save_checkpoint(path, make_state(seed=1), ABOUT, {})
+        save_checkpoint(path, make_state(seed=1), METADATA, {})
     assert "\n" not in str(info.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -83,7 +83,7 @@ def test_what_came_out_damaged_does_not_replace_the_file_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.pt"
-    save_checkpoint(path, make_state(), ABOUT, {})
+    save_checkpoint(path, make_state(), METADATA, {})
     before = path.read_bytes()
 
     def flip(content: object, file: Any) -> None:
@@ -93,7 +93,7 @@ def test_what_came_out_damaged_does_not_replace_the_file_before_it(
 
     monkeypatch.setattr(torch, "save", flip)
     with pytest.raises(CheckpointError, match="came out damaged"):
-        save_checkpoint(path, make_state(), ABOUT, {})
+        save_checkpoint(path, make_state(), METADATA, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -101,11 +101,11 @@ def test_what_came_out_damaged_does_not_replace_the_file_before_it(
 def test_further_names_have_the_same_content_and_the_one_before_is_kept(tmp_path: Path) -> None:
     last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
     best, epoch = tmp_path / "best.pt", tmp_path / "epoch_1.pt"
-    save_checkpoint(last, make_state(), ABOUT, {}, also=[best, epoch], previous=previous)
+    save_checkpoint(last, make_state(), METADATA, {}, also=[best, epoch], previous=previous)
     first = last.read_bytes()
     assert best.read_bytes() == epoch.read_bytes() == first
     assert not previous.exists()
-    save_checkpoint(last, make_state(seed=1), ABOUT, {}, also=[best], previous=previous)
+    save_checkpoint(last, make_state(seed=1), METADATA, {}, also=[best], previous=previous)
     assert previous.read_bytes() == epoch.read_bytes() == first
     assert last.read_bytes() == best.read_bytes() != first
     assert len(list(tmp_path.iterdir())) == 4
@@ -118,7 +118,7 @@ def test_further_names_are_copies_where_there_are_no_links(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refused)
-    save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {}, also=[tmp_path / "best.pt"])
+    save_checkpoint(tmp_path / "last.pt", make_state(), METADATA, {}, also=[tmp_path / "best.pt"])
     assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -127,7 +127,7 @@ def test_without_room_for_all_copies_none_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [tmp_path / name for name in ("last.pt", "best.pt", "epoch_2.pt")]
-    save_checkpoint(names[0], make_state(), ABOUT, {}, also=names[1:2])
+    save_checkpoint(names[0], make_state(), METADATA, {}, also=names[1:2])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     copy = shutil.copyfile
 
@@ -142,7 +142,7 @@ def test_without_room_for_all_copies_none_is_replaced(
     monkeypatch.setattr(os, "link", refused)
     monkeypatch.setattr(shutil, "copyfile", room_for_one)
     with pytest.raises(CheckpointError, match="is the disk full"):
-        save_checkpoint(names[0], make_state(seed=1), ABOUT, {}, also=names[1:])
+        save_checkpoint(names[0], make_state(seed=1), METADATA, {}, also=names[1:])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -160,7 +160,7 @@ def test_every_copy_reaches_the_disk_before_its_name(
 
     monkeypatch.setattr(os, "link", refused)
     monkeypatch.setattr(os, "fsync", note)
-    save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {}, also=[tmp_path / "best.pt"])
+    save_checkpoint(tmp_path / "last.pt", make_state(), METADATA, {}, also=[tmp_path / "best.pt"])
     assert {path.stat().st_ino for path in tmp_path.iterdir()} <= set(synced)
 
 
@@ -172,7 +172,7 @@ def test_the_death_of_a_loader_process_is_not_taken_for_a_full_disk(
 
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(RuntimeError, match="is killed by signal") as info:
-        save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {})
+        save_checkpoint(tmp_path / "last.pt", make_state(), METADATA, {})
     assert not isinstance(info.value, CheckpointError)
     assert list(tmp_path.iterdir()) == []
 
@@ -184,7 +184,7 @@ class Malicious:
 
 def bad_files(folder: Path) -> dict[str, Path]:
     good = folder / "good.pt"
-    save_checkpoint(good, make_state(), ABOUT, {})
+    save_checkpoint(good, make_state(), METADATA, {})
     content = torch.load(good, weights_only=True)
     raw = good.read_bytes()
     files: dict[str, bytes | dict[str, Any]] = {
@@ -260,7 +260,7 @@ def run(tmp_path: Path) -> Path:
     state = make_state()
     for name in ("best", "previous", "last"):
         take_steps(state, 1)
-        save_checkpoint(folder / f"{name}.pt", state, ABOUT, {})
+        save_checkpoint(folder / f"{name}.pt", state, METADATA, {})
     return tmp_path / "run"
 
 
@@ -335,7 +335,7 @@ def test_the_weights_that_were_validated_are_the_averages_if_there_are_any() -> 
 def test_init_from_takes_the_average(tmp_path: Path) -> None:
     source = make_state(with_average=True)
     take_steps(source, 2)
-    save_checkpoint(tmp_path / "last.pt", source, ABOUT, {})
+    save_checkpoint(tmp_path / "last.pt", source, METADATA, {})
     model = make_state(seed=1).model
     init_from(model, tmp_path / "last.pt")
     assert source.average is not None
@@ -344,7 +344,7 @@ def test_init_from_takes_the_average(tmp_path: Path) -> None:
 
 def test_init_from_takes_the_parts_that_are_asked_for(tmp_path: Path) -> None:
     source = make_state()
-    save_checkpoint(tmp_path / "last.pt", source, ABOUT, {})
+    save_checkpoint(tmp_path / "last.pt", source, METADATA, {})
     model = make_state(seed=1).model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = init_from(model, tmp_path / "last.pt", ["3"])
@@ -358,7 +358,7 @@ def test_init_from_takes_the_parts_that_are_asked_for(tmp_path: Path) -> None:
 
 def test_init_from_takes_what_fits_another_head(tmp_path: Path) -> None:
     source = make_state(num_classes=2)
-    save_checkpoint(tmp_path / "last.pt", source, ABOUT, {})
+    save_checkpoint(tmp_path / "last.pt", source, METADATA, {})
     model = make_state(num_classes=5, seed=1).model
     report = init_from(model, tmp_path / "last.pt")
     assert len(report.taken) == 7  # all but weight and bias of the head
@@ -377,7 +377,7 @@ def test_init_from_takes_plain_weights_with_prefixes(tmp_path: Path, prefix: str
 
 def test_init_from_takes_a_model_that_calls_its_layers_as_a_wrapper_does(tmp_path: Path) -> None:
     own = replace(make_state(), model=nn.ModuleDict({"module": make_state().model}))
-    save_checkpoint(tmp_path / "last.pt", own, ABOUT, {})
+    save_checkpoint(tmp_path / "last.pt", own, METADATA, {})
     model = nn.ModuleDict({"module": make_state(seed=1).model})
     assert init_from(model, tmp_path / "last.pt").skipped == []
     assert_same(dict(model.state_dict()), dict(own.model.state_dict()))
@@ -391,6 +391,6 @@ def test_init_from_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:
 
 
 def test_format_is_written(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "last.pt", make_state(), ABOUT, {})
+    save_checkpoint(tmp_path / "last.pt", make_state(), METADATA, {})
     content = torch.load(tmp_path / "last.pt", weights_only=True)
     assert content["format"] == checkpoint.FORMAT

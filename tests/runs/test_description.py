@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from edits import ODD
-from states import ABOUT, make_state, take_steps
+from states import METADATA, make_state, take_steps
 
 from segkit.config.slots import OPTIMIZERS, RENAMED
 from segkit.errors import CheckpointError
@@ -26,8 +26,8 @@ LISTS = {name: [0.5, None] for name in ("iou", "precision", "recall", "f1")}
 BEST_SCORES = SCORES | LISTS | {"support": [5, 0], "num_classes_averaged": 2}
 
 
-def about(**changes: Any) -> dict[str, Any]:
-    return asdict(ABOUT) | changes
+def metadata(**changes: Any) -> dict[str, Any]:
+    return asdict(METADATA) | changes
 
 
 def test_every_entry_has_its_check() -> None:
@@ -35,10 +35,10 @@ def test_every_entry_has_its_check() -> None:
 
 
 def test_what_was_written_is_read() -> None:
-    assert described(PATH, about()) == ABOUT
+    assert described(PATH, metadata()) == METADATA
     recipe = {"config": {"a": "${b}", "b": {1: None}}, "choices": {"loss": ["ce"]}}
     env = {"data": {"root": "${oc.env:A,${oc.env:B}}/x"}}
-    found = described(PATH, about(recipe=recipe, config=env, device="cuda:1"))
+    found = described(PATH, metadata(recipe=recipe, config=env, device="cuda:1"))
     assert (found.recipe, found.config) == (recipe, env)
 
 
@@ -52,7 +52,7 @@ def test_names_of_segkit_0_1_are_those_of_today() -> None:
             node(now, "segkit.data.VOCSegmentation"),
         )
         recipe = {"config": {**old, "x": [before]}, "choices": {}}
-        found = described(PATH, about(config=old, recipe=recipe))
+        found = described(PATH, metadata(config=old, recipe=recipe))
         assert found.config == new
         assert found.recipe == {"config": {**new, "x": [before]}, "choices": {}}
         assert resolve_name(now)
@@ -105,7 +105,7 @@ def test_names_of_segkit_0_1_are_those_of_today() -> None:
 )
 def test_an_entry_that_is_wrong_is_named(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(CheckpointError) as info:
-        described(PATH, about(**changes))
+        described(PATH, metadata(**changes))
     text = str(info.value)
     assert text.startswith("best.pt: ")
     assert expected in text
@@ -118,11 +118,11 @@ def test_an_entry_that_is_wrong_is_named(changes: dict[str, Any], expected: str)
 def test_no_odd_value_gets_past_in_an_entry(name: str) -> None:
     for odd in ODD:
         try:
-            found = described(PATH, about(**{name: odd}))
+            found = described(PATH, metadata(**{name: odd}))
         except CheckpointError:
             continue
-        assert type(getattr(found, name)) is type(getattr(ABOUT, name)), odd
-    entries = about()
+        assert type(getattr(found, name)) is type(getattr(METADATA, name)), odd
+    entries = metadata()
     del entries[name]
     if name in ("threads", "device", "world_size", "recipe"):
         described(PATH, entries)
@@ -142,7 +142,7 @@ def test_nests_and_bushes_end() -> None:
         bush = [bush, bush]
     for config in (nest, {"x": bush}):
         with pytest.raises(CheckpointError, match="config in it is nested too deep or too large"):
-            described(PATH, about(config=config))
+            described(PATH, metadata(config=config))
 
 
 # The state
@@ -257,7 +257,7 @@ def test_a_resume_takes_what_every_listed_optimizer_keeps(name: str) -> None:
 
 
 def test_the_versions_are_checked(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", make_state(), ABOUT, {})
+    save_checkpoint(tmp_path / "a.pt", make_state(), METADATA, {})
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     for change in ({"torch": 5}, {"segkit": None}, {"format": True}, {"scores": [1]}):
         torch.save(content | change, tmp_path / "b.pt")

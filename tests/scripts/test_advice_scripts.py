@@ -63,9 +63,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("photos", "photos/index"):
         (home / name).mkdir()
         Image.fromarray(PHOTO).save(home / name / "a.png")
-    about = {"data": data(str(home / "voc"))}
-    save_model(home / "net.pt", config=about)
-    save_model(home / "closed/net.pt", config=about)
+    metadata = {"data": data(str(home / "voc"))}
+    save_model(home / "net.pt", config=metadata)
+    save_model(home / "closed/net.pt", config=metadata)
     (home / "closed/eval").touch()
     save_model(home / "moved.pt", config={"data": data(str(home / "gone"))})
     (home / "mynet.py").write_text(
@@ -150,7 +150,7 @@ def trained_from(start: str) -> None:
         "train.py", "data=voc", "data.root=other", start, "out_dir=new", *small, cwd=Path.cwd()
     )
     assert found.status == 0, found.err
-    assert read_checkpoint(Path("new")).about.classes == ["background", "cat", "dog"]
+    assert read_checkpoint(Path("new")).metadata.classes == ["background", "cat", "dog"]
 
 
 def scored(folder: str, subject: str = "net.pt") -> Callable[[], object]:

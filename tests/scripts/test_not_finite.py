@@ -186,7 +186,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, factor in (("nan", math.nan), ("large", 3e38)):
         found = read_checkpoint(folder / "run")
         found.state["model"]["classifier.weight"][:] = factor
-        save_checkpoint(folder / f"{name}.pt", found.state, found.about, found.scores)
+        save_checkpoint(folder / f"{name}.pt", found.state, found.metadata, found.scores)
     (folder / "photos").mkdir()
     Image.fromarray(photo(40, 56)).save(folder / "photos/a.png")
     return folder

@@ -11,7 +11,7 @@ from segkit.training.ema import ModelEMA
 from segkit.training.monitor import Best, EarlyStopping, Monitor
 from segkit.training.state import TrainState
 
-ABOUT = CheckpointMetadata(
+METADATA = CheckpointMetadata(
     config={"data": {"root": "somewhere", "classes": ["a", "b"]}, "seed": 0},
     classes=["a", "b"],
     palette=[[i, 0, 0] for i in range(256)],

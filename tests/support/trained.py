@@ -51,7 +51,7 @@ def save_model(
         average = ModelEMA(model, 0.9)
         average.update(model)
         model.classifier.weight.data.neg_()
-    about = CheckpointMetadata(
+    metadata = CheckpointMetadata(
         config={"model": MODEL, "trainer": {"channels_last": True}, **(config or {})},
         classes=CLASSES,
         palette=voc_palette().tolist(),
@@ -69,7 +69,7 @@ def save_model(
         average=average,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, state, about, scores={})
+    save_checkpoint(path, state, metadata, scores={})
     return path
 
 

@@ -47,7 +47,7 @@ def test_a_small_file_answers_alike(tmp_path: Path, which: str) -> None:
     assert np.array_equal(load_model(small).probabilities(image), expected)
     found = read_checkpoint(small)
     assert found.state.keys() == {"epoch", "model"}
-    assert found.about.classes == CLASSES
+    assert found.metadata.classes == CLASSES
     assert small.stat().st_size < path.stat().st_size
 
 
@@ -58,7 +58,7 @@ def test_no_path_of_this_computer_is_left(tmp_path: Path) -> None:
     assert tool(f"checkpoint={path}", f"out={tmp_path / 'small.pt'}") == 0
     assert b"/secret" in path.read_bytes()
     assert b"/secret" not in (tmp_path / "small.pt").read_bytes()
-    config = read_checkpoint(tmp_path / "small.pt").about.config
+    config = read_checkpoint(tmp_path / "small.pt").metadata.config
     assert config["data"]["root"] == config["data"]["dataset"]["root"] == "secret"
     assert config["data"]["val_split"] == "val"
 

@@ -40,7 +40,7 @@ def test_the_rates_follow_whole_images(home: Path, whole: tuple[Result, dict[str
     assert "atrous rates 1, 2, 3 at output stride 16, crops of 96 x 160;" in result.out
     assert NEVER not in result.out + result.err
     saved = read_checkpoint(home / "whole")
-    assert saved.about.config["model"]["atrous_rates"] == [1, 2, 3]
+    assert saved.metadata.config["model"]["atrous_rates"] == [1, 2, 3]
     assert load_network(saved).aspp.branches[3][0].dilation == (3, 3)
 
 

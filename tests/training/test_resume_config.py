@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
-from states import ABOUT, make_state, take_steps
+from states import METADATA, make_state, take_steps
 from torch import nn
 
 from segkit.cli.command import CONFIGS, _hide_overrides
@@ -55,9 +55,9 @@ def save_run(folder: Path, *arguments: str) -> Path:
     take_steps(state, 3)
     state.epoch, state.images = 1, 8
     recipe = {"config": OmegaConf.to_container(cfg, resolve=False), "choices": chosen}
-    about = ABOUT.__dict__ | {"config": plain_config(cfg), "recipe": recipe}
+    metadata = METADATA.__dict__ | {"config": plain_config(cfg), "recipe": recipe}
     (folder / "checkpoints").mkdir(parents=True)
-    save_checkpoint(folder / "checkpoints/last.pt", state, type(ABOUT)(**about), {})
+    save_checkpoint(folder / "checkpoints/last.pt", state, type(METADATA)(**metadata), {})
     return folder
 
 
@@ -158,7 +158,7 @@ def test_the_configuration_is_that_of_the_checkpoint(here: Path) -> None:
     run = save_run(here / "run", *given, "model/backbone=resnet18", "seed=3")
     cfg, saved = resume("resume=run")
     assert saved is not None
-    assert plain_config(cfg) == saved.about.config | {"out_dir": str(run)}
+    assert plain_config(cfg) == saved.metadata.config | {"out_dir": str(run)}
     assert list(cfg.data.classes) == CLASSES
 
 
@@ -241,7 +241,7 @@ def test_the_same_command_line_again_changes_nothing(
     run = save_run(here / "run", *COMMAND_LINE)
     cfg, saved = resume(*COMMAND_LINE, "resume=auto")
     assert saved is not None
-    assert plain_config(cfg) == saved.about.config | {"out_dir": str(run)}
+    assert plain_config(cfg) == saved.metadata.config | {"out_dir": str(run)}
     assert display_path(capsys) == []
 
 

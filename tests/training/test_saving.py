@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from states import ABOUT, make_state, take_steps
+from states import METADATA, make_state, take_steps
 
 from segkit.errors import CheckpointError
 from segkit.runs.checkpoint import read_checkpoint
@@ -20,7 +20,7 @@ NONE = Best("val/miou", "max")
 
 def saver_and_state(folder: Path, keep_best: int = 1) -> tuple[Saver, TrainState]:
     state = make_state()
-    return Saver(folder, ABOUT, state.monitor.best, keep_best=keep_best), state
+    return Saver(folder, METADATA, state.monitor.best, keep_best=keep_best), state
 
 
 def names(folder: Path) -> set[str]:
@@ -81,9 +81,9 @@ def test_within_an_epoch_only_the_last_is_written(tmp_path: Path) -> None:
 
 
 def test_due_by_steps() -> None:
-    saver = Saver(None, ABOUT, NONE, every_steps=3)
+    saver = Saver(None, METADATA, NONE, every_steps=3)
     assert [step for step in range(1, 8) if saver.due(step)] == [3, 6]
-    assert not any(Saver(None, ABOUT, NONE).due(step) for step in range(1, 8))
+    assert not any(Saver(None, METADATA, NONE).due(step) for step in range(1, 8))
 
 
 def test_due_by_minutes_since_the_last_save(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_due_by_minutes_since_the_last_save(monkeypatch: pytest.MonkeyPatch) -> 
 
     clock = Clock()
     monkeypatch.setattr(saving, "time", clock)
-    saver = Saver(None, ABOUT, NONE, every_minutes=0.5)
+    saver = Saver(None, METADATA, NONE, every_minutes=0.5)
     clock.now += 29
     assert not saver.due(1)
     clock.now += 1
@@ -108,7 +108,7 @@ def test_due_by_minutes_since_the_last_save(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_only_one_process_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "save_checkpoint", lambda *_, **__: pytest.fail("wrote"))
-    saver = Saver(None, ABOUT, NONE)
+    saver = Saver(None, METADATA, NONE)
     saver.save(make_state(), {})
     saver.close()
 
@@ -116,7 +116,7 @@ def test_only_one_process_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
     for name in (".last.pt.tmp", ".epoch_3.pt.tmp", "last.pt", "mine.tmp"):
         (tmp_path / name).touch()
-    Saver(tmp_path, ABOUT, NONE)
+    Saver(tmp_path, METADATA, NONE)
     assert names(tmp_path) == {"last.pt", "mine.tmp"}
 
 
@@ -174,7 +174,7 @@ def test_an_epoch_that_could_not_be_saved_is_not_taken_for_the_best(
 def test_a_full_disk_stops_the_run_if_that_is_wanted(
     tmp_path: Path, full_disk: pytest.MonkeyPatch
 ) -> None:
-    saver = Saver(tmp_path, ABOUT, NONE, stop_on_error=True)
+    saver = Saver(tmp_path, METADATA, NONE, stop_on_error=True)
     with pytest.raises(CheckpointError, match="What was there before is untouched"):
         finish_epoch(saver, make_state(), 0.5)
 

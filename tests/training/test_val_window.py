@@ -55,7 +55,7 @@ def test_a_resume_keeps_them(home: Path) -> None:
     assert result.status == 1
     assert "val.window.size=[48, 48] cannot change in a resumed run" in result.err
     assert call("train.py", *more, cwd=home).status == 0
-    assert read_checkpoint(home / "more").about.window == {"size": [32, 32], "stride": [16, 32]}
+    assert read_checkpoint(home / "more").metadata.window == {"size": [32, 32], "stride": [16, 32]}
 
 
 def test_predictions_go_by_them(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_exports_remember_them(tmp_path: Path) -> None:
     exported = read_onnx(tmp_path / "here/best.onnx")
     properties = exported.network.session.get_modelmeta().custom_metadata_map
     assert json.loads(properties["window"]) == WINDOW["val"]["window"]
-    assert exported.about.window == WINDOW["val"]["window"]
+    assert exported.metadata.window == WINDOW["val"]["window"]
     model = load_model(tmp_path / "here/best.onnx", device="cpu")
     assert (model.inference.window, model.inference.stride) == ((32, 40), (16, 20))
 
@@ -125,7 +125,7 @@ def test_impossible_windows_are_refused(arguments: list[str], message: str, tmp_
 
 
 def test_a_checkpoint_from_before_them_takes_whole_images(tmp_path: Path) -> None:
-    assert read_checkpoint(save_model(tmp_path / "a.pt")).about.window == {
+    assert read_checkpoint(save_model(tmp_path / "a.pt")).metadata.window == {
         "size": None,
         "stride": None,
     }

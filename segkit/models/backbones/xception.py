@@ -93,8 +93,8 @@ class SeparableConv(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the result.
-        stride: Of the depthwise convolution.
-        dilation: Likewise.
+        stride: Stride of the depthwise convolution.
+        dilation: Dilation of the depthwise convolution.
         activate: ReLU after each normalisation.
     """
 
@@ -139,8 +139,8 @@ class Block(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the result.
         middle_channels: Channels after the first convolution; None is ``out_channels``.
-        stride: Of the third convolution and the shortcut.
-        dilation: Of all three.
+        stride: Stride of the third convolution and the shortcut.
+        dilation: Dilation of all three convolutions.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ class Card:
     """One image: its scores and its images.
 
     Attributes:
-        name: Of the image.
-        miou: Of this image alone; None if nothing of it counts.
+        name: The image's id.
+        miou: Mean IoU of this image alone; None if nothing of it counts.
         accuracy: Share of its pixels that are right.
         iou: Class id and IoU of each class in the target or the prediction.
         lost: Class id and wrong pixels (missed or made up) of each class in the target.

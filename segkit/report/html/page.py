@@ -37,7 +37,7 @@ class ReportData:
             ``bootstrap``, ``boundary`` and ``calibration`` are shown where they are.
         matrix: Image by true class (rows) and predicted class.
         palette: RGB of each mask value, uint8 (256, 3).
-        findings: Of all images.
+        findings: What was found in all images.
         history: Lines of the run's ``metrics.jsonl``, if there is one.
         config: The run's configuration as YAML, or nothing.
         comparison: What ``compare.json`` holds, if two models were compared.

@@ -182,7 +182,7 @@ def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, 
     Args:
         lines: Of ``metrics.jsonl``, each with ``epoch``.
         keys: Which values; percent if ``unit`` is ``%``.
-        name: Of the image.
+        name: The image's id.
         unit: Beside the axis.
     """
     from matplotlib.ticker import MaxNLocator

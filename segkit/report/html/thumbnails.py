@@ -49,7 +49,7 @@ def thumbnail(
         answer: The image, its target and its prediction.
         palette: RGB of each mask value, uint8 (256, 3).
         ignore_index: Target value without a label: hatched.
-        side: Of the longer side, in pixels.
+        side: Longest side in pixels.
     """
     for limit in (side, *(smaller for smaller in SIDES if smaller < side)):
         made = _layers(answer, palette, ignore_index, limit)
