@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from segkit.runtime.context import Runtime, open_runtime
 from segkit.runtime.determinism import explain_nondeterminism, make_deterministic
-from segkit.runtime.log import log, progress
+from segkit.runtime.log import log
 from segkit.training.batch_size import choose_batch_size
 from segkit.training.batches import open_batches
 from segkit.training.data import load_data
@@ -86,11 +86,10 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> float | None:
     for plan in epoch_plans(settings, len(data.train), state, batch_size, runtime.world.size):
         if network is None or plan.unfreezes:
             network = trainable(model, plan, settings, runtime)
-        batches = recorder.from_first(train_batches.of(plan))
-        shown = progress(batches, f"epoch {plan.epoch}", plan.num_batches)
+        batches = recorder.follow(train_batches.of(plan), plan)
         with explain_nondeterminism(), out_of_memory_explained(settings, plan, runtime.precision):
             means = train_one_epoch(
-                state, shown, step, plan, on_step=recorder.on_step, network=network
+                state, batches, step, plan, on_step=recorder.on_step, network=network
             )
         values: dict[str, float | None] = {**means}
         scores: dict[str, Any] = {}

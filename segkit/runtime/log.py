@@ -83,6 +83,15 @@ def progress(
     items: Iterable[T], text: str, total: int | None = None, unit: str = "batches"
 ) -> Iterator[T]:
     """A bar on a terminal, nothing elsewhere (a log file wants lines), nor in further processes."""
+    return iter(tqdm(items, visible(text), total, **_shown(), ncols=80, unit=f" {unit}"))
+
+
+def bar(items: Iterable[T], text: str, total: int) -> "tqdm[T]":
+    """The same for batches of a training, which has more to show behind it than their number."""
+    form = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
+    return tqdm(items, visible(text), total, **_shown(), ncols=110, bar_format=form)
+
+
+def _shown() -> dict[str, bool]:
     hidden = not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO))
-    shown = visible(text)
-    return iter(tqdm(items, shown, total, leave=False, disable=hidden, ncols=80, unit=f" {unit}"))
+    return {"leave": False, "disable": hidden}

@@ -19,6 +19,7 @@ from segkit.runtime.signals import Stopped
 from segkit.text import display_path
 from segkit.training.data import Data
 from segkit.training.field_of_view import likely_causes
+from segkit.training.pace import LONG, Pace
 from segkit.training.plan import EpochPlan
 from segkit.training.run import Run
 from segkit.training.saver import Saver
@@ -55,6 +56,8 @@ class Recorder:
         self.folder = run.open_folder()
         self.metadata = run.describe(self.folder, data, batch_size)
         self.started = self.runtime.started - state.seconds
+        self.pace = Pace()
+        self.plan: EpochPlan | None = None  # of the epoch in progress
         trainer = settings.trainer
         if self.world.is_main:
             log_to_file(self.folder / "train.log")
@@ -79,6 +82,11 @@ class Recorder:
             self.run_log.text("config", OmegaConf.to_yaml(self.metadata.config))
             self.run_log.text("data", data.table)
 
+    def follow(self, batches: Iterable[T], plan: EpochPlan) -> Iterator[T]:
+        """The batches of an epoch, with a bar on a terminal."""
+        self.plan = plan
+        return self.pace.follow(self.from_first(batches), plan)
+
     def from_first(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches of an epoch. With the first one the run has something to finish and save."""
         for batch in batches:
@@ -94,6 +102,8 @@ class Recorder:
             Stopped: A signal asked any of the processes to stop; the state is saved.
         """
         self._step_scalars(values)
+        if self.plan is not None:
+            self.pace.show(values["train/loss"], self.state, self.plan)
         asked = self.runtime.signals.received is not None
         stop, due = self.world.any_rank(asked, self.saver.due(self.state.step))
         if stop or due:
@@ -127,11 +137,14 @@ class Recorder:
             line += f"  val mIoU {score_text(scores['miou'])}"
             line += f" {fell}" if fell else ""
             line += "  (NaN or infinity)" * ("val/not_finite" in values)
+        waiting = self.pace.waiting
+        slow = f", waiting {waiting:.0%} for data" if waiting >= LONG else ""
         log.info(
-            "%s  lr %.2e  %.1f images/s  %s%s",
+            "%s  lr %.2e  %.1f images/s%s  %s%s",
             line,
             values["lr"],
             values["images_per_second"],
+            slow,
             minutes(seconds),
             "  best" if state.monitor.best.epoch == state.epoch else "",
         )
