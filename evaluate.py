@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from segkit.config.schema import EvaluateConfig, to_settings
 from segkit.evaluation.evaluation import Evaluation
-from segkit.evaluation.outputs import Outputs
+from segkit.evaluation.outputs import EvaluationOutputs
 from segkit.evaluation.sources import open_sources, paths_of
 from segkit.evaluation.split import check_split, open_split
 from segkit.evaluation.target import make_target
@@ -49,7 +49,7 @@ def score_in(runtime: Runtime, settings: EvaluateConfig) -> dict[str, Any]:
     check_split(settings, split, runtime)
 
     # Data set -> batches -> predictions -> measures, and masks as files
-    outputs = runtime.open(Outputs(settings, split, paths_of(sources[0]), runtime))
+    outputs = runtime.open(EvaluationOutputs(settings, split, paths_of(sources[0]), runtime))
     evaluation = Evaluation(settings, split, outputs, runtime)
     for target in targets:
         evaluation.measure(target)

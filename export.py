@@ -29,7 +29,7 @@ from segkit.config.schema import ExportConfig, to_settings
 from segkit.errors import ConfigError
 from segkit.export.images import finite_images, made_up_images, read_images
 from segkit.export.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
-from segkit.export.writer import SUFFIXES, WithPreprocessing, open_model, write_model
+from segkit.export.writer import SUFFIXES, WithPreprocessing, open_exported, write_model
 from segkit.files import atomic_write
 from segkit.inference.loading import load_network, setting
 from segkit.inference.onnx_network import export_metadata, require
@@ -87,7 +87,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
             precision=settings.precision,
             calibration=chain(samples, images),
         )
-        exported = open_model(temporary, settings.format)
+        exported = open_exported(temporary, settings.format)
         parity = check_parity(model, exported, samples, tolerance)
         seconds = {}
         if settings.latency.runs:  # how fast, side by side

@@ -25,7 +25,7 @@ from segkit.config.schema import PredictConfig, inference_options, to_settings
 from segkit.errors import DataError
 from segkit.inference.loading import KEYS
 from segkit.inference.model import open_model
-from segkit.predict.outputs import Areas, Outputs
+from segkit.predict.outputs import Areas, PredictionOutputs
 from segkit.predict.sources import find_sources
 from segkit.predict.work import Work
 from segkit.runtime.device import set_up
@@ -43,7 +43,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     model = open_model(settings.checkpoint, inference_options(settings), KEYS)
     precision = model.inference.precision
     set_up(precision.device)
-    outputs = Outputs(
+    outputs = PredictionOutputs(
         folder,
         settings.write,
         model.classes,

@@ -112,7 +112,7 @@ def check_command_line(name: str) -> None:
 def run(name: str, task: Task) -> None:
     """Compose ``configs/<name>.yaml`` with the command line, check it, and call ``task``.
 
-    What a user can put right ends as one readable message and exit status 1; anything else is a
+    What a user can correct ends as one readable message and exit status 1; anything else is a
     defect and shows its full traceback. The folder where the user started is searched for modules
     last, so that ``_target_: my_losses.TopK`` finds ``my_losses.py`` beside the user's configs.
 
@@ -200,7 +200,7 @@ def _mistakes_told(
     *,
     goes_on: bool = False,
 ) -> Iterator[None]:
-    """Around a command: what its user can put right ends in one message, and signals end it.
+    """Around a command: what its user can correct ends in one message, and signals end it.
 
     Args:
         name: The script's, as ``train``.

@@ -103,12 +103,12 @@ def precision_option() -> Any:
 
 
 def scales_option() -> Any:
-    text = "sizes to look at, as [0.5,1,1.5]; their mean"
+    text = "scales of the image, as [0.5,1,1.5]; their mean"
     return option([1.0], text, above=0, high=16)
 
 
 def flip_option() -> Any:
-    return option(False, "look at the mirror image too")
+    return option(False, "predict the mirror image too; the mean")
 
 
 def window_option() -> Any:

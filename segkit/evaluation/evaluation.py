@@ -12,8 +12,8 @@ from segkit.data.loader import Collate, EvalBatches
 from segkit.data.workers import resolve_num_workers
 from segkit.evaluation.comparison import compare
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.outputs import Outputs, image_result
-from segkit.evaluation.sources import Source
+from segkit.evaluation.outputs import EvaluationOutputs, image_result
+from segkit.evaluation.sources import TargetSource
 from segkit.evaluation.split import EvaluationSplit
 from segkit.evaluation.target import EvaluationTarget
 from segkit.report.html.findings import Findings
@@ -33,7 +33,11 @@ class Evaluation:
     """
 
     def __init__(
-        self, settings: EvaluateConfig, split: EvaluationSplit, outputs: Outputs, runtime: Runtime
+        self,
+        settings: EvaluateConfig,
+        split: EvaluationSplit,
+        outputs: EvaluationOutputs,
+        runtime: Runtime,
     ) -> None:
         self.settings, self.split, self.outputs = settings, split, outputs
         self.world = runtime.world
@@ -112,7 +116,7 @@ class Evaluation:
         return {"files": [target.facts for target in targets], **difference}
 
     def write(
-        self, source: Source, targets: Sequence[EvaluationTarget], result: dict[str, Any]
+        self, source: TargetSource, targets: Sequence[EvaluationTarget], result: dict[str, Any]
     ) -> None:
         """Every file but the masks, by the first process; all call it together.
 

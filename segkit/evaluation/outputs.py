@@ -12,7 +12,7 @@ from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.evaluation.comparison import comparison_table
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.sources import Source
+from segkit.evaluation.sources import TargetSource
 from segkit.evaluation.split import EvaluationSplit
 from segkit.files import make_folder, remove_empty, write_csv, write_json
 from segkit.inference.predictions import PredictedMask
@@ -27,7 +27,7 @@ from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
 
 
-class Outputs:
+class EvaluationOutputs:
     """Writes the masks of one image after the other, then the scores.
 
     The folder is there as long as the context; if nothing was written into it, it goes with it. All
@@ -70,7 +70,7 @@ class Outputs:
         names += [] if settings.report.write else ["report.html", "suspicious_labels.csv"]
         self.others = [self.folder / name for name in names]
 
-    def __enter__(self) -> "Outputs":
+    def __enter__(self) -> "EvaluationOutputs":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -115,7 +115,7 @@ class Outputs:
 
     def report(
         self,
-        source: Source,
+        source: TargetSource,
         result: dict[str, Any],
         measures: Measures,
         findings: Findings,
@@ -167,7 +167,7 @@ def image_result(image: PredictedMask) -> ImageResult:
     )
 
 
-def origin(source: Source) -> tuple[str, list[dict[str, Any]]]:
+def origin(source: TargetSource) -> tuple[str, list[dict[str, Any]]]:
     """Configuration and log of the run that a checkpoint comes from; nothing for saved masks."""
     if isinstance(source, Path):
         return "", []

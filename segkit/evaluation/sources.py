@@ -9,11 +9,11 @@ from segkit.evaluation.saved_masks import holds_masks
 from segkit.inference.loading import read_checkpoints
 from segkit.runs.checkpoint import Checkpoint
 
-Source = Path | list[Checkpoint]
+TargetSource = Path | list[Checkpoint]
 """A folder of masks, or the checkpoints of one model, several of an ensemble."""
 
 
-def open_sources(settings: EvaluateConfig) -> list[Source]:
+def open_sources(settings: EvaluateConfig) -> list[TargetSource]:
     """What is scored, and second what it is compared with, if anything.
 
     Raises:
@@ -21,7 +21,7 @@ def open_sources(settings: EvaluateConfig) -> list[Source]:
         ConfigError: ``compare`` is empty.
     """
     if settings.predictions:
-        first: Source = Path(settings.predictions)
+        first: TargetSource = Path(settings.predictions)
     else:
         first = read_checkpoints(settings.checkpoint)
     if settings.compare is None:
@@ -29,7 +29,7 @@ def open_sources(settings: EvaluateConfig) -> list[Source]:
     return [first, _compared(settings.compare)]
 
 
-def _compared(source: str | Sequence[str]) -> Source:
+def _compared(source: str | Sequence[str]) -> TargetSource:
     """What a value of ``compare`` means."""
     if not source:
         raise ConfigError("compare=[]: expected a checkpoint, several, or a folder of masks")
@@ -38,6 +38,6 @@ def _compared(source: str | Sequence[str]) -> Source:
     return read_checkpoints(source)
 
 
-def paths_of(source: Source) -> list[Path]:
+def paths_of(source: TargetSource) -> list[Path]:
     """Of the folder, or of the checkpoints."""
     return [source] if isinstance(source, Path) else [one.path for one in source]

@@ -11,7 +11,7 @@ from segkit.config.schema import EvaluateConfig
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.voc import VOCSegmentation
-from segkit.evaluation.sources import Source
+from segkit.evaluation.sources import TargetSource
 from segkit.inference.loading import rebuild_dataset, setting
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.context import Runtime
@@ -40,7 +40,7 @@ class EvaluationSplit:
         return list(self.dataset.classes)
 
 
-def open_split(settings: EvaluateConfig, source: Source) -> EvaluationSplit:
+def open_split(settings: EvaluateConfig, source: TargetSource) -> EvaluationSplit:
     """The split that a checkpoint, or for saved masks the configuration, describes.
 
     Raises:

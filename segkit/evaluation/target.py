@@ -12,7 +12,7 @@ from segkit.config.schema import EvaluateConfig, inference_options
 from segkit.data.loader import Batch
 from segkit.errors import ConfigError
 from segkit.evaluation.saved_masks import SavedMasks
-from segkit.evaluation.sources import Source
+from segkit.evaluation.sources import TargetSource
 from segkit.evaluation.split import EvaluationSplit
 from segkit.inference.loading import KEYS, load_inference
 from segkit.inference.onnx_network import ExportedCheckpoint
@@ -51,7 +51,7 @@ class EvaluationTarget:
 
 
 def make_target(
-    source: Source, settings: EvaluateConfig, split: EvaluationSplit, device: torch.device
+    source: TargetSource, settings: EvaluateConfig, split: EvaluationSplit, device: torch.device
 ) -> EvaluationTarget:
     """A source, ready for the images of a split.
 

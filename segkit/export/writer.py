@@ -125,7 +125,7 @@ def _add_properties(path: Path, facts: dict[str, str]) -> None:
     onnx.save(model, path)
 
 
-def open_model(path: Path, format: str) -> Callable[[Tensor], Tensor]:
+def open_exported(path: Path, format: str) -> Callable[[Tensor], Tensor]:
     """What an exported file computes, without anything of this package around it.
 
     Raises:

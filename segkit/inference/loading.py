@@ -18,7 +18,7 @@ from segkit.errors import CheckpointError, ConfigError
 from segkit.inference.onnx_network import ExportedCheckpoint, read_onnx
 from segkit.inference.predictor import Ensemble, Inference, Size, pair
 from segkit.models.normalize import Normalize, memory_order
-from segkit.models.weights import compare
+from segkit.models.weights import match_tensors
 from segkit.runs.checkpoint import Checkpoint, model_weights, read_checkpoint
 from segkit.runs.description import CheckpointMetadata
 from segkit.runtime.device import Precision
@@ -199,7 +199,7 @@ def load_network(
 
 def check_fit(model: nn.Module, tensors: dict[str, Any], source: Path) -> None:
     """Raise a CheckpointError unless the tensors are the model's, by name, shape and kind."""
-    report = compare(model, tensors)
+    report = match_tensors(model, tensors)
     if report.skipped:
         raise CheckpointError(
             f"{source}: its weights do not fit the model that it describes ({report.reasons()}); "

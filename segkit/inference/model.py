@@ -52,8 +52,8 @@ def load_model(
         precision: Number format of the forward pass: auto, fp32, bf16 or fp16; None is what the
             run used, or ``auto`` if those were fewer bits on another kind of device.
         weights: ``raw``, ``ema`` (the average), or ``auto``: those that the run validated.
-        scales: Sizes to look at, as factors; the mean of the probabilities counts.
-        flip: Look at the mirror image too.
+        scales: Scales of the image; the mean of the probabilities counts.
+        flip: Predict the mirror image too.
         window: Height and width of windows that slide over the image, or ``whole``; None takes
             what the run validated in.
         stride: From one window to the next; None is the run's, or two thirds of ``window``.

@@ -26,8 +26,8 @@ class Inference:
     Not batch by batch: the sums of a convolution are split differently for another batch size,
     which changes the last bits of the logits, and scores must not depend on it.
 
-    Without windows and with one scale the scores are the logits. With several looks at a pixel
-    (scales, mirror images, overlapping windows) the probabilities of its looks are averaged, and
+    Without windows and with one scale the scores are the logits. With several views of a pixel
+    (scales, mirror images, overlapping windows) the probabilities of its views are averaged, and
     the scores are their logarithm, which softmax takes back to them.
 
     An image that does not fit into the memory whole is taken in windows, and so are later ones
@@ -39,7 +39,7 @@ class Inference:
         precision: Number format of the forward pass; everything after it is float32.
         scales: Factors of the image's size, as in DeepLab's test-time augmentation (Chen et al.
             2017, arXiv:1606.00915), each above 0. With windows they are factors of each window.
-        flip: Look at the mirror image too.
+        flip: Predict the mirror image too.
         window: Height and width of the windows; None takes images whole.
         stride: From one window to the next; None is two thirds of the window.
         source: What the model is called in messages.
@@ -98,7 +98,7 @@ class Inference:
             image: uint8 (1, 3, H, W).
             name: What messages call the image.
             finite: Gets a bool scalar on the device for each time that the model computes: whether
-                its logits are finite. Without it they are looked at after the last rows, which
+                its logits are finite. Without it they are probs at after the last rows, which
                 waits for the device.
 
         Raises:
@@ -149,7 +149,7 @@ class Inference:
         return half
 
     def _whole(self, image: Tensor, flags: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        yield slice(0, image.shape[2]), self._look(image, flags)
+        yield slice(0, image.shape[2]), self._views(image, flags)
 
     def _in_windows(
         self, image: Tensor, window: Size, flags: list[Tensor]
@@ -165,10 +165,10 @@ class Inference:
             for left in lefts:
                 columns = slice(left, left + width)
                 part = image[:, :, top : top + height, columns]
-                looked = self._look(part, flags).softmax(1)
+                probs = self._views(part, flags).softmax(1)
                 if sums is None:
-                    sums = looked.new_zeros(1, looked.shape[1], height, image.shape[3])
-                sums[..., columns] += looked.mul_(weight)
+                    sums = probs.new_zeros(1, probs.shape[1], height, image.shape[3])
+                sums[..., columns] += probs.mul_(weight)
                 weights[:, columns] += weight
             assert sums is not None
             # What lies above the next row of windows is complete; the rest moves up.
@@ -178,8 +178,8 @@ class Inference:
                 rows[:, : height - done] = rows[:, done:].clone()
                 rows[:, height - done :] = 0
 
-    def _look(self, image: Tensor, flags: list[Tensor]) -> Tensor:
-        """Scores of an image, or of a window of one, at all scales."""
+    def _views(self, image: Tensor, flags: list[Tensor]) -> Tensor:
+        """Scores of an image, or of a window of one, over all its views."""
         normalized = self.normalize(image)
         if self.scales == (1.0,) and not self.flip:
             return self._logits(normalized, flags)

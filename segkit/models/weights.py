@@ -103,7 +103,7 @@ def strip_prefixes(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {re.sub(r"^((module|_orig_mod)\.)+", "", str(k)): v for k, v in state_dict.items()}
 
 
-def compare(
+def match_tensors(
     model: nn.Module, state_dict: dict[str, Any], model_name: str = "the model"
 ) -> LoadReport:
     """What :func:`load_matching` would take, without copying anything."""
@@ -141,7 +141,7 @@ def load_matching(model: nn.Module, state_dict: dict[str, Any]) -> LoadReport:
     Raises:
         CheckpointError: If not a single one matches; the model is unchanged then.
     """
-    report = compare(model, state_dict)
+    report = match_tensors(model, state_dict)
     # Counters of steps fit any model, and are no reason to believe that this one was meant.
     if all(name.endswith("num_batches_tracked") for name in report.taken):
         raise CheckpointError(

@@ -21,7 +21,7 @@ BACKGROUND = "background"  # need not be a class, unless it is to be cut away
 FILMED = ("overlay", "color")  # what of a video is a video again; the rest are files per frame
 
 
-class Outputs:
+class PredictionOutputs:
     """Writes what is asked for, each kind in a folder of its own that mirrors the sources'.
 
     Args:

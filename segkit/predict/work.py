@@ -7,7 +7,7 @@ from segkit.config.schema import PredictConfig
 from segkit.data.arrays import Image, Mask
 from segkit.errors import DataError
 from segkit.inference.model import Probabilities, SegmentationModel
-from segkit.predict.outputs import Areas, Outputs
+from segkit.predict.outputs import Areas, PredictionOutputs
 from segkit.predict.sources import Source
 from segkit.predict.stopwatch import Stopwatch
 from segkit.predict.video import open_video
@@ -38,7 +38,7 @@ class Work:
     def __init__(
         self,
         model: SegmentationModel,
-        outputs: Outputs,
+        outputs: PredictionOutputs,
         areas: Areas,
         stop: StopSignals,
         settings: PredictConfig,

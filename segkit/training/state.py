@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segkit.config import build
 from segkit.config.schema import TrainConfig
 from segkit.errors import CheckpointError
-from segkit.models.weights import compare
+from segkit.models.weights import match_tensors
 from segkit.runs.saved_state import COUNTERS
 from segkit.runtime.device import Precision
 from segkit.training.ema import ModelEMA
@@ -135,7 +135,7 @@ class TrainState:
 
 def _fit(model: nn.Module, tensors: dict[str, Any]) -> None:
     """Raise a ValueError unless the tensors are the model's, by name, shape and kind."""
-    report = compare(model, tensors)
+    report = match_tensors(model, tensors)
     if report.skipped:
         raise ValueError(report.reasons())
 

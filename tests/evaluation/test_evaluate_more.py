@@ -29,7 +29,7 @@ from segkit.data.loader import Batch
 from segkit.data.masks import read_mask, voc_palette, write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.outputs import Outputs
+from segkit.evaluation.outputs import EvaluationOutputs
 from segkit.evaluation.split import EvaluationSplit
 from segkit.inference.predictions import PredictedMask
 from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
@@ -326,10 +326,10 @@ def test_more_classes_than_a_mask_holds(key: str, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=f"^{key}=true: a palette PNG holds 256 .* has 300.*leave"
     ):
-        Outputs(settings, split, paths, alone())
+        EvaluationOutputs(settings, split, paths, alone())
     assert not (tmp_path / "out").exists()
     settings = EvaluateConfig(out_dir=str(tmp_path / "out"))  # left out
-    assert Outputs(settings, split, paths, alone()).folder == tmp_path / "out"
+    assert EvaluationOutputs(settings, split, paths, alone()).folder == tmp_path / "out"
 
 
 def test_models_that_are_no_ensemble_are_refused(home: Path) -> None:

@@ -232,7 +232,7 @@ def test_fewer_bits(
     metadata = checkpoint.metadata
     model = export.WithPreprocessing(network(), metadata.mean, metadata.std)
     exact, found = (
-        check_parity(model, export.open_model(file, "onnx"), images, TOLERANCES[precision])
+        check_parity(model, export.open_exported(file, "onnx"), images, TOLERANCES[precision])
         for file in (bytes_file, path)
     )
     assert exact.difference < 1e-5 < found.difference
@@ -263,7 +263,7 @@ def test_other_formats(format: str, checkpoint: Checkpoint, tmp_path: Path) -> N
     path = tmp_path / f"a{export.SUFFIXES[format]}"
     model = network()
     write(model, path, format, checkpoint)
-    exported = export.open_model(path, format)
+    exported = export.open_exported(path, format)
     for shape in SHAPES:
         image = torch.randn(shape)
         assert_close(exported(image), model(image), rtol=1e-4, atol=1e-4)
@@ -280,7 +280,7 @@ def test_torchscript_from_the_command_line(run: Path) -> None:
     result = call("export.py", *arguments, cwd=run.parent)
     assert result.status == 0, result.err
     assert result.out.startswith("a.torchscript (")
-    exported = export.open_model(run.parent / "a.torchscript", "torchscript")
+    exported = export.open_exported(run.parent / "a.torchscript", "torchscript")
     assert exported(torch.zeros(1, 3, 20, 30)).shape == (1, 3, 20, 30)
 
 
@@ -302,7 +302,7 @@ def test_every_backbone_as_onnx(name: str, checkpoint: Checkpoint, tmp_path: Pat
     torch.manual_seed(0)
     model = DeepLabV3Plus(name, 3, output_stride=8).eval()
     write(model, tmp_path / "a.onnx", "onnx", checkpoint)
-    exported = export.open_model(tmp_path / "a.onnx", "onnx")
+    exported = export.open_exported(tmp_path / "a.onnx", "onnx")
     check_parity(model, exported, [torch.randn(1, 3, 64, 64)], TOLERANCES["fp32"])
 
 
@@ -396,7 +396,7 @@ def test_a_file_that_cannot_take_the_size_of_latency(
     """As files of ``format=pt2`` cannot where an image is no larger than the stride."""
 
     def only_large(path: Path, format: str) -> Callable[[Tensor], Tensor]:
-        scripted = export.open_model(path, format)
+        scripted = export.open_exported(path, format)
 
         def compute(image: Tensor) -> Tensor:
             assert min(image.shape[2:]) > 16, "Guard failed"
@@ -405,7 +405,7 @@ def test_a_file_that_cannot_take_the_size_of_latency(
         return compute
 
     script = runpy.run_path(str(ROOT / "export.py"))
-    monkeypatch.setitem(script["export"].__globals__, "open_model", only_large)
+    monkeypatch.setitem(script["export"].__globals__, "open_exported", only_large)
     cfg = OmegaConf.structured(
         ExportConfig(
             checkpoint=str(run),
@@ -517,7 +517,7 @@ def test_files_that_are_not_ours(tmp_path: Path, bytes_file: Path) -> None:
 def test_files_that_cannot_be_opened(format: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"text")
     with pytest.raises(CheckpointError, match=r"a: cannot be opened again \("):
-        export.open_model(tmp_path / "a", format)
+        export.open_exported(tmp_path / "a", format)
 
 
 def test_a_model_that_cannot_be_exported(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from segkit.errors import CheckpointError
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import BACKBONES
 from segkit.models.foreign import Translation, plain_weights, translate
-from segkit.models.weights import compare
+from segkit.models.weights import match_tensors
 from segkit.training.warm_start import init_from
 
 
@@ -33,7 +33,7 @@ def loaded(theirs: nn.Module, name: str, **settings: Any) -> DeepLabV3Plus:
     with torch.device("meta"):
         model = ours(name, **settings)
     found = translated(theirs.state_dict())
-    fits = set(compare(model, found.tensors).taken)
+    fits = set(match_tensors(model, found.tensors).taken)
     tensors = {name: tensor for name, tensor in found.tensors.items() if name in fits}
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.eval()
@@ -41,7 +41,7 @@ def loaded(theirs: nn.Module, name: str, **settings: Any) -> DeepLabV3Plus:
 
 def missing(model: nn.Module, weights: dict[str, Any]) -> set[str]:
     """Where the model gets nothing, or the translation goes nowhere: the layers' names."""
-    report = compare(model, translated(weights).tensors)
+    report = match_tensors(model, translated(weights).tensors)
     return {text.split()[0].rpartition(".")[0] for text in report.skipped}
 
 
@@ -240,7 +240,7 @@ def test_the_other_xception_is_not_taken_in_part() -> None:
     }
     with torch.device("meta"):
         model = ours("xception")
-    assert compare(model, translated(weights).tensors).taken == ["aspp.branches.0.0.weight"]
+    assert match_tensors(model, translated(weights).tensors).taken == ["aspp.branches.0.0.weight"]
     reasons = set(translated(weights).unplaced.values())
     assert reasons == {"the Xception of 2017, ours is the aligned one of DeepLabV3+"}
 

@@ -23,7 +23,7 @@ from segkit.data.masks import read_mask
 from segkit.errors import ConfigError, DataError
 from segkit.inference.model import SegmentationModel, load_model
 from segkit.predict import video
-from segkit.predict.outputs import Outputs
+from segkit.predict.outputs import PredictionOutputs
 from segkit.predict.stopwatch import Stopwatch
 
 
@@ -371,8 +371,8 @@ def test_more_classes_than_a_palette_holds(tmp_path: Path) -> None:
     names = [str(i) for i in range(300)]
     palette = np.zeros((256, 3), np.uint8)
     with pytest.raises(ConfigError, match="holds 256 classes, the model has 300"):
-        Outputs(tmp_path, None, names, palette)
-    Outputs(tmp_path, ["probs"], names, palette)
+        PredictionOutputs(tmp_path, None, names, palette)
+    PredictionOutputs(tmp_path, ["probs"], names, palette)
 
 
 @pytest.mark.parametrize("source", ["photos", pytest.param("clip.mp4", marks=pytest.mark.slow)])

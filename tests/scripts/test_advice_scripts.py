@@ -27,11 +27,11 @@ from segkit.cli.arguments import parse, run_tool
 from segkit.config import build
 from segkit.data.masks import read_mask, voc_palette
 from segkit.errors import SegkitError
-from segkit.export.writer import open_model, write_model
+from segkit.export.writer import open_exported, write_model
 from segkit.inference import onnx_network as onnx_model
 from segkit.inference.predictor import Inference
 from segkit.models.normalize import Normalize
-from segkit.predict.outputs import Outputs
+from segkit.predict.outputs import PredictionOutputs
 from segkit.predict.sources import Source, find_sources
 from segkit.predict.video import open_video, write_video
 from segkit.report.contact_sheet import LINE
@@ -193,7 +193,7 @@ def answers(path: str, format: str) -> Callable[[], object]:
     def right() -> bool:
         image = torch.from_numpy(PHOTO).permute(2, 0, 1)[None]
         with torch.no_grad():
-            logits = open_model(Path(path), format)(image.contiguous())
+            logits = open_exported(Path(path), format)(image.contiguous())
         return np.array_equal(logits[0].argmax(0).numpy(), expected())
 
     return right
@@ -369,8 +369,10 @@ MASK = np.repeat(np.array([[0, 1, 1, 299]]), 4, axis=0)
 PROBS = np.full((300, 4, 4), 1 / 300, np.float32)
 
 
-def outputs(kinds: list[str], classes: list[str], background: str = "background") -> Outputs:
-    return Outputs(Path("out"), kinds, classes, voc_palette(), background=background)
+def outputs(
+    kinds: list[str], classes: list[str], background: str = "background"
+) -> PredictionOutputs:
+    return PredictionOutputs(Path("out"), kinds, classes, voc_palette(), background=background)
 
 
 def probs(kinds: str) -> bool:
@@ -431,7 +433,7 @@ def exported(net: nn.Module, path: str, format: str, opset: int = 18) -> bool:
         calibration=iter([image]),
     )
     with torch.no_grad():
-        return torch.allclose(open_model(Path(path), format)(image), net(image), atol=1e-6)
+        return torch.allclose(open_exported(Path(path), format)(image), net(image), atol=1e-6)
 
 
 def in_use(folder: str) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segkit.errors import CheckpointError
 from segkit.files import path_problem
 from segkit.models.layers import SafeConv2d
-from segkit.models.weights import compare, copy_tensors, read_tensors, strip_prefixes
+from segkit.models.weights import copy_tensors, match_tensors, read_tensors, strip_prefixes
 
 
 def dilate(blocks: Iterable[nn.Module], *, stride: int, output_stride: int) -> None:
@@ -125,7 +125,7 @@ def load_pretrained(
     tensors = {**counters, **tensors}
     if isinstance(kernel := tensors.get(first_conv), Tensor) and kernel.ndim == 4:
         tensors[first_conv] = _adapt_kernel(kernel, in_channels=own[first_conv].shape[1])
-    report = compare(backbone, tensors, model_name=name)
+    report = match_tensors(backbone, tensors, model_name=name)
     if report.skipped:
         raise CheckpointError(
             f"{weights}: not the weights of {name}: {len(report.skipped)} tensors do not fit "
