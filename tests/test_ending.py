@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end every command in a line and with the usual status, whatever hangs."""
 
+import ctypes
 import os
 import runpy
 import signal
@@ -8,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import pbkdf2_hmac
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -30,8 +30,10 @@ def hang_in_python() -> None:
 
 
 def hang_in_c() -> None:
-    """As in a library that returns to Python much later: no handler of Python's is called."""
-    pbkdf2_hmac("sha256", b"", b"", 10**9)
+    """As in a library that never returns to Python: no handler of Python's is called."""
+    lock, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    for _ in range(2):  # the second time it waits for ever, whatever signals come
+        library.pthread_mutex_lock(lock)
 
 
 @contextmanager

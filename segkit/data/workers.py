@@ -22,15 +22,20 @@ from functools import cache
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
-from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from segkit.data.augment import one_thread
+from segkit.data.torch_private import (
+    ask_to_end,
+    clean_up,
+    forget_half_made,
+    forget_iterator,
+    is_shut_down,
+    worker_processes,
+)
 from segkit.errors import DataError, SegkitError, TrainingError
 
 if TYPE_CHECKING:
@@ -60,7 +65,7 @@ def batches(loader: "DataLoader[Any]") -> "Iterator[Batch]":
                     raise batch
                 yield batch
     except Exception as error:
-        statuses = [worker.exitcode for worker in getattr(loader._iterator, "_workers", [])]
+        statuses = [process.exitcode for process in worker_processes(loader)]
         close(loader)
         if failure := loader_failure(error, [status for status in statuses if status]):
             raise failure from error
@@ -69,7 +74,7 @@ def batches(loader: "DataLoader[Any]") -> "Iterator[Batch]":
 
 def close(loader: "DataLoader[Any]") -> None:
     """End the processes of a loader, within seconds even if they hang; it may be used again."""
-    loader._iterator = None
+    forget_iterator(loader)
     if end := _ends.pop(loader, None):
         end()
 
@@ -202,7 +207,7 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
             iterator = iter(loader)
         except BaseException as error:  # some processes may run already
             _kill(set(multiprocessing.active_children()) - others)
-            _forget_iterator(error)
+            forget_half_made(error)
             if isinstance(error, OSError) and error.errno != errno.EMFILE:
                 fewer = "1, or 0" if loader.num_workers > 1 else "0"
                 raise TrainingError(
@@ -215,14 +220,6 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
         end.atexit = False  # that would be too late, while this runs before what PyTorch and
         _at_exit(_end_all)  # Python do, because they registered theirs before
     return iterator
-
-
-def _forget_iterator(error: BaseException) -> None:
-    """Keep PyTorch from cleaning up an iterator that is half made: that would fail, aloud."""
-    for frame, _ in walk_tb(error.__traceback__):
-        half_made = frame.f_locals.get("self")
-        if isinstance(half_made, _MultiProcessingDataLoaderIter):
-            half_made._shutdown = True
 
 
 @contextmanager
@@ -245,19 +242,14 @@ def _end_all() -> None:
 
 def _end(iterator: Any, owner: int) -> None:
     """Let each process finish its sample, kill what then still runs, and clean up."""
-    if os.getpid() != owner or iterator._shutdown:
+    if os.getpid() != owner or is_shut_down(iterator):
         return  # inherited by a process that was forked from the owner
-    if iterator._worker_pids_set:
-        _remove_worker_pids(id(iterator))  # from here on it is no failure if one ends
-        iterator._worker_pids_set = False
-    iterator._workers_done_event.set()
-    for queue in iterator._index_queues:
-        queue.put(None)
+    processes = ask_to_end(iterator)
     deadline = time.monotonic() + PATIENCE
-    for worker in iterator._workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-    _kill(iterator._workers)
-    iterator._shutdown_workers()
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    _kill(processes)
+    clean_up(iterator)
 
 
 def _kill(workers: Iterable[BaseProcess]) -> None:

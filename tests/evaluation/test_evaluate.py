@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from scripts import SMALL, call
+from scripts import call
+from shared_run import copy_of_run
 
 from segkit.data.masks import read_mask
 from segkit.metrics import ConfusionMatrix
@@ -17,15 +18,12 @@ from segkit.metrics import ConfusionMatrix
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate") / "here"
-    folder.mkdir()
-    return folder
+    """A folder with the finished run ``run``, which kept an average of its weights."""
+    return copy_of_run(tmp_path_factory, "average", "run")
 
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> Path:
-    result = call("train.py", *SMALL, "trainer.ema_decay=0.5", "out_dir=run", cwd=home)
-    assert result.status == 0, result.err
     return home / "run"
 
 

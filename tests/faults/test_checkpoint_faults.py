@@ -16,6 +16,7 @@ import pytest
 import torch
 from disks import fill_last_page, filled_up, on_a_disk_of
 from scripts import SMALL, Result, call, quick_call
+from shared_run import copy_of_run
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
@@ -163,10 +164,7 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(run: Path) -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the finished run ``whole``, of two epochs."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "here"
-    folder.mkdir()
-    assert train(folder, "whole").status == 0
-    return folder
+    return copy_of_run(tmp_path_factory, "plain", "whole")
 
 
 def train(home: Path, name: str, *arguments: str) -> Result:

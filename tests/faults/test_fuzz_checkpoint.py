@@ -11,7 +11,8 @@ import pytest
 import torch
 from edits import edited
 from numpy.typing import NDArray
-from scripts import SMALL, Result, call, quick_call
+from scripts import Result, call, quick_call
+from shared_run import copy_of_run
 from trained import CLASSES, save_model
 
 from segkit.errors import SegkitError
@@ -32,12 +33,7 @@ PARTS = ("about", "about", "state", "scores", None)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of all that a run can have."""
-    folder = tmp_path_factory.mktemp("edited") / "here"
-    folder.mkdir()
-    given = ("out_dir=run", "optimizer=sgd", "trainer.ema_decay=0.9", "trainer.patience=5")
-    result = quick_call(*SMALL, *given, cwd=folder)
-    assert result.status == 0, result.err
-    return folder
+    return copy_of_run(tmp_path_factory, "everything", "run")
 
 
 @pytest.fixture(scope="module")

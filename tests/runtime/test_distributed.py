@@ -209,7 +209,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = torch.multiprocessing.spawn(process, (port, str(folder)), nprocs=2, join=False)
+    started = torch.multiprocessing.start_processes(
+        process, (port, str(folder)), nprocs=2, join=False, start_method="fork"
+    )
     end = time.monotonic() + 300
     while not started.join(timeout=5):
         assert time.monotonic() < end, "the processes hang"

@@ -13,6 +13,7 @@ import torch
 from composed import config
 from omegaconf import DictConfig, OmegaConf
 from scripts import SMALL, SMALL_DATA, quick_call
+from shared_run import copy_of_run
 from trained import save_model
 from voc_folder import make_voc
 
@@ -33,16 +34,23 @@ from segkit.training.resume import resumed
 OURS = "segkit.losses.CrossEntropyLoss"
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bit of all that commands can name."""
-    make_voc(tmp_path / "voc")
-    save_model(tmp_path / "net.pt")
-    for folder in ("masks", "empty"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "a,b").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    folder = tmp_path_factory.mktemp("made") / "here"
+    make_voc(folder / "voc")
+    save_model(folder / "net.pt")
+    for name in ("masks", "empty", "a,b"):
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, the folder where the test starts."""
+    folder = shutil.copytree(made, tmp_path / "here")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 class Case(NamedTuple):
@@ -485,11 +493,7 @@ def test_resume_auto(here: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of one epoch, ``run``."""
-    folder = tmp_path_factory.mktemp("advice") / "home"
-    folder.mkdir()
-    told = quick_call(*SMALL, "trainer.max_epochs=1", "out_dir=run", cwd=folder)
-    assert told.status == 0, told.err
-    return folder
+    return copy_of_run(tmp_path_factory, "short", "run")
 
 
 @pytest.fixture

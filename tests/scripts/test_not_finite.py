@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from scripts import SMALL, Result, call, quick_call
+from shared_run import copy_of_run
 from torch import Tensor, nn
 from trained import photo
 
@@ -179,10 +180,7 @@ def test_weights_and_statistics_are_looked_at_and_other_buffers_are_not() -> Non
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, ``run``, and its weights with a NaN, ``nan.pt``, or overflowing, ``large.pt``."""
-    folder = tmp_path_factory.mktemp("not_finite") / "here"
-    folder.mkdir()
-    result = call("train.py", *SMALL, "trainer.max_epochs=1", "out_dir=run", cwd=folder)
-    assert result.status == 0, result.err
+    folder = copy_of_run(tmp_path_factory, "short", "run")
     for name, factor in (("nan", math.nan), ("large", 3e38)):
         found = read_checkpoint(folder / "run")
         found.state["model"]["classifier.weight"][:] = factor

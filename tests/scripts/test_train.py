@@ -1,6 +1,10 @@
 """train.py from end to end on the CPU, on a small set of shapes; test_resume.py goes on."""
 
 import json
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripts import SMALL, SMALL_RUN, call
+from processes import result_of
+from scripts import SMALL, SMALL_RUN, call, quick_call
+from shared_run import copy_of_run
 from voc_folder import make_voc
+
+from segkit.runs.checkpoint import read_checkpoint
 
 FILES = {
     ".lock",
@@ -27,16 +35,12 @@ TINY = (*SMALL_RUN, "model/backbone=tiny", "augment=none", "optimizer=adamw")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("train") / "here"
-    folder.mkdir()
-    return folder
+    """A folder with the finished run ``first`` of two epochs."""
+    return copy_of_run(tmp_path_factory, "plain", "first")
 
 
 @pytest.fixture(scope="module")
 def first(home: Path) -> Path:
-    result = call("train.py", *SMALL, "out_dir=first", cwd=home)
-    assert result.status == 0, result.err
-    assert "next: python evaluate.py checkpoint=first" in result.out
     return home / "first"
 
 
@@ -64,7 +68,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 
 def train(home: Path, name: str, *arguments: str) -> Path:
-    result = call("train.py", *arguments, f"out_dir={name}", cwd=home)
+    result = quick_call(*arguments, f"out_dir={name}", cwd=home)
     assert result.status == 0, result.err
     return home / name
 
@@ -103,20 +107,19 @@ def test_loader_processes_change_nothing(first: Path, home: Path) -> None:
     assert_same_run(first, train(home, "workers", *SMALL, "loader.num_workers=1"))
 
 
-@pytest.mark.parametrize("loss", ["focal", "dice", "bce", "mse", "[ce,dice]", "[focal,dice]"])
-def test_every_loss_trains(loss: str, home: Path, first: Path) -> None:
-    name = "loss_" + loss.strip("[]").replace(",", "_")
-    arguments = (f"loss={loss}", "loader.batch_size=12", "trainer.max_epochs=1")
-    run = train(home, name, *SMALL, *arguments)
-    (line,) = lines(run)
+def test_every_loss_trains(home: Path, first: Path) -> None:
+    """Together; each alone makes steps in tests/training/test_accumulate.py."""
+    terms = ["bce", "dice", "focal", "mse"]
+    arguments = (f"loss=[{','.join(terms)}]", "loader.batch_size=12", "trainer.max_epochs=1")
+    (line,) = lines(train(home, "losses", *SMALL, *arguments))
     assert line["step"] == 2
-    assert {f"train/loss/{term}" for term in loss.strip("[]").split(",")} <= line.keys()
-    assert all(line[f"train/loss/{term}"] > 0 for term in loss.strip("[]").split(","))
+    assert all(line[f"train/loss/{term}"] > 0 for term in terms)
+    assert line["train/loss"] == pytest.approx(sum(line[f"train/loss/{term}"] for term in terms))
 
 
 def test_class_weights_by_name_are_saved_as_numbers(home: Path, first: Path) -> None:
     arguments = ("loss.terms.ce.loss.class_weights=balanced", "trainer.max_epochs=1")
-    result = call("train.py", *SMALL, *arguments, "out_dir=weighted", cwd=home)
+    result = quick_call(*SMALL, *arguments, "out_dir=weighted", cwd=home)
     assert "class weights (balanced): background " in result.out
     content = torch.load(home / "weighted/checkpoints/last.pt", weights_only=True)
     saved = content["about"]["config"]["loss"]["terms"]["ce"]["loss"]["class_weights"]
@@ -131,21 +134,18 @@ def test_accumulating_clipping_and_validating_less_often(home: Path, first: Path
 
 
 def test_the_monitored_class_decides_what_is_best(home: Path, first: Path) -> None:
-    run = train(home, "monitor", *SMALL, "trainer.monitor=val/iou/background")
+    """The worst epoch, where less is said to be better."""
+    monitor = ("trainer.monitor=val/iou/background", "trainer.monitor_mode=min")
+    run = train(home, "monitor", *SMALL, *monitor)
     scores = [line["val/iou/background"] for line in lines(run)]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["monitor"] == "val/iou/background"
-    assert summary["best_epoch"] == 1 + scores.index(max(scores))
-    worst = train(
-        home, "worst", *SMALL, "trainer.monitor=val/iou/background", "trainer.monitor_mode=min"
-    )
-    summary = json.loads((worst / "summary.json").read_text())
     assert summary["best_epoch"] == 1 + scores.index(min(scores))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(home: Path, first: Path) -> None:
     huge = "optimizer.lr=1e30"
-    result = call("train.py", *SMALL, huge, "scheduler.warmup_epochs=0", "out_dir=nan", cwd=home)
+    result = quick_call(*SMALL, huge, "scheduler.warmup_epochs=0", "out_dir=nan", cwd=home)
     assert result.status == 1
     assert "error: step " in result.err
     assert "Try a lower optimizer.lr" in result.err
@@ -164,7 +164,11 @@ def test_the_saved_config_holds_absolute_paths_and_no_secrets(
     assert f"init_from: {first}" in text
     config = torch.load(run / "checkpoints/last.pt", weights_only=True)["about"]["config"]
     assert config["data"]["dataset"]["root"] == "${oc.env:SEGKIT_TEST_ROOT}"
-    assert f"root: {home / 'data/shapes'}\n" in (first / "config.yaml").read_text()
+    root = read_checkpoint(first).metadata.config["data"]["dataset"][
+        "root"
+    ]  # not typed: data/shapes
+    assert Path(root).is_absolute()
+    assert f"root: {root}\n" in (first / "config.yaml").read_text()
 
     elsewhere = home.parent / "elsewhere"
     elsewhere.mkdir()
@@ -210,7 +214,7 @@ def test_one_image_one_batch(home: Path) -> None:
 def test_trainval_is_taken_with_a_warning(home: Path) -> None:
     voc(home, "both", {"a": (48, 40), "b": (48, 40)}, ["b"])
     arguments = ("data=voc", "data.root=both", "data.train_split=trainval", "trainer.max_epochs=1")
-    result = call("train.py", *TINY, *arguments, "out_dir=both_run", cwd=home)
+    result = quick_call(*TINY, *arguments, "out_dir=both_run", cwd=home)
     assert result.status == 0, result.err
     assert "1 of 1 validation images are also trained on" in result.out
 
@@ -224,15 +228,12 @@ def test_a_binary_mask_of_0_and_255_with_a_label_map(home: Path) -> None:
         mask[8:20, 8:20] = 255
         Image.fromarray(mask).save(root / "SegmentationClass" / f"{name}.png")
     arguments = ("data=voc", "data.root=binary", "trainer.max_epochs=1", "data.num_classes=2")
-    result = call("train.py", *TINY, *arguments, "out_dir=refused", cwd=home)
+    result = quick_call(*TINY, *arguments, "out_dir=refused", cwd=home)
     assert result.status == 1
     assert "data.label_map={255: 1}" in result.err
     assert not (home / "refused").exists()
     (line,) = lines(train(home, "binary_run", *TINY, *arguments, "data.label_map={255:1}"))
     assert "val/iou/class_1" in line
-    names = "data.classes=[nothing,thing]"
-    (line,) = lines(train(home, "named", *TINY, *arguments[:3], "data.label_map={255:1}", names))
-    assert "val/iou/thing" in line
 
 
 def test_a_corrupt_image_is_found_before_a_folder_is_made(home: Path) -> None:
@@ -240,8 +241,51 @@ def test_a_corrupt_image_is_found_before_a_folder_is_made(home: Path) -> None:
     (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
     image = root / "JPEGImages/a.png"
     image.write_bytes(image.read_bytes()[:200])
-    result = call("train.py", *TINY, "data=voc", "data.root=corrupt", "out_dir=bad", cwd=home)
+    result = quick_call(*TINY, "data=voc", "data.root=corrupt", "out_dir=bad", cwd=home)
     assert result.status == 1
     assert "corrupt/JPEGImages/a.png" in result.err
     assert not (home / "bad").exists()
     assert not (home / "runs").exists()
+
+
+def test_switches_of_the_trainer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histograms, the other memory order, and a reduced precision that nobody checks."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the precision is checked")
+
+    monkeypatch.setattr("segkit.training.dry_run.check_precision", fail)
+    switches = ("trainer.histograms=true", "trainer.channels_last=false")
+    precision = ("trainer.precision=bf16", "trainer.check_precision=false")
+    short = ("trainer.max_epochs=1", "loader.batch_size=2", "trainer.log_every=1")
+    run = train(home, "switches", *SMALL, *switches, *precision, *short)
+    events = EventAccumulator(str(run / "tensorboard"), {"histograms": 0})
+    events.Reload()
+    drawn = events.Tags()["histograms"]
+    assert {f"logits/{name}" for name in CLASSES} <= set(drawn)
+    assert "gradients/classifier.weight" in drawn
+    steps = [event.step for event in events.Histograms("logits/disk")]
+    assert steps == [12]  # the first validation image, once per validation
+    weight = weights(run)["backbone.stem.0.0.weight"]
+    assert weight.is_contiguous()
+    assert lines(run)[0]["train/loss"] > 0
+
+
+def test_synchronised_batch_norm_is_refused_on_the_cpu(home: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def process(rank: int) -> tuple[int, str]:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        result = quick_call(*SMALL, "trainer.sync_bn=true", "out_dir=synced", cwd=home)
+        return result.status, result.err
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda rank: result_of(partial(process, rank), 120), (0, 1)))
+    assert [status for status, _ in found] == [1, 1]
+    assert "error in process 0: trainer.sync_bn=true needs CUDA, and this run is on" in found[0][1]
+    assert "Traceback" not in found[0][1] + found[1][1]
+    assert not (home / "synced").exists()
