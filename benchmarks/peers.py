@@ -1,0 +1,347 @@
+"""segkit beside segmentation_models.pytorch: the same work in both, turn by turn in one run.
+
+    python -m pip install -e ".[bench]"
+    python benchmarks/peers.py --out peers.md
+
+Two processes, one for each, live as long as the run. Each part is done by one, then by the other,
+again and again, and its CPU seconds and wall seconds are counted; a ratio is the peer's median over
+segkit's, so above 1 segkit is faster. The peer's loop is that of its README: float32 images that
+the data set normalised, ``loss.backward()``, ``optimizer.step()``. Prints a Markdown table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SIDES = ("segkit", "smp")
+CLASSES, SIZE, BATCH, STEPS = 11, (288, 352), 4, 2
+EVALUATED, FULL = 4, (352, 480)  # smp takes multiples of 16 only
+LOSS_CLASSES = (11, 21, 150)
+SUMS = {"CE": ("ce",), "CE+dice": ("ce", "dice"), "CE+focal+dice": ("ce", "focal", "dice")}
+
+Work = Callable[[], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--parts", nargs="+", help="beginnings of the parts to run; default: all")
+    parser.add_argument("--out", type=Path, help="file for the table")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        serve(args.side)
+        return
+    names = [n for n in parts("segkit") if not args.parts or n.startswith(tuple(args.parts))]
+    table = compare(names, args.rounds)
+    print(table)
+    if args.out is not None:
+        args.out.write_text(table + "\n", encoding="utf-8")
+
+
+def compare(names: list[str], rounds: int) -> str:
+    """The table of some parts."""
+    sides = {side: Side(side) for side in SIDES}
+    lines = [
+        f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
+        + sides["smp"].ask("versions")["versions"],
+        "",
+        "| part | CPU: peer / segkit | wall: peer / segkit | segkit, CPU s (least to most) | "
+        "peer | kept bytes: peer / segkit |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in names:
+        for side in sides.values():
+            side.ask(name)  # warm
+        found = {side: [] for side in SIDES}
+        for _ in range(rounds):
+            for side in SIDES:
+                found[side].append(sides[side].ask(name))
+        lines.append(row(name, *(found[side] for side in SIDES)))
+        print(lines[-1], file=sys.stderr, flush=True)
+    for side in sides.values():
+        side.process.stdin.close()
+    return "\n".join(lines)
+
+
+def row(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> str:
+    def spread(key: str, of: list[dict[str, float]]) -> str:
+        values = sorted(one[key] for one in of)
+        return f"{median(values):.3f} ({values[0]:.3f} to {values[-1]:.3f})"
+
+    def ratio(key: str) -> str:
+        return f"{median(x[key] for x in theirs) / median(x[key] for x in ours):.2f}"
+
+    kept = f"{theirs[0]['kept'] / ours[0]['kept']:.1f}" if ours[0].get("kept") else "-"
+    cells = [name, ratio("cpu"), ratio("wall"), spread("cpu", ours), spread("cpu", theirs), kept]
+    return f"| {' | '.join(cells)} |"
+
+
+class Side:
+    """A process that does parts when it is asked to."""
+
+    def __init__(self, side: str) -> None:
+        command = [sys.executable, __file__, "--side", side]
+        self.process: Any = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, name: str) -> dict[str, Any]:
+        self.process.stdin.write(name + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())  # type: ignore[no-any-return]
+
+
+def serve(side: str) -> None:
+    """Answer each name on standard input by what its part took."""
+    if side == "segkit":
+        from segkit.runtime.device import set_up
+
+        set_up(CPU())
+    works: dict[str, Work] = {}
+    for line in sys.stdin:
+        name = line.strip()
+        if name == "versions":
+            print(json.dumps({"versions": versions()}), flush=True)
+            continue
+        if name not in works:
+            works[name] = parts(side)[name]()
+        cpu, wall = time.process_time(), time.perf_counter()
+        kept = works[name]()
+        took = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        if isinstance(kept, int):
+            took["kept"] = kept
+        print(json.dumps(took), flush=True)
+
+
+def versions() -> str:
+    import segmentation_models_pytorch as smp
+    import torch
+
+    import segkit
+
+    return (
+        f"torch {torch.__version__} ({torch.get_num_threads()} threads), segkit "
+        f"{segkit.__version__}, segmentation_models.pytorch {smp.__version__}"
+    )
+
+
+def parts(side: str) -> dict[str, Callable[[], Work]]:
+    """Name -> what makes ready for a part and returns it."""
+    ours = side == "segkit"
+    step, evaluation = (our_step, our_evaluation) if ours else (their_step, their_evaluation)
+    found: dict[str, Callable[[], Work]] = {
+        "training step, the same model (smp's DeepLabV3+), CE": lambda: step(same=True),
+        "training step, each one's default model and loss": lambda: step(same=False),
+        "evaluation, the same model, scores of the whole split": evaluation,
+    }
+    loss = our_loss if ours else their_loss
+    for label, terms in SUMS.items():
+        for count in LOSS_CLASSES:
+            found[f"loss {label}, {count} classes"] = lambda t=terms, c=count: loss(t, c)
+    return found
+
+
+def CPU() -> Any:
+    import torch
+
+    return torch.device("cpu")
+
+
+def smp_model() -> Any:
+    import segmentation_models_pytorch as smp
+    import torch
+
+    torch.manual_seed(0)
+    return smp.DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=CLASSES)
+
+
+def batch(count: int, size: tuple[int, int]) -> Any:
+    import torch
+
+    from segkit.data.loader import Batch
+
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (count, *size, 3), dtype=torch.uint8, generator=generator)
+    target = torch.randint(CLASSES, (count, *size), dtype=torch.uint8, generator=generator)
+    target[:, :8] = 255
+    return Batch(image.permute(0, 3, 1, 2), target, tuple(map(str, range(count))))
+
+
+def normalize(channels_last: bool) -> Any:
+    from segkit.models.normalize import Normalize
+
+    return Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), channels_last)
+
+
+def our_step(same: bool) -> Work:
+    """Two steps of segkit's loop; its default model is that of configs/model."""
+    import torch
+
+    from segkit.losses import CrossEntropyLoss
+    from segkit.models import DeepLabV3Plus
+    from segkit.models.normalize import memory_order
+    from segkit.runtime.device import Precision
+    from segkit.schedules import Poly
+    from segkit.training.loop import train_one_epoch
+    from segkit.training.monitor import Best, Monitor
+    from segkit.training.optimizer import param_groups
+    from segkit.training.plan import EpochPlan
+    from segkit.training.state import TrainState
+    from segkit.training.step import TrainStep
+
+    torch.manual_seed(0)
+    model = smp_model() if same else DeepLabV3Plus("mobilenet_v2", CLASSES)
+    model = model.to(memory_format=memory_order(True))
+    precision = Precision("fp32", CPU())
+    optimizer = torch.optim.SGD(param_groups(model, 1.0, False, 0.01), lr=0.01, momentum=0.9)
+    state = TrainState(model, optimizer, precision.grad_scaler(), Monitor(Best("val/miou", "max")))
+    step = TrainStep(CrossEntropyLoss(), normalize(True), precision, Poly())
+    given = [batch(BATCH, SIZE)] * STEPS
+
+    def work() -> None:
+        state.images = 0
+        plan = EpochPlan(epoch=1, max_epochs=9, num_images=STEPS * BATCH, batch_size=BATCH)
+        train_one_epoch(state, given, step, plan, on_step=lambda values: None)
+
+    return work
+
+
+def their_step(same: bool) -> Work:
+    """Two steps of the loop of smp's README; with its default model goes the loss used there."""
+    import segmentation_models_pytorch as smp
+    import torch
+
+    model = smp_model().train()
+    loss_fn: Any = torch.nn.CrossEntropyLoss(ignore_index=255)
+    if not same:
+        loss_fn = smp.losses.DiceLoss("multiclass", from_logits=True, ignore_index=255)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    given = batch(BATCH, SIZE)
+    image, target = normalize(False)(given.image), given.target.long()
+
+    def work() -> None:
+        for _ in range(STEPS):
+            loss = loss_fn(model(image), target)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()
+
+    return work
+
+
+def our_evaluation() -> Work:
+    """What evaluate.py makes of a split: all its measures."""
+    from segkit.evaluation.measures import Measures
+    from segkit.inference.predictions import predict_masks
+    from segkit.inference.predictor import Inference
+    from segkit.models.normalize import memory_order
+    from segkit.runtime.device import Precision
+
+    model = smp_model().to(memory_format=memory_order(True))
+    inference = Inference(model, normalize(True), Precision("fp32", CPU()))
+    given = batch(EVALUATED, FULL)
+
+    def work() -> None:
+        measures = Measures(CLASSES, 255, trimap_widths=[5])
+        for image in predict_masks(inference, [given]):
+            measures.update(image)
+        measures.scores()
+
+    return work
+
+
+def their_evaluation() -> Work:
+    """The plain loop with smp's metrics: IoU, F1 and accuracy of each class."""
+    import segmentation_models_pytorch as smp
+    import torch
+
+    model, given = smp_model().eval(), batch(EVALUATED, FULL)
+    image, target = normalize(False)(given.image), given.target.long()
+
+    @torch.no_grad()
+    def work() -> None:
+        stats = []
+        for i in range(EVALUATED):
+            pred = model(image[i : i + 1]).softmax(1).argmax(1)
+            truth = target[i : i + 1]
+            stats.append(
+                smp.metrics.get_stats(
+                    pred, truth, mode="multiclass", num_classes=CLASSES, ignore_index=255
+                )
+            )
+        tp, fp, fn, tn = (torch.cat(one) for one in zip(*stats, strict=True))
+        for metric in (smp.metrics.iou_score, smp.metrics.f1_score, smp.metrics.accuracy):
+            metric(tp, fp, fn, tn, reduction="macro")
+
+    return work
+
+
+def loss_inputs(count: int) -> tuple[Any, Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    size = (2, count, 256, 256) if count < 100 else (1, count, 256, 256)
+    logits = torch.randn(size, generator=generator).requires_grad_()
+    target = torch.randint(count, (size[0], *size[2:]), generator=generator)
+    target[:, :8] = 255
+    return logits, target
+
+
+def timed_loss(loss_fn: Callable[[Any, Any], Any], count: int) -> Work:
+    import torch
+
+    logits, target = loss_inputs(count)
+
+    def work() -> int:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Any) -> Any:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = loss_fn(logits, target)
+        logits.grad = None
+        loss.backward()
+        return sum(kept.values())
+
+    return work
+
+
+def our_loss(terms: tuple[str, ...], count: int) -> Work:
+    from segkit.losses import CrossEntropyLoss, DiceLoss, FocalLoss, WeightedSum
+
+    kinds: dict[str, Any] = {"ce": CrossEntropyLoss, "focal": FocalLoss, "dice": DiceLoss}
+    return timed_loss(
+        WeightedSum({name: {"weight": 1.0, "loss": kinds[name]()} for name in terms}), count
+    )
+
+
+def their_loss(terms: tuple[str, ...], count: int) -> Work:
+    import segmentation_models_pytorch as smp
+    import torch
+
+    kinds: dict[str, Any] = {
+        "ce": torch.nn.CrossEntropyLoss(ignore_index=255),
+        "focal": smp.losses.FocalLoss("multiclass", ignore_index=255),
+        "dice": smp.losses.DiceLoss("multiclass", from_logits=True, ignore_index=255),
+    }
+    return timed_loss(
+        lambda logits, target: sum(kinds[name](logits, target) for name in terms), count
+    )
+
+
+if __name__ == "__main__":
+    main()
