@@ -1,6 +1,7 @@
 """The two scripts as commands: where they start, what they show, how they end."""
 
 import json
+import traceback
 from pathlib import Path
 
 import pytest
@@ -98,13 +99,19 @@ def test_what_is_advised_in_place_of_hydras_folder_works(here: Path) -> None:
     assert (here / "elsewhere/checkpoints/last.pt").is_file()
 
 
-def test_a_defect_shows_where_it_is(here: Path) -> None:
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_defect_shows_where_it_is(here: Path, apart: bool) -> None:
     (here / "my_data.py").write_text("def bad(split):\n    return {}['lost key']\n")
     (here / "my_configs/data").mkdir(parents=True)
     (here / "my_configs/data/bad.yaml").write_text(
         "dataset: {_target_: my_data.bad, _partial_: true}\nroot: null\n"
     )
-    result = spawn("train.py", "--config-dir", "my_configs", "data=bad", cwd=here)
-    assert result.status == 1
-    assert 'my_data.py", line 2, in bad' in result.err
-    assert "KeyError: 'lost key'" in result.err
+    arguments = ("--config-dir", "my_configs", "data=bad")
+    if apart:
+        err = spawn("train.py", *arguments, cwd=here).err
+    else:
+        with pytest.raises(KeyError) as error:  # Hydra would shorten the traceback
+            quick_call(*arguments, cwd=here)
+        err = "".join(traceback.format_exception(error.value))
+    assert 'my_data.py", line 2, in bad' in err
+    assert "KeyError: 'lost key'" in err

@@ -27,6 +27,12 @@ def run(home: Path) -> Path:
     return home / "run"
 
 
+@pytest.fixture(autouse=True)
+def no_early_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the early look at the command line: :func:`segkit.cli.run` looks again."""
+    monkeypatch.setattr("segkit.cli.check_command_line", lambda name: None)
+
+
 def refuse(constant: str) -> NoReturn:
     raise AssertionError(f"{constant} is not strict JSON")
 

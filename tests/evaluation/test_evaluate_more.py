@@ -99,6 +99,12 @@ def make_run(
     save_checkpoint(run / "checkpoints/best.pt", state, metadata, {})
 
 
+@pytest.fixture(autouse=True)
+def no_early_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the early look at the command line: :func:`segkit.cli.run` looks again."""
+    monkeypatch.setattr("segkit.cli.check_command_line", lambda name: None)
+
+
 def evaluate(home: Path, out: str, *arguments: str) -> tuple[dict[str, Any], Result]:
     result = call("evaluate.py", f"out_dir={out}", "loader.num_workers=0", *arguments, cwd=home)
     assert result.status == 0, result.err

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from torchmetrics.classification import MulticlassCalibrationError
 
 from segkit.metrics import Calibration
 
@@ -32,6 +31,8 @@ def test_the_ends_of_the_range_have_a_bin() -> None:
 
 
 def test_against_torchmetrics() -> None:
+    from torchmetrics.classification import MulticlassCalibrationError  # takes 2 s
+
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 5, 30, 40, generator=generator, dtype=torch.float64) * 2
     target = torch.randint(0, 5, (4, 30, 40), generator=generator)

@@ -7,12 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassJaccardIndex,
-    MulticlassPrecision,
-)
 
 from segkit.metrics import ConfusionMatrix, Scores
 
@@ -108,6 +102,13 @@ def test_is_the_loop(data: st.DataObject, num_classes: int, ignore_index: int) -
 
 
 def test_is_torchmetrics_where_no_class_is_absent() -> None:
+    from torchmetrics.classification import (  # takes 2 s, which no other test needs
+        MulticlassAccuracy,
+        MulticlassF1Score,
+        MulticlassJaccardIndex,
+        MulticlassPrecision,
+    )
+
     pred, target = random_pair()
     matrix = ConfusionMatrix(5)
     matrix.update(pred, target)

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from report_pages import NAMES, answers, report_data, squares
 from scipy import ndimage
-from scripts import SMALL, call
+from scripts import call
+from shared_run import copy_of_run
 
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
@@ -292,11 +293,9 @@ def test_object_sizes_are_those_of_a_literal_loop() -> None:
                 assert one.recall == sum(hit for _, hit in mine) / sum(n for n, _ in mine)
 
 
-def test_evaluate_writes_it(tmp_path: Path) -> None:
+def test_evaluate_writes_it(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Of a real run: with its curves and its configuration, and the scores that were written."""
-    home = tmp_path / "here"
-    home.mkdir()
-    assert call("train.py", *SMALL, "out_dir=run", cwd=home).status == 0
+    home = copy_of_run(tmp_path_factory, "plain", "run")
     settings = ("report.write=true", "report.max_images=3", "compare=run/checkpoints/last.pt")
     done = call("evaluate.py", "checkpoint=run", *settings, "loader.num_workers=0", cwd=home)
     assert done.status == 0, done.err

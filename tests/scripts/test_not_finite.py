@@ -190,6 +190,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_early_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the early look at the command line: :func:`segkit.cli.run` looks again."""
+    monkeypatch.setattr("segkit.cli.check_command_line", lambda name: None)
+
+
 def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
