@@ -4,37 +4,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.errors import DataError
-from segkit.inference.predictions import PredictedMask, chunks
+from segkit.inference.predictions import PredictedMask
 from segkit.metrics import (
-    BoundaryIoU,
     Calibration,
     ConfusionMatrix,
-    Scores,
+    JointCounts,
     class_counts,
     iou_intervals,
-    trimap,
     trust,
 )
+from segkit.metrics.confusion import mean, ratio
+from segkit.metrics.counting import row_strips
+from segkit.metrics.joint import PIXELS
 from segkit.metrics.uncertainty import METHOD
 from segkit.runtime.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """One image: its own scores, and the counts that intervals need, (3, C)."""
+    """One image: what its scores, and intervals of the split's, need.
+
+    Attributes:
+        name: Of the image.
+        counts: Its :func:`segkit.metrics.class_counts`, (3, C): int32, which is enough for what can
+            be decoded, and 12 bytes a class.
+    """
 
     name: str
-    scores: Scores
-    counts: list[list[int]]
+    counts: NDArray[np.int32]
+
+    @property
+    def miou(self) -> float | None:
+        return mean(self._iou())
 
     def row(self) -> list[object]:
         """Name, pixels, mean IoU, pixel accuracy, and the IoU of each class."""
-        s = self.scores
-        return [self.name, sum(s["support"]), s["miou"], s["pixel_accuracy"], *s["iou"]]
+        hits, target, _ = self.counts.sum(1, dtype=np.int64).tolist()
+        return [self.name, target, self.miou, ratio(hits, target), *self._iou()]
+
+    def _iou(self) -> list[float | None]:
+        return [ratio(hit, t + p - hit) for hit, t, p in self.counts.T.tolist()]
 
 
 class Measures:
@@ -55,12 +70,9 @@ class Measures:
         dilation_ratio: float = 0.02,
         trimap_widths: Sequence[int] = (),
     ) -> None:
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.matrix = ConfusionMatrix(num_classes, ignore_index)
-        self.boundary = BoundaryIoU(num_classes, ignore_index, dilation_ratio)
-        self.trimaps = {
-            width: ConfusionMatrix(num_classes, ignore_index) for width in trimap_widths
-        }
+        self.joint = JointCounts(
+            num_classes, ignore_index, dilation_ratio=dilation_ratio, trimap_widths=trimap_widths
+        )
         self.calibration = Calibration(ignore_index)
         self.images: list[ImageScores] = []
 
@@ -71,41 +83,40 @@ class Measures:
             DataError: Its prediction holds something that is no class.
         """
         pred, target, name = image.pred, image.batch.target, image.batch.ids[0]
-        one = ConfusionMatrix(self.num_classes, self.ignore_index)
         try:
-            for rows in chunks(slice(0, target.shape[1]), target.shape[2]):
-                one.update(pred[:, rows], target[:, rows])
-                if image.confidence is not None:
-                    self.calibration.update(
-                        pred[:, rows], image.confidence[:, rows], target[:, rows]
-                    )
-            scores = one.compute()
+            matrix = self.joint.update(pred, target)
+            if matrix.device.type != "cpu":
+                self.joint.matrix.refuse(self.joint.matrix.outside)
         except ValueError as error:
             raise DataError(f"{name}: {error}") from error
-        self.matrix.merge(one)
-        self.boundary.update(pred, target)
-        for width, matrix in self.trimaps.items():
-            near = trimap(target, width, self.ignore_index)
-            for rows in chunks(slice(0, target.shape[1]), target.shape[2]):
-                matrix.update(pred[:, rows], near[:, rows])
-        self.images.append(ImageScores(name, scores, class_counts(one.matrix).tolist()))
+        if image.confidence is not None:
+            for rows in row_strips(slice(0, target.shape[1]), target.shape[2], PIXELS):
+                self.calibration.update(pred[:, rows], image.confidence[:, rows], target[:, rows])
+        counts = class_counts(matrix).to("cpu", torch.int32)
+        self.images.append(ImageScores(name, counts.numpy()))
 
     def gather(self, world: DistributedContext) -> None:
         """From here on these are the measures of the images of all processes."""
-        self.matrix = world.sum_matrix(self.matrix)
-        self.boundary.counts = world.all_reduce_sum(self.boundary.counts.cpu())
-        self.trimaps = {width: world.sum_matrix(m) for width, m in self.trimaps.items()}
+        joint = self.joint
+        joint.matrix = world.sum_matrix(joint.matrix)
+        joint.boundary.counts = world.all_reduce_sum(joint.boundary.counts.cpu())
+        joint.trimaps = {width: world.sum_matrix(m) for width, m in joint.trimaps.items()}
         self.calibration.counts = world.all_reduce_sum(self.calibration.counts.cpu())
         self.images = world.gather_interleaved(self.images)
 
     @property
+    def matrix(self) -> ConfusionMatrix:
+        """Of all pixels."""
+        return self.joint.matrix
+
+    @property
     def counts(self) -> Tensor:
         """Of each image, int64 (N, 3, C); see :func:`segkit.metrics.class_counts`."""
-        return torch.tensor([image.counts for image in self.images], dtype=torch.int64)
+        return torch.from_numpy(np.stack([image.counts for image in self.images])).long()
 
     @property
     def image_mious(self) -> list[tuple[str, float | None]]:
-        return [(image.name, image.scores["miou"]) for image in self.images]
+        return [(image.name, image.miou) for image in self.images]
 
     def scores(self) -> dict[str, Any]:
         """Everything but the images, ready for strict JSON."""
@@ -113,12 +124,12 @@ class Measures:
         return {
             **self.matrix.compute(),
             "boundary": {
-                "dilation_ratio": self.boundary.dilation_ratio,
-                **self.boundary.compute(),
+                "dilation_ratio": self.joint.boundary.dilation_ratio,
+                **self.joint.boundary.compute(),
             },
             "trimap": [
                 {"width": width, "miou": scores["miou"], "iou": scores["iou"]}
-                for width, scores in ((w, m.compute()) for w, m in self.trimaps.items())
+                for width, scores in ((w, m.compute()) for w, m in self.joint.trimaps.items())
             ],
             "calibration": None if calibration["ece"] is None else calibration,
         }

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from segkit.data.loader import Batch
 from segkit.inference.predictor import Inference
+from segkit.metrics.best_class import best_and_exps
+from segkit.metrics.counting import row_strips
 
-PIXELS = 2**18  # whose scores are looked at together, so that what that needs stays small
+NUMBERS = 2**20  # scores that are looked at together, so that what that needs stays small
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,12 @@ def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[Pr
         confidence = torch.empty(shape, dtype=torch.float32, device=one.image.device)
         label_confidence = torch.empty_like(confidence)
         for band, scores in inference.row_blocks(one.image, one.ids[0]):
-            for rows in chunks(band, shape[2]):
+            for rows in row_strips(band, shape[2] * scores.shape[1], NUMBERS):
                 part = scores[:, :, rows.start - band.start : rows.stop - band.start]
-                best = part.max(1)
-                pred[:, rows] = best.indices
-                total = part.logsumexp(1)
-                confidence[:, rows] = (best.values - total).exp()
+                pred[:, rows], exps = best_and_exps(part)
+                total = exps.sum(1)
+                confidence[:, rows] = total.reciprocal()
                 # Ids that are no class are those of ignored pixels, or Measures will refuse them.
-                labels = one.target[:, rows].long().clamp(0, part.shape[1] - 1)
-                own = part.gather(1, labels[:, None])[:, 0]
-                label_confidence[:, rows] = (own - total).exp()
+                labels = one.target[:, rows].long().clamp_(0, part.shape[1] - 1)
+                label_confidence[:, rows] = exps.gather(1, labels[:, None])[:, 0].div_(total)
         yield PredictedMask(one, pred, confidence, label_confidence)
-
-
-def chunks(rows: slice, width: int) -> Iterator[slice]:
-    """``rows`` in parts of at most ``PIXELS`` pixels, or of one row."""
-    height = max(1, PIXELS // width)
-    for top in range(rows.start, rows.stop, height):
-        yield slice(top, min(top + height, rows.stop))

@@ -52,8 +52,8 @@ class BoundaryIoU:
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Count images of one size: class ids, and class ids or ``ignore_index``, (N, H, W)."""
         ignored = target == self.ignore_index
-        true, found = (_labels(ids, ignored) for ids in (target, pred))
-        width = max(1, round(self.dilation_ratio * math.hypot(*target.shape[1:])))
+        true, found = (with_ignored(ids, ignored) for ids in (target, pred))
+        width = self.width(target)
         in_true, in_found = (near_other_label(ids, width, edges=True) for ids in (true, found))
         counts = [
             self._count(true, in_true & in_found & (true == found)),
@@ -61,6 +61,10 @@ class BoundaryIoU:
             self._count(found, in_found),
         ]
         self.counts = self.counts.to(target.device) + torch.stack(counts)
+
+    def width(self, target: Tensor) -> int:
+        """``d`` of images (N, H, W), in pixels."""
+        return max(1, round(self.dilation_ratio * math.hypot(*target.shape[1:])))
 
     def compute(self) -> BoundaryScores:
         """Per class, and the mean over the classes that either border shows."""
@@ -87,45 +91,64 @@ def trimap(target: Tensor, width: int, ignore_index: int = 255) -> Tensor:
     """
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    labels = _labels(target, target == ignore_index)
-    return target.masked_fill(~near_other_label(labels, width, edges=False), ignore_index)
+    # What is ignored has a label of its own already.
+    return target.masked_fill(~near_other_label(target, width, edges=False), ignore_index)
 
 
 def near_other_label(labels: Tensor, radius: int, *, edges: bool) -> Tensor:
     """Which pixels have another label in the square of ``2 * radius + 1`` pixels around them.
 
     Args:
-        labels: int16 (N, H, W), -1 or more.
+        labels: Integer (N, H, W).
         radius: At least 1.
         edges: What lies outside of the image is another label.
 
     Returns:
         bool (N, H, W).
     """
-    # A label other than the middle's is in the square if the largest or the smallest one is.
-    # All classes at once: per class this is the erosion of its mask, as the authors write it.
-    kind = torch.iinfo(labels.dtype)
-    outside = kind.max if edges else kind.min
-    return (_local_max(labels, radius, outside) != labels) | (
-        _local_max(-labels, radius, outside) != -labels
-    )
+    return near_change(label_changes(labels), radius, edges=edges)
 
 
-def _labels(ids: Tensor, ignored: Tensor) -> Tensor:
-    """int16, which is enough for class ids, and small for large images."""
+def label_changes(labels: Tensor) -> Tensor:
+    """Where labels (N, H, W) change to the pixel below and to the one right: bool (2, N, H, W).
+
+    False in the last row, and in the last column.
+    """
+    changes = torch.zeros(2, *labels.shape, dtype=torch.bool, device=labels.device)
+    torch.ne(labels[:, 1:], labels[:, :-1], out=changes[0, :, :-1])
+    torch.ne(labels[..., 1:], labels[..., :-1], out=changes[1, ..., :-1])
+    return changes
+
+
+def near_change(changes: Tensor, radius: int, *, edges: bool) -> Tensor:
+    """:func:`near_other_label` of labels with these :func:`label_changes`."""
+    # All of a square is of one label if no row of it changes along itself, and its middle column
+    # does not. All classes at once: per class this is the erosion of its mask, as the authors
+    # write it, and separable.
+    below, right = changes
+    across = _any_of(right, 2, radius, radius - 1)
+    near = _any_of(across, 1, radius, radius)
+    near |= _any_of(below, 1, radius, radius - 1)
+    if edges:
+        for rows_or_columns in (near, near.transpose(1, 2)):
+            rows_or_columns[:, :radius] = True
+            rows_or_columns[:, -radius:] = True
+    return near
+
+
+def with_ignored(ids: Tensor, ignored: Tensor) -> Tensor:
+    """int16, which is enough for class ids, and small for large images; -1 where ignored."""
     return ids.to(torch.int16).masked_fill(ignored, IGNORED)
 
 
-def _local_max(values: Tensor, radius: int, outside: int) -> Tensor:
-    """Maximum over the square around each pixel, (N, H, W), with ``outside`` around the image."""
-    for dim, pad in ((1, (0, 0, radius, radius)), (2, (radius, radius))):
-        size, length = values.shape[dim], 2 * radius + 1
-        values = F.pad(values, pad, value=outside)
-        reached = 1  # values[i] is the maximum of so many, from i on; doubled as often as it goes
-        while 2 * reached <= length:
-            rest = values.shape[dim] - reached
-            values = torch.maximum(values.narrow(dim, 0, rest), values.narrow(dim, reached, rest))
-            reached *= 2
-        last = values.narrow(dim, length - reached, size)
-        values = torch.maximum(values.narrow(dim, 0, size), last)
-    return values
+def _any_of(flags: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """Whether any flag (N, H, W) is set from ``before`` pixels before to ``after`` behind."""
+    size, length = flags.shape[dim], before + after + 1
+    pad = (before, after) if dim == 2 else (0, 0, before, after)
+    flags = F.pad(flags, pad)
+    reached = 1  # flags[i] is the answer for so many, from i on; doubled as often as it goes
+    while 2 * reached <= length:
+        rest = flags.shape[dim] - reached
+        flags = flags.narrow(dim, 0, rest) | flags.narrow(dim, reached, rest)
+        reached *= 2
+    return flags.narrow(dim, 0, size) | flags.narrow(dim, length - reached, size)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segkit.metrics.confusion import ratio
+from segkit.metrics.counting import occurrences
 
 # Confidences are summed as whole multiples of this, which from 0.5 on is what float32 resolves.
 UNIT = 2.0**-24
@@ -64,18 +65,19 @@ class Calibration:
                 f"{tuple(pred.shape)}, {tuple(confidence.shape)} and {tuple(target.shape)}"
             )
         self.counts = self.counts.to(target.device)
-        highs = torch.arange(1, self.num_bins, device=target.device) / self.num_bins
-        bins = torch.bucketize(confidence.float().contiguous(), highs)  # low < confidence <= high
+        sure = confidence.float()
+        bins = self._bins(sure)
         is_share = (confidence >= 0) & (confidence <= 1 + 2**-16)  # a softmax may round up
         ignored = target == self.ignore_index
         self.outside = self.outside.to(target.device) + (~is_share & ~ignored).sum()
-        bins = bins.masked_fill(ignored | ~is_share, self.num_bins).flatten()
-        units = (confidence.float().masked_fill(~is_share, 0.0) / UNIT).round().long().flatten()
-        right = (pred == target).long().flatten()
-        new = torch.zeros(3, self.num_bins + 1, dtype=torch.int64, device=target.device)
-        for row, values in zip(new, (torch.ones_like(units), right, units), strict=True):
-            row.scatter_add_(0, bins, values)
-        self.counts += new[:, : self.num_bins]
+        bins.masked_fill_(ignored | ~is_share, self.num_bins)
+        units = (sure.masked_fill(~is_share, 0.0) / UNIT).round_().long().flatten()
+        sums = torch.zeros(self.num_bins + 1, dtype=torch.int64, device=target.device)
+        sums.scatter_add_(0, bins.flatten().long(), units)
+        # Wrong ones first, then those that are right.
+        bins.add_(pred == target, alpha=self.num_bins + 1)
+        wrong, right = occurrences(bins, 2 * (self.num_bins + 1)).view(2, -1)
+        self.counts += torch.stack([wrong + right, right, sums])[:, : self.num_bins]
 
     def compute(self) -> CalibrationScores:
         """The error, and what each bin says: a reliability diagram.
@@ -100,3 +102,17 @@ class Calibration:
         ]
         gaps = sum(abs(r - u * UNIT) for r, u in zip(right, units, strict=True))
         return CalibrationScores(ece=ratio(gaps, sum(pixels)), bins=bins)
+
+    def _bins(self, confidence: Tensor) -> Tensor:
+        """int32, ``low < confidence <= high``; of no meaning outside of [0, 1]."""
+        highs = torch.arange(1, self.num_bins, device=confidence.device) / self.num_bins
+        if confidence.device.type != "cpu":
+            return torch.bucketize(confidence.contiguous(), highs, out_int32=True)
+        # A search is needed only near the ends of bins, where a product may be rounded over them.
+        places = confidence * self.num_bins
+        bins = places.nan_to_num().floor_().clamp_(0, self.num_bins - 1)
+        doubtful = (places - bins - 0.5).abs_() > 0.499
+        doubtful &= places < self.num_bins - 0.5  # the last bin has no end that could be missed
+        found = torch.bucketize(confidence[doubtful], highs)
+        bins[doubtful] = found.float()
+        return bins.int()

@@ -5,6 +5,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from segkit.metrics.best_class import best_class
+from segkit.metrics.counting import occurrences
+
 
 class Scores(TypedDict):
     """Plain numbers, ready for strict JSON. None stands where a score is not defined.
@@ -67,6 +70,16 @@ class ConfusionMatrix:
                 prediction that is no class id (at a pixel that counts) raises here on the CPU;
                 elsewhere that would wait for the device, so :meth:`compute` raises.
         """
+        pred = self.checked(pred_or_logits, target)
+        self.add(occurrences(self.bins(pred, target), self.num_bins))
+
+    @property
+    def num_bins(self) -> int:
+        """Each pixel is in one: a pair of classes, ignored, bad target, bad prediction."""
+        return self.num_classes**2 + 3
+
+    def checked(self, pred_or_logits: Tensor, target: Tensor) -> Tensor:
+        """Predicted ids, after a check of shapes and dtypes; see :meth:`update`."""
         pred = self.class_ids(pred_or_logits)
         if not is_integer(target):
             raise ValueError(f"target must hold class ids, an integer dtype, got {target.dtype}")
@@ -75,14 +88,24 @@ class ConfusionMatrix:
                 "prediction and target must have the same N, H and W, "
                 f"got {tuple(pred_or_logits.shape)} and {tuple(target.shape)}"
             )
+        return pred
+
+    def bins(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The bin of each pixel, integer of the same shape: see :attr:`num_bins`."""
         num_pairs = self.num_classes**2
-        pred, target = pred.long(), target.long()
-        # Each pixel falls into a bin: a pair of classes, ignored, bad target, bad prediction.
-        bins = target * self.num_classes + pred
-        bins = bins.masked_fill(self.is_no_class(pred), num_pairs + 2)
-        bins = bins.masked_fill(self.is_no_class(target), num_pairs + 1)
-        bins = bins.masked_fill(target == self.ignore_index, num_pairs)
-        counts = torch.bincount(bins.flatten(), minlength=num_pairs + 3)
+        bins = target.to(torch.int32 if self.num_bins < 2**31 else torch.int64)
+        bins = bins.mul(self.num_classes).add_(pred)
+        bins.masked_fill_(self.is_no_class(pred), num_pairs + 2)
+        bins.masked_fill_(self.is_no_class(target), num_pairs + 1)
+        return bins.masked_fill_(target == self.ignore_index, num_pairs)
+
+    def add(self, counts: Tensor) -> None:
+        """Add how many pixels are in each bin, int64 (num_bins,).
+
+        Raises:
+            ValueError: On the CPU, for pixels in the last two. Nothing is added then.
+        """
+        num_pairs = self.num_classes**2
         outside = counts[num_pairs + 1 :]
         if outside.device.type == "cpu":
             self.refuse(outside)
@@ -108,10 +131,9 @@ class ConfusionMatrix:
         if pred_or_logits.is_floating_point():
             if len(shape) != 4 or shape[1] != self.num_classes:
                 raise ValueError(f"logits must be (N, {self.num_classes}, H, W), got {shape}")
-            # The same as argmax(1), in a seventh of its time on the CPU; NaN, which it takes for a
-            # class like any other, and infinity become no class.
-            best = pred_or_logits.max(1)
-            return best.indices.masked_fill_(~best.values.isfinite(), -1)
+            # NaN, which max takes for a score like any other, and infinity become no class.
+            values, ids = best_class(pred_or_logits)
+            return ids.masked_fill_(~values.isfinite(), -1)
         if not is_integer(pred_or_logits) or len(shape) not in (2, 3):
             raise ValueError(
                 "a prediction must be float logits (N, C, H, W) or integer class ids (N, H, W) or "

@@ -1,9 +1,14 @@
 """Precision and recall of each class at every threshold of its probability, from counts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from segkit.metrics.counting import occurrences, row_strips
+
+STRIP = 2**20  # numbers whose softmax is in memory at once
 
 
 @dataclass(frozen=True)
@@ -28,39 +33,68 @@ class Curve:
 
 
 class PRCurves:
-    """Counts how probable each class was at pixels that are of it, and at those that are not.
+    """Counts how probable classes were at pixels that are of them, and at those that are not.
 
-    Integers over the whole split, so the curves depend neither on batches nor on their order.
+    Integers over the whole split, so the curves depend neither on batches nor on their order. An
+    image is looked at in strips: what is in memory beside its logits does not grow with it.
 
     Args:
         num_classes: C.
         ignore_index: Target value of the pixels that are not counted.
         bins: Thresholds of a curve.
+        classes: Ids of the classes to count, each once; None is all of them. Each costs time.
 
     Attributes:
-        counts: int64 (C, 2, bins): not of the class, of the class.
+        counts: int64 (K, 2, bins), in the order of ``classes``: not of the class, of the class.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, bins: int = 101) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        bins: int = 101,
+        classes: Sequence[int] | None = None,
+    ) -> None:
+        self.classes = list(range(num_classes) if classes is None else classes)
+        if len({*self.classes} & {*range(num_classes)}) < len(self.classes):
+            raise ValueError(
+                f"classes must be different ids in [0, {num_classes}), got {self.classes}"
+            )
         self.num_classes, self.ignore_index, self.bins = num_classes, ignore_index, bins
-        self.counts = torch.zeros(num_classes, 2, bins, dtype=torch.int64)
+        self.counts = torch.zeros(len(self.classes), 2, bins, dtype=torch.int64)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count logits, float (N, C, H, W), and class ids or ``ignore_index``, (N, H, W)."""
-        valid = target != self.ignore_index
-        probs = logits.softmax(1).movedim(1, 0)[:, valid]  # (C, pixels)
-        # The last threshold that the probability reaches.
-        # NaN, of weights that diverged, reaches the first alone.
-        bins = (probs.nan_to_num() * (self.bins - 1)).long().clamp(max=self.bins - 1)
-        classes = torch.arange(self.num_classes, device=target.device)[:, None]
-        is_class = (target[valid][None] == classes).long()
-        flat = (classes * 2 + is_class) * self.bins + bins
-        counts = torch.bincount(flat.flatten(), minlength=self.counts.numel())
-        self.counts = self.counts.to(counts.device) + counts.view_as(self.counts)
+        size, outside = target.shape, self.counts.numel()
+        first_bins = torch.arange(0, outside, 2 * self.bins).to(target.device, non_blocking=True)
+        found = torch.zeros(outside + 1, dtype=torch.int64, device=target.device)
+        per_row = size[0] * self.num_classes * size[2]
+        for rows in row_strips(slice(0, size[1]), per_row, STRIP) if self.classes else ():
+            part, labels = logits[:, :, rows], target[:, rows]
+            # Softmax of the classes that count alone; the others are in the sum.
+            exps = (part - part.amax(1, keepdim=True)).exp_()
+            total = exps.sum(1)
+            probs = torch.stack([exps[:, c] for c in self.classes])  # (K, N, rows, W)
+            # The last threshold that the probability reaches.
+            # NaN, of weights that diverged, reaches the first alone.
+            bins = probs.div_(total).nan_to_num_().mul_(self.bins - 1).int()
+            bins.clamp_(max=self.bins - 1)
+            for own, class_id in zip(bins, self.classes, strict=True):
+                own.add_(labels == class_id, alpha=self.bins)
+            bins += first_bins.int()[:, None, None, None]
+            bins.masked_fill_(labels == self.ignore_index, outside)
+            found += occurrences(bins, outside + 1)
+        self.counts = self.counts.to(target.device) + found[:outside].view_as(self.counts)
 
     def curve(self, class_id: int) -> Curve:
-        """At threshold i / (bins - 1) a pixel is predicted if its probability is at least that."""
-        negative, positive = self.counts[class_id].double().cpu()
+        """At threshold i / (bins - 1) a pixel is predicted if its probability is at least that.
+
+        Raises:
+            ValueError: The class is none of ``classes``.
+        """
+        if class_id not in self.classes:
+            raise ValueError(f"class {class_id} is not counted, only {self.classes}")
+        negative, positive = self.counts[self.classes.index(class_id)].double().cpu()
         # Predicted at a threshold is what lies in its bin or a higher one.
         false_positives = negative.flip(0).cumsum(0).flip(0)
         true_positives = positive.flip(0).cumsum(0).flip(0)
@@ -70,3 +104,14 @@ class PRCurves:
             negative.sum() - false_positives,
             positive.sum() - true_positives,
         )
+
+
+def rarest_classes(pixels: Sequence[int], count: int) -> list[int]:
+    """Ids of the ``count`` classes with the fewest pixels, rarest first; absent ones are left out.
+
+    Args:
+        pixels: Of each class, in the split.
+        count: How many at most.
+    """
+    there = [class_id for class_id, number in enumerate(pixels) if number]
+    return sorted(there, key=lambda class_id: pixels[class_id])[:count]

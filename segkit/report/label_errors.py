@@ -1,7 +1,7 @@
 """Labels that are probably wrong: confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
 A pixel's label is doubted where the network is at least as sure of another class as it is, on
-average, of that class where it is the label. Image of one mistake are not independent, so what is
+average, of that class where it is the label. Pixels of one mistake are not independent, so what is
 judged and ranked is a region: connected pixels that share their label and their prediction.
 """
 

@@ -41,7 +41,8 @@ class Data:
         image_size: Height and width in pixels that training sees.
         classes: Names in index order.
         palette: RGB of each mask value, uint8 (256, 3).
-        pixels: Image of each class in the training split; None: not counted.
+        pixels: Pixels of each class in the training split; None: not counted.
+        val_pixels: The same in the validation split.
         table: The same of both splits, as text.
     """
 
@@ -52,6 +53,7 @@ class Data:
     classes: list[str]
     palette: NDArray[np.uint8]
     pixels: list[int] | None
+    val_pixels: list[int] | None
     table: str
 
 
@@ -77,17 +79,18 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
     cfg = with_classes(cfg, classes)
     check_agreement(cfg)
     check_class_values(cfg.loss, classes)
-    pixels, table = None, "not counted (data.check=false)"
+    pixels, val_pixels, table = None, None, "not counted (data.check=false)"
     if cfg.data.check or needs_class_counts(cfg.loss):
         sets = {"train": train, "val": val}
         report = runtime.only_main(partial(check_splits, sets, ignore_index=cfg.data.ignore_index))
-        pixels, table = report.counts["train"].pixels.tolist(), report.table()
+        pixels, val_pixels = (report.counts[name].pixels.tolist() for name in ("train", "val"))
+        table = report.table()
         log.info("%s", table)
         for warning in report.warnings:
             log.warning("warning: %s", warning)
     augment = build_augment(cfg)
     size = typical_size(Samples(train, augment, cfg.seed))
-    return Data(train, val, augment, size, classes, palette, pixels, table)
+    return Data(train, val, augment, size, classes, palette, pixels, val_pixels, table)
 
 
 def _open_splits(

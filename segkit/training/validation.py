@@ -13,7 +13,7 @@ from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch, EvalBatches
 from segkit.inference.predictions import images
 from segkit.inference.predictor import Inference, Size, pair
-from segkit.metrics import ConfusionMatrix, PRCurves
+from segkit.metrics import ConfusionMatrix, PRCurves, rarest_classes
 from segkit.report.tables import scalar_scores
 from segkit.runtime.finite import gentler
 from segkit.runtime.log import log, progress
@@ -140,7 +140,13 @@ class Validation:
         for model in (state.model, *([state.average.model] if state.average else [])):
             self.world.broadcast_buffers(model)
         self.images.start()
-        self.curves = PRCurves(len(self.data.classes), self.settings.data.ignore_index)
+        # What the data check counted are the pixels that are validated.
+        pixels, num_curves = self.data.val_pixels, self.settings.trainer.num_pr_curves
+        self.curves = PRCurves(
+            len(self.data.classes),
+            self.settings.data.ignore_index,
+            classes=None if pixels is None else rarest_classes(pixels, num_curves),
+        )
         values: dict[str, float | None] = {}
         shown = progress(self._batches(), "validation", len(self.batches))
         model = state.model if state.average is None else state.average.model
@@ -195,8 +201,8 @@ class Validation:
         if not count:
             return
         self.curves.counts = self.world.all_reduce_sum(self.curves.counts.cpu())
-        there = [class_id for class_id, pixels in enumerate(support) if pixels]
-        for class_id in sorted(there, key=lambda c: support[c])[:count]:
+        counted = [n if c in self.curves.classes else 0 for c, n in enumerate(support)]
+        for class_id in rarest_classes(counted, count):
             name = f"val/pr/{self.data.classes[class_id]}"
             self.recorder.run_log.pr_curve(name, self.curves.curve(class_id), step)
 

@@ -246,12 +246,12 @@ def test_other_errors_are_not_mistaken_for_it() -> None:
         Inference(nn.Conv2d(5, 2, 1), BYTES, CPU)(photo(8, 8))
 
 
-@pytest.mark.parametrize("pixels", [2**20, 40, 1])
+@pytest.mark.parametrize("numbers", [2**20, 160, 1])
 @pytest.mark.parametrize("window", [None, (8, 8)])
 def test_masks_and_confidences_of_the_bands(
-    pixels: int, window: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+    numbers: int, window: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "PIXELS", pixels)
+    monkeypatch.setattr(evaluation, "NUMBERS", numbers)
     image = torch.cat([photo(21, 13), photo(21, 13, seed=1)])
     batch = Batch(image, torch.zeros(2, 21, 13, dtype=torch.uint8), ("a", "b"))
     inference = Inference(convolution(3), BYTES, CPU, window=window)

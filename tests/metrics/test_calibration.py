@@ -30,6 +30,20 @@ def test_the_ends_of_the_range_have_a_bin() -> None:
     assert [one["pixels"] for one in scores["bins"]] == [1, 0, 0, 2]
 
 
+@pytest.mark.parametrize("num_bins", [1, 2, 15, 100])
+def test_bins_are_those_of_a_search(num_bins: int) -> None:
+    ends = torch.arange(num_bins + 1) / num_bins
+    tiny = torch.tensor(2.0**-149)
+    above, below = (ends.nextafter(torch.tensor(side)) for side in (2.0, -1.0))
+    values = torch.cat([ends, above, below, tiny[None], torch.linspace(0, 1, 9999)])
+    values = values[(values >= 0) & (values <= 1 + 2**-16)]
+    calibration = Calibration(num_bins=num_bins)
+    ids = torch.ones(1, 1, len(values), dtype=torch.int64)
+    calibration.update(ids, values.view(1, 1, -1), ids)
+    bins = torch.bucketize(values, ends[1:-1])
+    assert calibration.counts[0].tolist() == bins.bincount(minlength=num_bins).tolist()
+
+
 def test_against_torchmetrics() -> None:
     from torchmetrics.classification import MulticlassCalibrationError  # takes 2 s
 

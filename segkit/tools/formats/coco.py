@@ -141,7 +141,7 @@ def _draw(
 
 
 def segmentation_area(segmentation: Any, size: Size) -> Area:
-    """Image of a ``segmentation``: polygons ``[[x, y, x, y, ...]]``, or runs down columns.
+    """Pixels of a ``segmentation``: polygons ``[[x, y, x, y, ...]]``, or runs down columns.
 
     Raises:
         ValueError: It cannot be drawn.

@@ -115,7 +115,7 @@ def turned_box(corners: Sequence[float], degrees: float = 0.0) -> list[tuple[flo
 
 
 def runs(counts: Any, size: Size) -> Area:
-    """Image of one row after another, given as lengths of runs, of which the first is outside.
+    """Pixels of one row after another, given as lengths of runs, of which the first is outside.
 
     Raises:
         ValueError: No whole number, a negative one, or a sum that is not the number of pixels.
