@@ -49,7 +49,7 @@ def fill_class_weights(
     Args:
         loss: The loss node, changed in place.
         classes: Names in index order.
-        pixels: Image of each class in the training split; needed if there is a name.
+        pixels: Pixels of each class in the training split; needed if there is a name.
     """
     from segkit.losses.class_weights import WEIGHTINGS
 

@@ -21,7 +21,7 @@ class Counts:
 
     Attributes:
         pixels: Labelled pixels of each class, int64 (C,).
-        ignored: Image without a label.
+        ignored: Pixels without a label.
     """
 
     pixels: NDArray[np.int64]

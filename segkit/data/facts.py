@@ -28,7 +28,7 @@ class Facts:
 
     Attributes:
         pixels: Labelled pixels of each class.
-        ignored: Image without a label.
+        ignored: Pixels without a label.
         turn: What its EXIF orientation led to: 1 turned, 2 left alone, 0 nothing to do.
         levels: For an image with other numbers than 8 bits: the least and the largest number, the
             largest that its type holds (0: no limit), how many different ones there are, how many
@@ -135,7 +135,7 @@ def used_palette(labels: Stored, labelled: NDArray[np.bool_] | None = None) -> l
 
     Args:
         labels: What its file holds.
-        labelled: Image that count, bool (H, W); None is all.
+        labelled: Pixels that count, bool (H, W); None is all.
     """
     if labels.palette is None:
         return []

@@ -104,7 +104,7 @@ def stored_numbers(
         facts: Further fields of :class:`Stored`.
 
     Raises:
-        DataError: Image that are neither grey, nor indices, nor colours.
+        DataError: Pixels that are neither grey, nor indices, nor colours.
     """
     mode, tags = image.mode, getattr(image, "tag_v2", None) or {}
     facts |= {"format": image.format or "", "mode": mode, "unused": _unused(image, raw, tags)}

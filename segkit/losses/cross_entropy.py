@@ -73,14 +73,15 @@ class CrossEntropyLoss(PixelLoss):
         return sum_of_weights(target, self.ignore_index, self.class_weights)
 
     def on(self, pixels: PixelScores) -> Tensor:
-        weights = pixels.weights(self.class_weights)
-        values = weights * pixels.nll
+        per_class = None
+        if self.class_weights is not None:
+            per_class = pixels.per_class(self.class_weights, "class_weights")
+        spread = None
         if self.label_smoothing > 0.0:
-            scores = pixels.log_probs
-            if self.class_weights is not None:
-                per_class = pixels.per_class(self.class_weights, "class_weights")
-                scores = scores * per_class.view(-1, 1, 1)
-            spread = -scores.mean(1) * pixels.valid
-            values = (1.0 - self.label_smoothing) * values + self.label_smoothing * spread
+            spread = pixels.sum_of_log_probs(per_class) / pixels.num_classes
+        weights = pixels.weights(self.class_weights)
+        values = pixels.nll if per_class is None else weights * pixels.nll
+        if spread is not None:
+            values = (1.0 - self.label_smoothing) * values - self.label_smoothing * spread
         # Not pixels.mean: the weights are inside already, only their sum is divided by.
         return ratio_of_sums(values, weights)

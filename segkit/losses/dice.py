@@ -31,7 +31,7 @@ def dice_loss(
         target: Class ids in ``[0, C)`` or ``ignore_index``, integer (N, H, W).
         ignore_index: Target value whose pixels enter none of the sums.
         beta: How much more a missed pixel counts than a false one; 1 is Dice.
-        smooth: Image added to numerator and denominator.
+        smooth: Pixels added to numerator and denominator.
         average: Mean over the classes ``present`` in the target of the batch, or over ``all``.
         include_background: Whether class 0 is one of the averaged classes.
         class_weights: One weight per class, of the mean over classes.
@@ -104,7 +104,7 @@ class DiceLoss(PixelLoss):
         # The score's complement, (denominator - numerator) / denominator, has no 0/0 to define.
         loss = ratio(missed + predicted - tp, self.beta**2 * labelled + predicted + self.smooth)
         weights = self.weights_of_classes(pixels, labelled)
-        return ratio((weights * loss).sum(), weights.sum()).to(pixels.logits.dtype)
+        return ratio((weights * loss).sum(), weights.sum()).to(pixels.dtype)
 
     def weights_of_classes(self, pixels: PixelScores, labelled: Tensor) -> Tensor:
         """Weight of each class in the mean, (C,); 0 for those that are left out."""

@@ -87,5 +87,5 @@ class FocalLoss(PixelLoss):
         if self.alpha is not None and self.alpha.ndim == 0:
             values = values * self.alpha.to(values)
         elif self.alpha is not None:
-            values = values * pixels.per_class(self.alpha, "alpha")[pixels.target]
+            values = values * pixels.of_class(pixels.per_class(self.alpha, "alpha"))
         return pixels.mean(values, self.class_weights)

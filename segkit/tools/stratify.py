@@ -22,7 +22,7 @@ def divide(
     exactly the rounded numbers of images. Groups of equal weight are shuffled.
 
     Args:
-        amounts: Image of each class (or whatever is to be balanced), (images, classes).
+        amounts: Pixels of each class (or whatever is to be balanced), (images, classes).
         groups: Images with one number stay together, (images,), from 0 without gaps.
         ratios: Size of each part, above 0, with the sum 1.
         seed: The same one gives the same parts.

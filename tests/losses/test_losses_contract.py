@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-import torch.nn.functional as F
-from loss_cases import EVEN, NUM_CLASSES, UNEVEN, Make, batch, every_loss, sum_of
+from loss_cases import EVEN, NUM_CLASSES, UNEVEN, Make, batch, every_loss
 from torch import Tensor, nn
 
 from segkit.losses import (
@@ -247,20 +246,3 @@ def test_absent_classes_are_pushed_down_when_all_are_averaged() -> None:
     logits, target = batch()
     slope = value_and_slope(DiceLoss(average="all", class_weights=[0, 0, 0, 1]), logits, target)[1]
     assert (slope[:, 3][target != 255] > 0).all()
-
-
-def test_one_log_softmax_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-    log_softmax = F.log_softmax
-
-    def counted(*args: object, **settings: object) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return log_softmax(*args, **settings)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(F, "log_softmax", counted)
-    loss = sum_of(ce=CrossEntropyLoss(), dice=DiceLoss(), focal=FocalLoss())
-    loss(*batch())
-    assert calls == 1
-    loss(*batch(seed=1))
-    assert calls == 2

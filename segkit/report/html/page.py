@@ -35,7 +35,7 @@ class ReportData:
     Attributes:
         result: What ``metrics.json`` holds. Needed are ``classes`` and a :class:`Scores`' entries;
             ``bootstrap``, ``boundary`` and ``calibration`` are shown where they are.
-        matrix: Image by true class (rows) and predicted class.
+        matrix: Pixels by true class (rows) and predicted class.
         palette: RGB of each mask value, uint8 (256, 3).
         findings: What was found in all images.
         history: Lines of the run's ``metrics.jsonl``, if there is one.

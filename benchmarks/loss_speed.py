@@ -1,0 +1,104 @@
+"""What the losses cost beside PyTorch's own cross-entropy, on the CPU.
+
+    python benchmarks/loss_speed.py [--rounds 15] [--classes 11 21 150]
+
+Value and gradient by the logits, in turn with ``F.cross_entropy`` of the same settings; CPU seconds
+of one thread, medians. Memory is kept as in a training. Prints a Markdown table.
+"""
+
+import segkit  # isort: skip  # noqa: F401  (first: sets OMP_WAIT_POLICY)
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segkit.losses import CrossEntropyLoss, DiceLoss, FocalLoss, WeightedSum
+from segkit.runtime.memory import keep_freed_memory
+
+SIZES = {11: (4, 360, 480), 21: (2, 512, 512), 150: (1, 256, 256)}
+LossFn = Callable[[Tensor, Tensor], Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--classes", type=int, nargs="+", choices=SIZES, default=list(SIZES))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    print("| loss | classes | ms | F.cross_entropy ms | speed | kept bytes a pixel | F's |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for num_classes in args.classes:
+        images, height, width = SIZES[num_classes]
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(images, num_classes, height, width, generator=generator)
+        target = torch.randint(0, num_classes, (images, height, width), generator=generator)
+        target[:, : height // 40] = 255
+        for name, (ours, theirs) in pairs(num_classes).items():
+            times = seconds([ours, theirs], logits.requires_grad_(), target, args.rounds)
+            own, other = (statistics.median(taken) for taken in times)
+            kept = [kept_bytes(loss, logits, target) / target.numel() for loss in (ours, theirs)]
+            print(
+                f"| {name} | {num_classes} | {1e3 * own:.0f} | {1e3 * other:.0f} | "
+                f"{other / own:.2f} | {kept[0]:.0f} | {kept[1]:.0f} |",
+                flush=True,
+            )
+
+
+def pairs(num_classes: int) -> dict[str, tuple[LossFn, LossFn]]:
+    """Ours and PyTorch's; sums stand beside its plain cross-entropy."""
+    weights = [0.5 + i / num_classes for i in range(num_classes)]
+    plain = partial(F.cross_entropy, ignore_index=255)
+    weighted = partial(plain, weight=torch.tensor(weights))
+    ce, focal, dice = CrossEntropyLoss(), FocalLoss(), DiceLoss()
+    duo = WeightedSum({"ce": {"weight": 1, "loss": ce}, "dice": {"weight": 1, "loss": dice}})
+    trio = WeightedSum(
+        {
+            "ce": {"weight": 1, "loss": ce},
+            "focal": {"weight": 1, "loss": focal},
+            "dice": {"weight": 1, "loss": dice},
+        }
+    )
+    return {
+        "CE": (ce, plain),
+        "CE, weights": (CrossEntropyLoss(weights), weighted),
+        "CE, smoothing": (CrossEntropyLoss(None, 0.1), partial(plain, label_smoothing=0.1)),
+        "CE, both": (CrossEntropyLoss(weights, 0.1), partial(weighted, label_smoothing=0.1)),
+        "CE+dice": (duo, plain),
+        "CE+focal+dice": (trio, plain),
+    }
+
+
+def seconds(losses: list[LossFn], logits: Tensor, target: Tensor, rounds: int) -> list[list[float]]:
+    """CPU seconds of each loss in each round, the first round left out."""
+    taken: list[list[float]] = [[] for _ in losses]
+    for _ in range(rounds + 1):
+        for loss, times in zip(losses, taken, strict=True):
+            started = time.thread_time()
+            torch.autograd.grad(loss(logits, target), logits)
+            times.append(time.thread_time() - started)
+    return [times[1:] for times in taken]
+
+
+def kept_bytes(loss: LossFn, logits: Tensor, target: Tensor) -> int:
+    """What the forward pass holds for the backward one, beside its own inputs."""
+    inputs = {tensor.untyped_storage().data_ptr() for tensor in (logits, target)}
+    held: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss(logits, target)
+    return sum(x.untyped_storage().nbytes() for at, x in held.items() if at not in inputs)
+
+
+if __name__ == "__main__":
+    main()
