@@ -185,7 +185,7 @@ class SegmentationModel:
 
     @torch.no_grad()
     def compute(
-        self, pixels: Pixels, *, with_probs: bool = False, name: str = "the image"
+        self, pixels: Image, *, with_probs: bool = False, name: str = "the image"
     ) -> tuple[Mask, Probabilities | None]:
         """Mask (H, W) and on request probabilities (C, H, W) of uint8 (H, W, 3).
 

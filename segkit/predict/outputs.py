@@ -74,7 +74,7 @@ class PredictionOutputs:
         return "probs" in (self.kinds or ())
 
     def write(
-        self, name: str, pixels: Pixels, mask: Mask, probs: Probabilities | None, *kinds: str
+        self, name: str, pixels: Image, mask: Mask, probs: Probabilities | None, *kinds: str
     ) -> None:
         """The files of one image; ``kinds`` other than those of the whole run."""
         for kind in kinds or self.kinds or ("index",):
@@ -108,7 +108,7 @@ class PredictionOutputs:
             others = [kind for kind in kinds if kind not in videos]
 
             def write(
-                pixels: Pixels, mask: Mask, probs: Probabilities | None, times: int = 1
+                pixels: Image, mask: Mask, probs: Probabilities | None, times: int = 1
             ) -> None:
                 nonlocal frames
                 frames += 1
@@ -121,7 +121,7 @@ class PredictionOutputs:
 
             yield write
 
-    def draw(self, kind: str, pixels: Pixels, mask: Mask) -> Image:
+    def draw(self, kind: str, pixels: Image, mask: Mask) -> Image:
         """An image uint8 (H, W, 3), or with alpha (H, W, 4) for a cutout."""
         if kind == "cutout":
             alpha = np.where(mask == self.background, 0, 255).astype(np.uint8)

@@ -107,7 +107,7 @@ class Work:
                 "was written ends there"
             )
 
-    def _compute(self, pixels: Pixels, repeats: int, name: str) -> tuple[Mask, Probabilities | None]:
+    def _compute(self, pixels: Image, repeats: int, name: str) -> tuple[Mask, Probabilities | None]:
         """Mask and, if they are to be written, probabilities."""
         self.images += 1
         with_probs = self.outputs.with_probs
