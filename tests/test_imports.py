@@ -33,7 +33,10 @@ ABOVE = {"segkit/data/check.py": {"tools"}, "segkit/__init__.py": {"ending", "in
 HOMES = {
     "torchvision": ("segkit/models/backbones/",),
     "albumentations": ("segkit/data/augment.py",),
-    "cv2": ("segkit/data/augment.py", "segkit/predict/video.py"),
+    "cv2": (
+        *("segkit/data/augment.py", "segkit/data/scale_rotate_crop.py"),
+        "segkit/predict/video.py",
+    ),
     "tensorboard": ("segkit/runs/metrics_log.py",),
     "torch.utils.tensorboard": ("segkit/runs/metrics_log.py",),
     "torch.distributed": ("segkit/runtime/distributed.py", "segkit/losses/processes.py"),

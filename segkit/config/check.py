@@ -79,6 +79,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
     if name == "train":
         problems += component_problems(plain)
         problems += window_problems(plain["val"]["window"], "val.window")
+        problems += cache_problems(plain["loader"])
     if name == "evaluate":
         problems += subject_problems(plain)
     if problems:
@@ -109,6 +110,15 @@ def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:
         yield (
             f"{key}.stride={stride}: expected at most {key}.size={size}; with a larger one pixels "
             "between windows would be left out"
+        )
+
+
+def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with a cache whose keys are each well formed."""
+    if loader["cache_dir"] is not None and loader["cache"] != "disk":
+        yield (
+            f"loader.cache_dir={loader['cache_dir']}: is for loader.cache=disk, and loader.cache "
+            f"is {loader['cache'] or 'null'}; add the one or leave out the other"
         )
 
 

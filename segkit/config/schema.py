@@ -205,6 +205,14 @@ class TrainLoaderConfig(LoaderConfig):
     freeze_batch_size: Optional[int] = option(
         None, "the same for the epochs with a frozen backbone; null: batch_size", low=1
     )
+    cache: Optional[str] = option(
+        None,
+        "decode each image once and keep it in memory (ram) or on disk; null: decode in each epoch",
+        choices=("ram", "disk"),
+    )
+    cache_dir: Optional[str] = option(
+        None, "folder for cache=disk; null: segkit's in the user's cache folder", path=True
+    )
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ SLOTS = {
     "optimizer": Slot(OPTIMIZERS, "torch.optim.Optimizer"),
     "scheduler": Slot(_of("segkit.schedules", "Cosine Poly Step"), "segkit.schedules.Schedule"),
     "transform": Slot(
-        TRANSFORMS,
+        ("segkit.data.RandomScaleRotateCrop", *TRANSFORMS),
         "collections.abc.Callable",
         {"transforms.*": "transform", "first": "transform", "second": "transform"},
     ),

@@ -1,4 +1,4 @@
-"""Random transforms of image and mask. The only file that imports albumentations and OpenCV."""
+"""Random transforms of image and mask. The only file that imports albumentations."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from segkit.data.arrays import Image, Mask
+from segkit.data.scale_rotate_crop import RandomScaleRotateCrop
 from segkit.errors import ConfigError, DataError
 
 HOLES = {"holes": "mask"}  # moved as the mask is
@@ -22,7 +23,8 @@ class Augment:
     masks are resampled by nearest neighbour only.
 
     Args:
-        transforms: albumentations transforms, or any callables
+        transforms: :class:`~segkit.data.RandomScaleRotateCrop`, albumentations transforms, or any
+            callables
             ``f(image=uint8 (H, W, 3), mask=(H, W)) -> {"image": ..., "mask": ...}``; one with a
             method ``set_random_state(rng, py_random)`` is given its random numbers through it.
         ignore_index: Mask value of the holes.
@@ -51,8 +53,11 @@ class Augment:
                 fill_holes(transform, ignore_index, fill)
                 # strict: Compose otherwise only warns of arguments that it does not know.
                 transform = A.Compose([transform], strict=True, additional_targets=HOLES)
+            elif isinstance(transform, RandomScaleRotateCrop):
+                transform.ignore_index, transform.fill = ignore_index, tuple(fill)
             self.steps.append(transform)
         self.fill = np.array([round(value) for value in fill], np.uint8)
+        self._canvas = np.empty((0, 0, 3), np.uint8)
 
     def __call__(self, image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
         """Transform uint8 (H, W, 3) and integer (H, W); all random numbers come from ``rng``.
@@ -75,7 +80,9 @@ class Augment:
             if hasattr(step, "set_random_state"):
                 step.set_random_state(rng, py_random)
             name = f"augment.train[{position}] ({_name(step)})"
-            ours = isinstance(step, A.Compose)
+            if not isinstance(step, RandomScaleRotateCrop):  # any other one may write to them
+                image, mask = _own(image), _own(mask)
+            ours = isinstance(step, A.Compose | RandomScaleRotateCrop)
             if not ours:  # a user's callable, which may move pixels: nothing tells where to
                 image = self._filled(image, holes)
             try:
@@ -93,8 +100,22 @@ class Augment:
         return self._filled(image, holes), mask.astype(dtype, copy=False)
 
     def _filled(self, image: Image, holes: Mask) -> Image:
-        hole = (holes == self.ignore_index)[..., None]
-        return np.where(hole, self.fill, image) if hole.any() else image
+        """A copy with the mean colour in the holes; the image itself where there are none."""
+        hole = holes == self.ignore_index
+        if not hole.any():
+            return image
+        height, width = hole.shape
+        if height > self._canvas.shape[0] or width > self._canvas.shape[1]:
+            self._canvas = np.empty((height, width, 3), np.uint8)
+            self._canvas[:] = self.fill  # kept: it takes longer than all the rest
+        filled = image.copy()
+        cv2.copyTo(self._canvas[:height, :width], hole.view(np.uint8), filled)
+        return filled
+
+
+def _own(array: Any) -> Any:
+    """An array that may be written to, as one out of a cache may not."""
+    return array if array.flags.writeable else array.copy()
 
 
 def _name(step: Callable[..., Any]) -> str:

@@ -139,6 +139,15 @@ def is_turned(path: PathLike, size: tuple[int, int] | None = None) -> bool | Non
         return None
 
 
+def head_size(path: PathLike) -> tuple[int, int] | None:
+    """Height and width that the head of a file says; None of what is no image."""
+    try:
+        with open_regular(Path(path)) as file, PIL.Image.open(file, formats=FORMATS) as image:
+            return image.height, image.width
+    except Exception:  # what is wrong with the file is told when it is read
+        return None
+
+
 def load(path: PathLike) -> Stored:
     """Decode a file completely and close it.
 

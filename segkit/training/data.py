@@ -17,6 +17,7 @@ from segkit.config import (
     without_effects,
 )
 from segkit.data.augment import Augment
+from segkit.data.cached import cached
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.loader import Samples
@@ -102,12 +103,13 @@ def _open_splits(
     splits = (cfg.data.train_split, cfg.data.val_split)
 
     def open_both() -> dict[str, SegmentationDataset]:
-        return open_splits(
+        opened = open_splits(
             lambda split: make_dataset(split=split),
             splits,
             ignore_index=cfg.data.ignore_index,
             look=cfg.data.check,
         )
+        return cached(opened, cfg.loader.cache, cfg.loader.cache_dir)
 
     if runtime.world.size > 1:  # the first process makes what is made on first use
         runtime.only_main(lambda: [len(dataset) for dataset in open_both().values()])

@@ -118,6 +118,10 @@ ROWS = [
         "augment.train=[{_target_:albumentations.HorizontalFlip,p:7}]",
         "augment.train[0]: 1 validation error for InitSchema p Input should be less than",
     ),
+    (
+        "augment.train=[{_target_:segkit.data.RandomScaleRotateCrop,height:8,width:8,scale:[2,1]}]",
+        "augment.train[0]: scale=[2, 1]: expected two rising numbers above 0",
+    ),
     ("hydra.verbos=true", "hydra.verbos: no such key; did you mean verbose?"),
 ]
 TABLE = dict(ROWS)

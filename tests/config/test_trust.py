@@ -182,8 +182,9 @@ def test_a_node_is_refused_wherever_it_hides(slot: str, node: Any, expected: str
 
 def test_what_a_run_has_is_taken() -> None:
     step = {"_target_": "albumentations.OneOf", "transforms": [{"_target_": "albumentations.D4"}]}
+    crop = {"_target_": "segkit.data.RandomScaleRotateCrop", "height": 8, "width": 8}
     loss = {"_target_": "segkit.losses.WeightedSum", "terms": TERMS, "_convert_": "all"}
-    assert not refusal({"model": MODEL, "loss": loss, "augment": {"train": [step]}}, "run")
+    assert not refusal({"model": MODEL, "loss": loss, "augment": {"train": [crop, step]}}, "run")
 
 
 # The user's own modules

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from segkit.data import RandomScaleRotateCrop
 from segkit.data.augment import Augment
 from segkit.errors import ConfigError, DataError
 
@@ -59,6 +60,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "flip": lambda: A.HorizontalFlip(p=1),
     "one_of": lambda: A.OneOf([rotate(), pad(), A.Sequential([rotate(), pad()], p=1)], p=1),
     "nested": lambda: A.Compose([A.SomeOf([rotate(), pad(), A.D4(p=1)], n=2)]),
+    "scale_rotate_crop": lambda: RandomScaleRotateCrop(
+        52, 44, scale=(0.5, 1.5), degrees=(-30, 30), rotate_p=0.6
+    ),
     "color": lambda: A.ChannelDropout(fill=9, p=1),
 }
 
@@ -101,6 +105,7 @@ def test_no_list_of_transforms_invents_a_class(
 HOLES = [
     "pad", "crop", "center_crop", "crop_and_pad", "rotate", "safe_rotate", "affine", "perspective",
     "elastic", "grid", "thin_plate", "optical", "dropout", "grid_dropout", "one_of", "nested",
+    "scale_rotate_crop",
 ]  # fmt: skip
 
 
@@ -310,3 +315,16 @@ def test_the_lists_that_come_with_segkit(path: Path) -> None:
         assert {out.shape for out in results} == {(512, 512, 3)}
     if path.stem == "none":
         assert np.array_equal(results[-1], sample(600, 530)[0])
+
+
+def test_what_the_standard_list_was_goes_on() -> None:
+    """Configurations and checkpoints name these three, where it now has one transform for all."""
+    transforms = [
+        A.RandomScale(scale_limit=[-0.5, 1.0], p=1.0),
+        A.Rotate(limit=[-10, 10], p=0.3),
+        A.RandomCrop(height=64, width=64, pad_if_needed=True, p=1.0),
+    ]
+    for seed in range(4):
+        image, labels = run(Augment(transforms, fill=FILL), *sample(), seed)
+        assert image.shape == (64, 64, 3)
+        assert set(np.unique(labels)) <= set(IDS.tolist())

@@ -1,0 +1,195 @@
+"""Scale, rotation and crop as one transform, which computes no pixel that the crop leaves out."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# What OpenCV resamples as it is; ids of other types fit into int32.
+_MASK_TYPES = ("uint8", "uint16", "int16", "int32")
+_INVERSE = cv2.WARP_INVERSE_MAP
+
+
+class RandomScaleRotateCrop:
+    """Scales an image, rotates it about its centre, pads it to the crop if it is smaller, crops.
+
+    The same as albumentations' ``RandomScale``, ``Rotate`` and ``RandomCrop(pad_if_needed=True)``
+    in this order, of which each makes a whole image: on large images this one takes a fraction of
+    their time. Images are resampled linearly, masks by nearest neighbour on the same grid. What
+    the scaled image does not cover is a hole: ``fill`` in the image, ``ignore_index`` in the mask.
+
+    Without a rotation the window in the image that becomes the crop begins and ends at whole
+    pixels, so that its height and width are scaled by factors that differ by less than a pixel.
+
+    Args:
+        height: Height of the crop in pixels.
+        width: Width of the crop in pixels.
+        scale: Least and largest factor of the image's size; 1 leaves it as it is.
+        degrees: Least and largest angle of the rotation; positive ones turn counter-clockwise.
+        rotate_p: Probability of a rotation, in [0, 1].
+
+    Attributes:
+        fill: RGB of the holes, each in [0, 255]; :class:`~segkit.data.augment.Augment` sets it.
+        ignore_index: Mask value of the holes; set by the same.
+
+    Raises:
+        ValueError: A size below 1, a range that is none, a probability out of [0, 1].
+    """
+
+    fill: tuple[float, ...] = (0.0, 0.0, 0.0)
+    ignore_index: int = 255
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        scale: tuple[float, float] = (1.0, 1.0),
+        degrees: tuple[float, float] = (0.0, 0.0),
+        rotate_p: float = 1.0,
+    ) -> None:
+        if height < 1 or width < 1:
+            raise ValueError(f"height={height}, width={width}: expected at least 1")
+        for name, values, low in (("scale", scale, 0.0), ("degrees", degrees, -math.inf)):
+            if len(values) != 2 or not low < values[0] <= values[1] < math.inf:
+                above = " above 0" if name == "scale" else ""
+                raise ValueError(f"{name}={list(values)}: expected two rising numbers{above}")
+        if not 0 <= rotate_p <= 1:
+            raise ValueError(f"rotate_p={rotate_p}: expected a probability, 0 to 1")
+        self.height, self.width = height, width
+        self.scale, self.degrees, self.rotate_p = scale, degrees, rotate_p
+        self._random = random.Random()
+
+    def set_random_state(self, rng: np.random.Generator, py_random: random.Random) -> None:
+        """Where the random numbers of the next call come from."""
+        self._random = py_random
+
+    def __call__(self, *, image: Array, mask: Array, holes: Array | None = None) -> dict[str, Any]:
+        """Transform uint8 (H, W, 3) and integer (H, W); neither is written to.
+
+        Args:
+            image: RGB.
+            mask: Class ids or ``ignore_index``.
+            holes: Of the mask's shape and type: ``ignore_index`` where earlier transforms left a
+                hole, another value elsewhere. None is none.
+
+        Returns:
+            ``image`` and ``mask`` of the crop's size, and ``holes`` if they were given.
+        """
+        view = self._draw(mask.shape)
+        moved = {"image": view.image(image, self.fill), "mask": self._labels(view, mask)}
+        if holes is not None:
+            moved["holes"] = self._labels(view, holes)
+        return moved
+
+    def _draw(self, shape: Sequence[int]) -> "_View":
+        # All numbers in every call: what one sample draws does not depend on what another did.
+        draw = self._random.random
+        factor = self._random.uniform(*self.scale)
+        rotates = draw() < self.rotate_p
+        angle = self._random.uniform(*self.degrees)
+        rows = _Span.draw(shape[0], factor, self.height, draw())
+        columns = _Span.draw(shape[1], factor, self.width, draw())
+        return _View(rows, columns, angle if rotates else 0.0)
+
+    def _labels(self, view: "_View", mask: Array) -> Array:
+        ids = mask if mask.dtype.name in _MASK_TYPES else mask.astype(np.int32)
+        return view.labels(ids, self.ignore_index)
+
+
+class _Span(NamedTuple):
+    """What a crop shows of an image along one axis, in pixels.
+
+    Attributes:
+        size: Of the image.
+        scaled: Of the scaled image.
+        crop: Of the crop.
+        start: Where the part that is shown begins in the scaled image.
+        length: Of that part.
+        before: Where it begins in the crop; less than 0 nowhere, more where there is padding.
+    """
+
+    size: int
+    scaled: int
+    crop: int
+    start: int
+    length: int
+    before: int
+
+    @classmethod
+    def draw(cls, size: int, factor: float, crop: int, position: float) -> "_Span":
+        """Any place is as likely as any other; a smaller image stands in the middle."""
+        scaled = max(1, int(size * factor))
+        if scaled < crop:
+            return cls(size, scaled, crop, 0, scaled, (crop - scaled) // 2)
+        return cls(size, scaled, crop, int((scaled - crop + 1) * position), crop, 0)
+
+    def source(self) -> slice:
+        """The pixels of the image that the part is made of without a rotation, at least one."""
+        first = min(round(self.start * self.size / self.scaled), self.size - 1)
+        last = round((self.start + self.length) * self.size / self.scaled)
+        return slice(first, max(last, first + 1))
+
+    def target(self) -> slice:
+        """The pixels of the crop that the part becomes."""
+        return slice(self.before, self.before + self.length)
+
+
+class _View(NamedTuple):
+    """Where each pixel of a crop comes from."""
+
+    rows: _Span
+    columns: _Span
+    degrees: float
+
+    def image(self, image: Array, fill: Sequence[float]) -> Array:
+        """The crop of uint8 (H, W, 3), linear, with ``fill`` where there is nothing."""
+        color = [round(value) for value in fill]
+        part = self._resampled(image, cv2.INTER_LINEAR, cv2.INTER_LINEAR, color)
+        return part if self._is_full else self._padded(part, color)
+
+    def labels(self, mask: Array, ignore_index: int) -> Array:
+        """The crop of integer (H, W), nearest neighbour, with ``ignore_index`` likewise."""
+        kinds = (cv2.INTER_NEAREST_EXACT, cv2.INTER_NEAREST)  # exact: the grid of INTER_LINEAR
+        part = self._resampled(mask, *kinds, [ignore_index])
+        return part if self._is_full else self._padded(part, ignore_index)
+
+    @property
+    def _is_full(self) -> bool:
+        return (self.rows.length, self.columns.length) == (self.rows.crop, self.columns.crop)
+
+    def _resampled(self, array: Array, resize: int, warp: int, border: list[int]) -> Array:
+        """The part of the scaled and rotated image that the crop shows."""
+        size = (self.columns.length, self.rows.length)  # OpenCV's order
+        if not self.degrees:
+            window = array[self.rows.source(), self.columns.source()]
+            return cv2.resize(window, size, interpolation=resize)
+        return cv2.warpAffine(
+            array, self._matrix(), size, None, warp | _INVERSE, cv2.BORDER_CONSTANT, border
+        )
+
+    def _matrix(self) -> NDArray[np.float64]:
+        """Pixel of the part to pixel of the image, float64 (2, 3), for (x, y, 1)."""
+        cos, sin = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
+        turn = np.array([[cos, -sin], [sin, cos]])  # rows count downwards
+        spans = (self.columns, self.rows)
+        center = np.array([span.scaled / 2 for span in spans])
+        # Centres of pixels lie at halves, from the corner of the image.
+        first = np.array([span.start + 0.5 for span in spans])
+        shrink = np.array([span.size / span.scaled for span in spans])
+        offset = shrink * (turn @ (first - center) + center) - 0.5
+        return np.column_stack([shrink[:, None] * turn, offset])
+
+    def _padded(self, part: Array, value: Any) -> Array:
+        crop = (self.rows.crop, self.columns.crop)
+        padded = np.empty((*crop, *part.shape[2:]), part.dtype)
+        top, left = self.rows.target(), self.columns.target()
+        padded[: top.start] = padded[top.stop :] = value
+        padded[top, : left.start] = padded[top, left.stop :] = value
+        padded[top, left] = part
+        return padded
