@@ -255,7 +255,7 @@ def test_switches_of_the_trainer(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> None:
         raise AssertionError("the precision is checked")
 
-    monkeypatch.setattr("segkit.training.dry_run.check_precision", fail)
+    monkeypatch.setattr("segkit.training.precision_check.check_precision", fail)
     switches = ("trainer.histograms=true", "trainer.channels_last=false")
     precision = ("trainer.precision=bf16", "trainer.check_precision=false")
     short = ("trainer.max_epochs=1", "loader.batch_size=2", "trainer.log_every=1")
