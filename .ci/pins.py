@@ -7,7 +7,8 @@ from pathlib import Path
 import tomllib
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-lists = [project["dependencies"], *project["optional-dependencies"].values()]
+extras = project["optional-dependencies"]
+lists = [project["dependencies"], *(extras[name] for name in extras if name != "bench")]
 names = {re.split(r"[^\w.-]", text)[0].lower() for texts in lists for text in texts}
 for name in sorted(names - {project["name"]}):
     try:

@@ -9,10 +9,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def direct() -> dict[str, str]:
-    """The direct dependencies, as ``name -> >=version,...``."""
+    """The direct dependencies, as ``name -> >=version,...``; not those of benchmarks."""
     tomllib = pytest.importorskip("tomllib")  # of Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = project["optional-dependencies"]
+    lists = [project["dependencies"], *(extras[name] for name in extras if name != "bench")]
     texts = [re.match(r"([\w.-]+)(?:\[[^]]*\])?(.*)", text) for one in lists for text in one]
     return {found[1].lower(): found[2] for found in texts if found and found[1] != "segkit"}
 

@@ -176,7 +176,7 @@ class TrainBatches:
     def of(self, plan: Pass) -> Iterator[Batch]:
         """The batches of the rest of an epoch; see :func:`~segkit.data.workers.batches`."""
         self.sampler.follow(plan)
-        return batches(self.loader)
+        yield from batches(self.loader)
 
     def __enter__(self) -> "TrainBatches":
         return self

@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,12 +29,14 @@ from segkit.data.augment import Augment
 from segkit.data.cached import CachedDataset
 from segkit.data.check import check_splits
 from segkit.data.dataset import FileDataset, SegmentationDataset, can_examine
-from segkit.data.loader import Collate, Samples, eval_loader, train_loader
-from segkit.data.sampler import EpochBatchSampler, SampleKey
-from segkit.data.workers import batches, close
+from segkit.data.loader import Collate, EvalBatches, Samples, TrainBatches
+from segkit.data.sampler import SampleKey
 from segkit.errors import ConfigError, DataError
+from segkit.runtime.context import Runtime
 from segkit.runtime.distributed import DistributedContext
+from segkit.runtime.signals import StopSignals
 from segkit.training.data import load_data
+from segkit.training.plan import EpochPlan
 
 IDS = ["a", "b", "c", "d", "e"]
 CPU = torch.device("cpu")
@@ -88,19 +91,16 @@ def epochs(dataset: SegmentationDataset, num_workers: int) -> Iterator[str]:
     """Sums of the batches of two epochs, and of a validation."""
     augment = Augment([RandomScaleRotateCrop(9, 11, (0.5, 2.0), (-20, 20)), A.HorizontalFlip()])
     shared = {"collate": COLLATE, "batch_size": 2, "num_workers": num_workers, "device": CPU}
-    train = train_loader(dataset, augment, seed=3, **shared)  # type: ignore[arg-type]
-    val = eval_loader(dataset, **shared)  # type: ignore[arg-type]
-    order = train.batch_sampler
-    assert isinstance(order, EpochBatchSampler)
-    for loader, epoch in ((train, 1), (train, 2), (val, 0)):
-        order.epoch = epoch
-        total = hashlib.sha256()
-        for batch in batches(loader):
-            total.update(" ".join(batch.ids).encode())
-            total.update(batch.image.numpy().tobytes() + batch.target.numpy().tobytes())
-        yield total.hexdigest()
-    close(train)
-    close(val)
+    train = TrainBatches(dataset, augment, seed=3, **shared)  # type: ignore[arg-type]
+    val = EvalBatches(dataset, **shared)  # type: ignore[arg-type]
+    plans = [EpochPlan(epoch, 2, len(dataset), batch_size=2) for epoch in (1, 2)]
+    with train, val:
+        for found in (*map(train.of, plans), val):
+            total = hashlib.sha256()
+            for batch in found:
+                total.update(" ".join(batch.ids).encode())
+                total.update(batch.image.numpy().tobytes() + batch.target.numpy().tobytes())
+            yield total.hexdigest()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -135,12 +135,14 @@ def test_the_check_fills_it_and_nothing_is_decoded_again(
 def test_a_run_opens_its_data_with_it(root: Path, arguments: str, decoded: Counter[str]) -> None:
     cfg = config("train", "data=voc", f"data.root={root}", *arguments.split())
     assert not isinstance(cfg, str)
-    data = load_data(cfg, None, DistributedContext())
-    assert decoded == dict.fromkeys([*IDS, "f"], 1)
+    data = load_data(cfg, None, Runtime(DistributedContext(), StopSignals(), ExitStack()))
+    if arguments:
+        assert decoded == dict.fromkeys([*IDS, "f"], 1)
     for dataset in (data.train, data.val):
         assert isinstance(dataset, CachedDataset if arguments else VOCSegmentation)
         items(dataset)
-    assert sum(decoded.values()) == (6 if arguments else 12)
+    # Without it five are decoded for the check, for the size that training sees, and here.
+    assert sum(decoded.values()) == (6 if arguments else 17)
 
 
 def test_the_next_run_finds_it_on_disk(root: Path, home: Path, decoded: Counter[str]) -> None:

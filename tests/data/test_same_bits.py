@@ -71,9 +71,9 @@ def plainly(groups: Sequence[Sequence[Sample]]) -> list[tuple[Any, Any]]:
         shape = [len(group), *np.max([sample.mask.shape for sample in group], axis=0)]
         image, target = np.empty((*shape, 3), np.uint8), np.full(shape, 255, np.uint8)
         image[:] = FILL
-        for i, (image, mask, _, counts) in enumerate(group):
+        for i, (pixels, mask, _, counts) in enumerate(group):
             height, width = mask.shape
-            image[i, :height, :width] = image
+            image[i, :height, :width] = pixels
             if counts:
                 target[i, :height, :width] = mask
         batches.append((image, target))

@@ -142,7 +142,9 @@ def floats_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 def write(
     model: nn.Module, path: Path, format: str, checkpoint: Checkpoint, opset: int = 18
 ) -> None:
-    facts = onnx_model.export_metadata(checkpoint, preprocessing=False, precision="fp32", opset=opset)
+    facts = onnx_model.export_metadata(
+        checkpoint, preprocessing=False, precision="fp32", opset=opset
+    )
     example = torch.rand(1, 3, 64, 96)
     export.write_model(model, path, format, facts, example=example, opset=opset, precision="fp32")
 
