@@ -143,6 +143,21 @@ def test_the_configuration_is_read_without_torch() -> None:
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
+SCORING = """
+import sys
+import segkit.data.check, segkit.data.loader, segkit.data.workers
+import segkit.inference.model, segkit.inference.predictions
+import segkit.evaluation.measures, segkit.metrics
+import segkit.report.html.findings, segkit.report.html.page
+print([m for m in ("albumentations", "cv2", "matplotlib", "jinja2") if m in sys.modules])
+"""
+
+
+def test_what_is_only_scored_is_not_augmented() -> None:
+    done = python(SCORING)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
 def test_python_3_14_gets_a_clear_message() -> None:
     done = python("import sys; sys.version_info = (3, 14, 0, 'final', 0); import segkit")
     assert done.returncode == 1

@@ -7,7 +7,7 @@ and after a resume, and differs from epoch to epoch.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.arrays import Image, Mask
-from segkit.data.augment import Augment
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.sampler import EpochBatchSampler, Pass, SampleKey
 from segkit.data.workers import TIMEOUT, batches, close, start_worker
 from segkit.errors import DataError, SegkitError
+
+if TYPE_CHECKING:  # albumentations takes half a second, and what is only scored is not augmented
+    from segkit.data.augment import Augment
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Batch:
 class Sample(NamedTuple):
     """One image as it goes into a batch: uint8 (H, W, 3), integer (H, W)."""
 
-    image: Image
-    mask: Mask
+    image: "Image"
+    mask: "Mask"
     name: str
     counts: bool = True
 
@@ -63,7 +65,7 @@ class Sample(NamedTuple):
 class Samples(Dataset[Sample | SegkitError]):
     """A data set whose items are named by :class:`SampleKey`, augmented if ``augment`` is given."""
 
-    def __init__(self, dataset: SegmentationDataset, augment: Augment | None, seed: int) -> None:
+    def __init__(self, dataset: SegmentationDataset, augment: "Augment | None", seed: int) -> None:
         self.dataset, self.augment, self.seed = dataset, augment, seed
 
     def __len__(self) -> int:
@@ -79,7 +81,7 @@ class Samples(Dataset[Sample | SegkitError]):
         except Exception as error:  # a defect of somebody's code: with the name of its image
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
-    def read(self, epoch: int, index: int) -> tuple[Image, Mask]:
+    def read(self, epoch: int, index: int) -> "tuple[Image, Mask]":
         image, mask = self.dataset.read(index)
         if self.augment is None:
             return image, mask
@@ -157,7 +159,7 @@ class TrainBatches:
     def __init__(
         self,
         dataset: SegmentationDataset,
-        augment: Augment,
+        augment: "Augment",
         *,
         collate: Collate,
         batch_size: int,

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from segkit.data.augment import one_thread
 from segkit.data.torch_private import (
     ask_to_end,
     clean_up,
@@ -173,7 +172,11 @@ def start_worker(worker_id: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     Queue._on_queue_feeder_error = staticmethod(_end_of_delivery)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
-    one_thread()
+    os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # of an OpenCV that somebody's data set imports
+    if "segkit.data.augment" in sys.modules:  # OpenCV and albumentations take half a second
+        from segkit.data.augment import one_thread
+
+        one_thread()
 
 
 def _end_with_parent() -> None:

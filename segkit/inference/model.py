@@ -23,7 +23,9 @@ from segkit.inference.loading import (
     read_checkpoints,
     saved_range,
 )
-from segkit.inference.predictor import Inference
+from segkit.inference.predictor import STRIP, Inference
+from segkit.metrics import best_class
+from segkit.metrics.counting import row_strips
 from segkit.runtime.device import pick_device
 from segkit.text import join_lines
 
@@ -201,10 +203,13 @@ class SegmentationModel:
         num_classes = len(self.classes)
         mask = np.empty((height, width), np.uint8 if num_classes <= 256 else np.int64)
         probs = np.empty((num_classes, height, width), np.float32) if with_probs else None
-        for rows, scores in self.inference.row_blocks(image, name):
-            mask[rows] = scores.max(1).indices[0].cpu().numpy()
-            if probs is not None:
-                probs[:, rows] = scores.softmax(1)[0].cpu().numpy()
+        for block, scores in self.inference.row_blocks(image, name):
+            mask[block] = best_class(scores)[1][0].cpu().numpy()
+            if probs is None:
+                continue
+            for rows in row_strips(block, num_classes * width, STRIP):
+                part = scores[:, :, rows.start - block.start : rows.stop - block.start]
+                probs[:, rows] = part.softmax(1)[0].cpu().numpy()
         return mask, probs
 
 

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.errors import ConfigError, TrainingError
+from segkit.inference.held_bytes import HeldBytes
+from segkit.inference.memory_need import free_memory
+from segkit.metrics.counting import row_strips
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
 from segkit.runtime.finite import all_finite, refuse_logits
@@ -18,6 +21,10 @@ from segkit.runtime.memory import is_out_of_memory
 Size = tuple[int, int]
 
 SMALLEST_WINDOW = 64  # of what is tried where memory ran out
+STRIP = 2**22  # scores of windows that are in memory beside their rows
+PLENTY = 2**14  # bytes a pixel that no network takes: with more nothing has to be foreseen
+TRIED = 256  # side of the part whose memory is measured
+SPARE = 1.3  # what operators need inside is not seen
 
 
 class Inference:
@@ -31,7 +38,8 @@ class Inference:
     the scores are their logarithm, which softmax takes back to them.
 
     An image that does not fit into the memory whole is taken in windows, and so are later ones
-    that are as large. That is said once; ``fallback`` is their size then.
+    that are as large. That is said once; ``fallback`` is their size then. On a CPU it is foreseen:
+    asked for too much, the system would kill the process without a word.
 
     Args:
         model: What maps (1, 3, H, W) to logits (1, C, H, W).
@@ -77,6 +85,8 @@ class Inference:
         self.source = source
         self.fallback: Size | None = None
         self._too_large = math.inf  # pixels of the smallest image that did not fit whole
+        self._fitted = 0  # pixels of the largest image that did
+        self._cost: tuple[float, int] | None = None  # bytes a pixel, and classes
 
     @torch.no_grad()
     def __call__(
@@ -92,7 +102,7 @@ class Inference:
     ) -> Iterator[tuple[slice, Tensor]]:
         """The rows of the image from top to bottom, and their scores (1, C, rows, W).
 
-        With windows no more is in memory than the rows that one of them covers.
+        With windows hardly more is in memory than the rows that one of them covers.
 
         Args:
             image: uint8 (1, 3, H, W).
@@ -108,6 +118,8 @@ class Inference:
         flags: list[Tensor] = [] if finite is None else finite
         height, width = image.shape[2:]
         window = self.window or (self.fallback if height * width >= self._too_large else None)
+        if window is None and image.device.type == "cpu" and height * width > self._fitted:
+            window = self._foreseen(image)
         while True:
             if window is None:
                 row_blocks = self._whole(image, flags)
@@ -148,8 +160,54 @@ class Inference:
         )
         return half
 
+    def _foreseen(self, image: Tensor) -> Size | None:
+        """Windows for an image that would not fit into the free memory whole; None if it would."""
+        size: Size = (image.shape[2], image.shape[3])
+        free = free_memory()
+        if free is None or size[0] * size[1] * PLENTY <= free:
+            return None
+        if self._cost is None:
+            self._cost = self._try(image[:, :, :TRIED, :TRIED])
+        per_pixel, num_classes = self._cost
+        need = per_pixel * size[0] * size[1]
+        if need <= free:
+            return None
+        window = size
+        while min(window) >= 2 * SMALLEST_WINDOW:
+            window = (-(-window[0] // 2), -(-window[1] // 2))
+            rows = 1.3 * 4 * num_classes * window[0] * size[1]  # their probabilities
+            if per_pixel * window[0] * window[1] + rows <= free:
+                break
+        if window == size:
+            return None
+        self.fallback, self._too_large = window, min(self._too_large, size[0] * size[1])
+        log.warning(
+            "warning: %d x %d pixels at once would take about %.1f GiB of memory, and %.1f GiB are "
+            "free: images of %d x %d and more are taken in windows of %d x %d from here on, whose "
+            "scores differ a little from those of whole images. window.size=[%d,%d] does so from "
+            "the start, with the same scores on every machine",
+            *size,
+            need / 2**30,
+            free / 2**30,
+            *size,
+            *window,
+            *window,
+        )
+        return window
+
+    def _try(self, part: Tensor) -> tuple[float, int]:
+        """Bytes a pixel that a part of an image takes at most, and the number of classes."""
+        try:
+            with HeldBytes() as held:
+                num_classes = self._views(part, []).shape[1]
+        except Exception:  # who cannot take so small a part says nothing of the whole
+            return 0.0, 0
+        return SPARE * held.peak / (part.shape[2] * part.shape[3]), num_classes
+
     def _whole(self, image: Tensor, flags: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        yield slice(0, image.shape[2]), self._views(image, flags)
+        scores = self._views(image, flags)
+        self._fitted = max(self._fitted, image.shape[2] * image.shape[3])
+        yield slice(0, image.shape[2]), scores
 
     def _in_windows(
         self, image: Tensor, window: Size, flags: list[Tensor]
@@ -164,19 +222,25 @@ class Inference:
         for top, following in pairwise([*tops, image.shape[2]]):
             for left in lefts:
                 columns = slice(left, left + width)
-                part = image[:, :, top : top + height, columns]
-                probs = self._views(part, flags).softmax(1)
+                scores = self._views(image[:, :, top : top + height, columns], flags)
                 if sums is None:
-                    sums = probs.new_zeros(1, probs.shape[1], height, image.shape[3])
-                sums[..., columns] += probs.mul_(weight)
+                    sums = scores.new_zeros(1, scores.shape[1], height, image.shape[3])
+                for rows in row_strips(slice(0, height), scores.shape[1] * width, STRIP):
+                    probs = scores[:, :, rows].softmax(1)
+                    sums[:, :, rows, columns] += probs.mul_(weight[rows])
                 weights[:, columns] += weight
+                del scores, probs
             assert sums is not None
             # What lies above the next row of windows is complete; the rest moves up.
             done = following - top
-            yield slice(top, following), log_probs_(sums[:, :, :done] / weights[:done])
-            for rows in (sums[0], weights[None]):  # (C, height, W), (1, height, W)
-                rows[:, : height - done] = rows[:, done:].clone()
-                rows[:, height - done :] = 0
+            for rows in row_strips(slice(0, done), sums.shape[1] * sums.shape[3], STRIP):
+                found = log_probs_(sums[:, :, rows] / weights[rows])
+                yield slice(top + rows.start, top + rows.stop), found
+            for kept in (sums[0], weights[None]):  # (C, height, W), (1, height, W)
+                for first in range(0, height - done, done):  # what is written was read before
+                    last = min(first + done, height - done)
+                    kept[:, first:last] = kept[:, first + done : last + done]
+                kept[:, height - done :] = 0
 
     def _views(self, image: Tensor, flags: list[Tensor]) -> Tensor:
         """Scores of an image, or of a window of one, over all its views."""

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from held_bytes import HeldBytes
 from torch import Tensor
 
+from segkit.inference.held_bytes import HeldBytes
 from segkit.metrics import PRCurves, rarest_classes
 from segkit.metrics import pr_curve as module
 

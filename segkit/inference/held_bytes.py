@@ -1,4 +1,7 @@
-"""How many bytes of tensors exist at once, on any device: those that operators return."""
+"""How many bytes of tensors exist at once, on any device: those that operators return.
+
+The one file of this folder that uses private names of torch.
+"""
 
 import weakref
 from typing import Any
@@ -8,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 
-class HeldBytes(TorchDispatchMode):
+class HeldBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operators make while it is entered.
 
     Attributes:
@@ -17,7 +20,7 @@ class HeldBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: set[int] = set()
 
