@@ -1,9 +1,11 @@
 """What the losses cost beside PyTorch's own cross-entropy, on the CPU.
 
-    python benchmarks/loss_speed.py [--rounds 15] [--classes 11 21 150]
+    python benchmarks/loss_speed.py [--rounds 15] [--classes 11 21 150] [--network]
 
 Value and gradient by the logits, in turn with ``F.cross_entropy`` of the same settings; CPU seconds
-of one thread, medians. Memory is kept as in a training. Prints a Markdown table.
+of one thread, medians. Memory is kept as in a training. Prints a Markdown table. With ``--network``
+instead: the last resize and the loss beside the network before them, forward and backward, for two
+images of 512 x 512 and 150 classes.
 """
 
 import segkit  # isort: skip  # noqa: F401  (first: sets OMP_WAIT_POLICY)
@@ -19,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segkit.losses import CrossEntropyLoss, DiceLoss, FocalLoss, WeightedSum
+from segkit.models import DeepLabV3Plus
 from segkit.runtime.memory import keep_freed_memory
 
 SIZES = {11: (4, 360, 480), 21: (2, 512, 512), 150: (1, 256, 256)}
@@ -29,9 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--classes", type=int, nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--network", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
+    if args.network:
+        beside_the_network(args.rounds)
+        return
     print("| loss | classes | ms | F.cross_entropy ms | speed | kept bytes a pixel | F's |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for num_classes in args.classes:
@@ -73,6 +80,38 @@ def pairs(num_classes: int) -> dict[str, tuple[LossFn, LossFn]]:
         "CE+dice": (duo, plain),
         "CE+focal+dice": (trio, plain),
     }
+
+
+def beside_the_network(rounds: int) -> None:
+    """Print the share of the last resize and the loss with 150 classes."""
+    image = torch.randn(2, 3, 512, 512).to(memory_format=torch.channels_last)
+    target = torch.randint(0, 150, (2, 512, 512))
+    losses = {name: pair[0] for name, pair in pairs(150).items()}
+    print("| head | loss | network ms | resize and loss ms | share |")
+    print("| --- | --- | --- | --- | --- |")
+    for separable in (False, True):
+        model = DeepLabV3Plus("mobilenet_v2", 150, separable=separable, train_crop=(512, 512))
+        model = model.to(memory_format=torch.channels_last)
+        taken: dict[str, list[float]] = {name: [] for name in ("network", *losses)}
+        for _ in range(rounds + 1):
+            started = time.thread_time()
+            features = model.backbone(image)
+            low = model.classifier(model.decoder(model.aspp(features[-1]), features[0]))
+            low.backward(torch.zeros_like(low))
+            taken["network"].append(time.thread_time() - started)
+            for name, loss in losses.items():
+                start = low.detach().requires_grad_()
+                started = time.thread_time()
+                logits = F.interpolate(start, (512, 512), mode="bilinear", align_corners=False)
+                loss(logits, target).backward()
+                taken[name].append(time.thread_time() - started)
+        network, *others = (statistics.median(times[1:]) for times in taken.values())
+        for name, own in zip(losses, others, strict=True):
+            print(
+                f"| {'separable' if separable else 'dense'} | {name} | {1e3 * network:.0f} | "
+                f"{1e3 * own:.0f} | {own / network:.2f} |",
+                flush=True,
+            )
 
 
 def seconds(losses: list[LossFn], logits: Tensor, target: Tensor, rounds: int) -> list[list[float]]:

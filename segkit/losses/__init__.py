@@ -8,6 +8,7 @@ from segkit.losses.focal import FocalLoss, focal_loss
 from segkit.losses.global_loss import global_loss
 from segkit.losses.mse import MSELoss, mse_loss
 from segkit.losses.pixels import PixelLoss, PixelScores
+from segkit.losses.strips import loss_in_strips
 from segkit.losses.weighted_sum import WeightedSum
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "dice_loss",
     "focal_loss",
     "global_loss",
+    "loss_in_strips",
     "mse_loss",
 ]

@@ -6,12 +6,16 @@ it is twice: the probabilities, which are kept, and the gradient. Shapes: N imag
 pixels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+MANY_CLASSES = 16
+"""From which on a pixel's scores in a row are long enough for the processor's vectors."""
 
 LEAST_P = 1e-30
 """Far above where float32 loses digits: about 1e-38."""
@@ -36,13 +40,14 @@ class Softmax(torch.autograd.Function):
         if weights is None and (found := nll_by_softmax(logits, target, ignored)) is not None:
             nll, probs, over = *found, None
         else:
-            log_probs = F.log_softmax(logits, dim=1)
+            log_probs = over_classes(F.log_softmax, logits)
             nll = of_true_class(log_probs, target).neg_().masked_fill_(ignored, 0.0)
             over = None if weights is None else weighted_sum(log_probs, weights, ignored)
             probs = log_probs.exp_()
         # Clearing ignored pixels here, not in the logits, saves a copy of these.
         probs.masked_fill_(ignored.unsqueeze(1), 0.0)
         ctx.save_for_backward(probs, target, ignored, weights)
+        ctx.channels_last = not logits.is_contiguous()
         ctx.set_materialize_grads(False)
         return nll, probs, over
 
@@ -62,13 +67,17 @@ class Softmax(torch.autograd.Function):
         if of_over is not None:
             of_all = of_over * -weights.sum()
             common = of_all if common is None else common + of_all
+        # In the order of the logits, whatever that of the probabilities is: the resize before them
+        # goes back up to six times faster in channels_last.
+        order = torch.channels_last if ctx.channels_last else torch.contiguous_format
+        grad = torch.empty_like(probs, memory_format=order)
         if of_probs is not None:
-            grad = probs * of_probs
+            torch.mul(probs, of_probs, out=grad)
             inner = grad.sum(1, keepdim=True)
             grad.addcmul_(probs, -inner if common is None else common - inner)
             grad.masked_fill_(ignored.unsqueeze(1), 0.0)  # of_probs may hold NaN there
         elif common is not None:
-            grad = probs * common
+            torch.mul(probs, common, out=grad)
         else:
             return None, None, None, None
         if of_over is not None:
@@ -107,6 +116,15 @@ def of_true_class(scores: Tensor, target: Tensor) -> Tensor:
     return scores.gather(1, target.unsqueeze(1)).squeeze(1)
 
 
+def over_classes(softmax: Callable[..., Tensor], logits: Tensor) -> Tensor:
+    """``softmax(logits, dim=1)``, without the copy of channels_last logits on the CPU."""
+    by_pixel = logits.permute(0, 2, 3, 1)
+    many = logits.shape[1] >= MANY_CLASSES
+    if logits.device.type == "cpu" and many and by_pixel.is_contiguous():
+        return softmax(by_pixel, dim=-1).permute(0, 3, 1, 2)
+    return softmax(logits, dim=1)
+
+
 def nll_by_softmax(logits: Tensor, target: Tensor, ignored: Tensor) -> tuple[Tensor, Tensor] | None:
     """``-log p_t``, 0 where ignored, and p, a third faster than by ``log_softmax`` on the CPU.
 
@@ -115,7 +133,7 @@ def nll_by_softmax(logits: Tensor, target: Tensor, ignored: Tensor) -> tuple[Ten
     """
     if logits.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    probs = F.softmax(logits, dim=1)
+    probs = over_classes(F.softmax, logits)
     p_true = of_true_class(probs, target).masked_fill_(ignored, 1.0)
     if p_true.numel() and not p_true.min() >= LEAST_P:
         return None
@@ -128,7 +146,7 @@ def weighted_sum(scores: Tensor, weights: Tensor, ignored: Tensor) -> Tensor:
     Not by a matrix product, which may be set to compute in fewer digits than float32 has.
     """
     over = scores.new_zeros(ignored.shape)
-    if scores.device.type == "cpu":  # where launches cost little, and a product of full size much
+    if scores.device.type == "cpu" and scores.is_contiguous():  # a product of full size costs more
         for scores_of_class, weight in zip(scores.unbind(1), weights, strict=True):
             over.addcmul_(scores_of_class, weight)
     else:

@@ -13,6 +13,7 @@ from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch, EvalBatches
 from segkit.inference.predictions import images
 from segkit.inference.predictor import Inference, Size, pair
+from segkit.losses import loss_in_strips
 from segkit.metrics import ConfusionMatrix, PRCurves, rarest_classes
 from segkit.report.tables import scalar_scores
 from segkit.runtime.finite import gentler
@@ -71,7 +72,7 @@ def evaluate(
         # max, not argmax: the same ids, seven times faster on the CPU
         image = Prediction(one, logits, logits.max(1).indices)
         matrix.update(image.pred, target)
-        loss = step.loss_fn(logits, target)
+        loss = loss_in_strips(step.loss_fn, logits, target)
         values.append(torch.stack([loss, torch.stack(finite).all().to(loss)]))
         names += one.ids
         if on_image is not None:

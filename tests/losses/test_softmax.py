@@ -173,3 +173,22 @@ def test_a_tiny_probability_takes_the_log_softmax(count_of_softmax: list[str]) -
     logits, target = batch()
     CrossEntropyLoss()(logits * 1e3, target)
     assert count_of_softmax == ["softmax", "log_softmax"]
+
+
+@pytest.mark.parametrize("num_classes", [4, 20])  # 20: the softmax goes over the last axis
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_order_of_the_memory_does_not_matter(num_classes: int, smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, num_classes, 7, 6, dtype=torch.float64, generator=generator)
+    target = torch.randint(0, num_classes, (2, 7, 6), generator=generator)
+    target[:, 2] = 255
+    loss = sum_of(ce=CrossEntropyLoss([1.0] * num_classes, smoothing), dice=DiceLoss())
+    found = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        z = logits.contiguous(memory_format=order).requires_grad_()
+        value = loss(z, target)
+        (slope,) = torch.autograd.grad(value, z)
+        # The resize before the loss goes back several times faster in channels_last.
+        assert slope.is_contiguous(memory_format=order)
+        found.append((value, slope))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-15)
