@@ -152,8 +152,13 @@ def test_a_deleted_folder_is_made_anew_and_the_run_goes_on(home: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("how", ["whole", "in part"])
-@pytest.mark.parametrize("save", [2, 3])  # of three: in an epoch, and at the end of the run
+@pytest.mark.parametrize(  # the second of three saves is in an epoch, the third at the end
+    ("save", "how"),
+    [
+        *((2, "in part"), (3, "whole")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, "whole"), (3, "in part"))),
+    ],
+)
 def test_a_folder_that_is_deleted_during_a_save(
     home: Path, monkeypatch: pytest.MonkeyPatch, how: str, save: int
 ) -> None:

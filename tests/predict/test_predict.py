@@ -4,10 +4,9 @@ import csv
 import os
 import runpy
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from processes import run_apart
 from scripts import ROOT, Result, call
 from trained import CLASSES, photo, save_model
 
@@ -382,27 +382,21 @@ def test_an_interrupt_leaves_whole_files(source: str, run: Path, here: Path) -> 
         Image.fromarray(photo(64, 64, seed=i)).save(here / f"photos/{i}.png")
     if source == "clip.mp4":
         film(here / source, count=2000)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "predict.py"),
-            f"checkpoint={run}",
-            f"source={source}",
-            "device=cpu",
-            "write=[index,overlay]",
-        ],
-        cwd=here,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = (f"checkpoint={run}", f"source={source}", "device=cpu", "write=[index,overlay]")
+
+    def task(line: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        line.send(call("predict.py", *arguments, cwd=here))
+
     out = here / "predictions"
-    while process.poll() is None and not list(out.rglob("*.png")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    text, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error
+    with run_apart(task) as (pid, line):
+        while not line.poll() and not list(out.rglob("*.png")):
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGINT)
+        assert line.poll(120)
+        result = line.recv()
+    text, error = result.out, result.err
+    assert result.status == 130, error
     assert "stopped; " in text
     assert "Traceback" not in error
     done = files(out)

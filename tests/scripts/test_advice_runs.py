@@ -67,8 +67,9 @@ class Case(NamedTuple):
     script: str = "train"
 
 
-CASES = [
-    # did you mean ...?
+# What is meant is asserted to the letter in tests/config/test_config_table.py; that it also works
+# where it is followed is more of the same.
+MEANT = [
     Case(
         "trainer.max_epocs=3",
         r"did you mean (\w+)\?",
@@ -102,18 +103,21 @@ CASES = [
         "balanced",
     ),
     Case(
-        "loss.terms.ce.loss._target_=segkit.losses.CrossEntropyLos",
-        r"mean (\w+)\?",
-        "loss.terms.ce.loss._target_=segkit.losses.{0}",
-        "loss.terms.ce.loss._target_",
-        OURS,
-    ),
-    Case(
         "model/backbone=resnet18 model.backbone.weights=imagent",
         r"did you mean (\w+)\?",
         "model.backbone.weights={0}",
         "model.backbone.weights",
         "imagenet",
+    ),
+]
+CASES = [
+    # did you mean ...?
+    Case(
+        "loss.terms.ce.loss._target_=segkit.losses.CrossEntropyLos",
+        r"mean (\w+)\?",
+        "loss.terms.ce.loss._target_=segkit.losses.{0}",
+        "loss.terms.ce.loss._target_",
+        OURS,
     ),
     # how to write it
     Case("--seed=3", r"drop the dashes: (\S+)", "{0}", "seed", 3),
@@ -242,7 +246,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command} > {case.advice}")
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MEANT)],
+    ids=lambda case: f"{case.command} > {case.advice}",
+)
 def test_a_command(case: Case, here: Path) -> None:
     *kept, wrong = shlex.split(case.command) or [""]
     said = config(case.script, *kept, *([wrong] if wrong else []))
@@ -592,7 +600,10 @@ def test_a_training_that_has_diverged(home: Path) -> None:
     assert "NaN" not in again + later
 
 
-@pytest.mark.parametrize("advice", ["optimizer.lr=0.01", "trainer.clip_grad_norm=1"])
+@pytest.mark.parametrize(
+    "advice",
+    ["optimizer.lr=0.01", pytest.param("trainer.clip_grad_norm=1", marks=pytest.mark.slow)],
+)
 def test_a_learning_rate_that_is_too_high(home: Path, advice: str) -> None:
     given = (*NEW, "trainer.max_epochs=2", "optimizer=sgd", "optimizer.lr=1e20", "out_dir=other")
     found = refused(home, "a lower optimizer.lr or trainer.clip_grad_norm=1;", *given)
@@ -618,7 +629,13 @@ def test_weights_of_a_backbone_that_hold_nan(home: Path) -> None:
     assert not (home / "other").exists()
 
 
-@pytest.mark.parametrize("start", [("out_dir=other",), ("resume=run", "trainer.max_epochs=2")])
+@pytest.mark.parametrize(
+    "start",
+    [
+        ("out_dir=other",),
+        pytest.param(("resume=run", "trainer.max_epochs=2"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_learning_rate_beyond_all_numbers(home: Path, start: tuple[str, ...]) -> None:
     given = start if start[0] == "resume=run" else (*NEW, *start)
     found = refused(

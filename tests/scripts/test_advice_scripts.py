@@ -329,7 +329,14 @@ CASES = [
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command} > {case.advice}")
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * case.command.startswith(EXPORT))
+        for case in CASES
+    ],
+    ids=lambda case: f"{case.command} > {case.advice}",
+)
 def test_a_command(case: Case, here: Path) -> None:
     if "clip.mp4" in case.command:
         Path("photos/clip.mp4").touch()

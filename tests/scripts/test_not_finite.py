@@ -250,7 +250,10 @@ def test_no_training_starts_from_it(home: Path) -> None:
     assert not (home / "other").exists()
 
 
-@pytest.mark.parametrize("monitor", ["val/miou", "val/loss", "train/loss"])
+@pytest.mark.parametrize(
+    "monitor",
+    ["val/miou", pytest.param("val/loss", marks=pytest.mark.slow), "train/loss"],
+)
 def test_a_training_that_diverges_has_no_best(home: Path, monitor: str) -> None:
     name = monitor.replace("/", "_")
     command = (

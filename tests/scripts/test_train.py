@@ -103,6 +103,7 @@ def test_twice_the_same_run(first: Path, home: Path) -> None:
     assert_same_run(first, train(home, "again", *SMALL))
 
 
+@pytest.mark.slow  # tests/data/test_loader.py compares the batches, bit for bit
 def test_loader_processes_change_nothing(first: Path, home: Path) -> None:
     assert_same_run(first, train(home, "workers", *SMALL, "loader.num_workers=1"))
 
