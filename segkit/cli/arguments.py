@@ -22,6 +22,9 @@ from segkit.text import join_lines
 
 Settings = TypeVar("Settings")
 
+RENAMED = {"pictures": "images"}
+"""Keys that had other names before."""
+
 
 def run_tool(
     settings: type[Settings], task: Callable[[Settings], None], arguments: Sequence[str], title: str
@@ -72,6 +75,9 @@ def parse(settings: type[Settings], arguments: Sequence[str]) -> Settings:
         if name.startswith("--"):
             name = name[2:].replace("-", "_")
         if name not in known:
+            if (new := RENAMED.get(name)) in known:
+                problems.append(f"{short(argument)}: {name} is called {new} now")
+                continue
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             problems.append(f"unknown key {short(name)}; {hint}")

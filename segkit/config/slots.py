@@ -128,10 +128,10 @@ LIBRARIES = {
 
 
 def with_new_names(node: Any) -> Any:
-    """A tree of builtins in which components and keys have the names of today."""
+    """A tree of builtins in which components have the names of today."""
     if isinstance(node, dict):
         return {
-            _new_key(node, key): RENAMED.get(child, child)
+            key: RENAMED.get(child, child)
             if key == "_target_" and isinstance(child, str)
             else with_new_names(child)
             for key, child in node.items()
@@ -139,13 +139,15 @@ def with_new_names(node: Any) -> Any:
     return [with_new_names(child) for child in node] if isinstance(node, list) else node
 
 
-def _new_key(node: dict[Any, Any], key: Any) -> Any:
-    """The name of today; of the last part alone, where the new one is not there as well."""
+def with_new_keys(config: Any) -> Any:
+    """A configuration of train.py, as builtins, in which keys have the names of today."""
     for old, new in RENAMED_KEYS.items():
-        last = new.rpartition(".")[2]
-        if key == old.rpartition(".")[2] and last not in node:
-            return last
-    return key
+        (group, name), (_, new_name) = old.split("."), new.split(".")
+        node = config.get(group) if isinstance(config, dict) else None
+        if isinstance(node, dict) and name in node and new_name not in node:
+            moved = {new_name if key == name else key: value for key, value in node.items()}
+            config = {**config, group: moved}
+    return config
 
 
 def check_trusted(plain: Any, slot: str, allow: Sequence[str], source: object, key: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from segkit.config.slots import with_new_names
+from segkit.config.slots import with_new_keys, with_new_names
 from segkit.data.split_list import is_split_name
 from segkit.errors import CheckpointError
 from segkit.runs.plain import (
@@ -89,9 +89,18 @@ def described(path: Path, entries: Any) -> CheckpointMetadata:
         )
     for name, value in entries.items():
         CHECKS[name](path, name, value)
-    metadata = CheckpointMetadata(**with_new_names(entries))
+    metadata = CheckpointMetadata(**_of_today(entries))
     _check_agreement(path, metadata)
     return metadata
+
+
+def _of_today(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries with today's names of components and keys."""
+    renamed: dict[str, Any] = with_new_names(entries)
+    renamed["config"] = with_new_keys(renamed["config"])
+    if recipe := renamed.get("recipe"):
+        renamed["recipe"] = {**recipe, "config": with_new_keys(recipe["config"])}
+    return renamed
 
 
 def _check_agreement(path: Path, metadata: CheckpointMetadata) -> None:

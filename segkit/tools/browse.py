@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from segkit.cli import check_command_line, run
-from segkit.cli.arguments import output_file, run_tool
+from segkit.cli.arguments import RENAMED, output_file, run_tool
 from segkit.config import build, build_augment
 from segkit.config.schema import option
 from segkit.console import say
@@ -90,7 +90,7 @@ def tile(image: Image, mask: Mask, name: str, ignore_index: int) -> Tile:
 
 def main(arguments: Sequence[str]) -> int:
     """Take the own keys out of the command line and leave the others to Hydra."""
-    names = {"help", "h", *(f.name for f in fields(Request))}
+    names = {"help", "h", *RENAMED, *(f.name for f in fields(Request))}
     own = [
         text for text in arguments if text.partition("=")[0].lstrip("-").replace("-", "_") in names
     ]

@@ -58,6 +58,7 @@ ROWS = [
     ("optimizer.lr=null", "optimizer.lr: null is not possible here"),
     ("optimizer.lr=inf", "optimizer.lr=inf: expected a finite number"),
     ("optimizer=adamw optimizer.betas=[0.9]", "optimizer.betas=[0.9]: expected 2 values"),
+    ("trainer.num_pictures=3", "trainer.num_pictures: is called trainer.num_images now"),
     ("scheduler._target_=segkit.engine.schedule.Poly", "is called segkit.schedules.Poly now"),
     ("optimizer._target_=torch.optim.Muon ~optimizer.betas", "optimizer: Muon only supports 2D"),
     ("scheduler=step scheduler.milestones=0.5", "scheduler.milestones=0.5: expected a list"),

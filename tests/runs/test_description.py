@@ -42,6 +42,16 @@ def test_what_was_written_is_read() -> None:
     assert (found.recipe, found.config) == (recipe, env)
 
 
+def test_keys_that_had_other_names_are_those_of_today() -> None:
+    old = METADATA.config | {"trainer": {"num_pictures": 3, "max_epochs": 2}}
+    mine = {"model": {"_target_": "mine.Net", "num_pictures": 5}}  # not ours: stays
+    recipe = {"config": old | mine, "choices": {}}
+    found = described(PATH, metadata(config=old, recipe=recipe))
+    for config in (found.config, found.recipe["config"]):
+        assert config["trainer"] == {"num_images": 3, "max_epochs": 2}
+    assert found.recipe["config"]["model"] == mine["model"]
+
+
 def test_names_of_segkit_0_1_are_those_of_today() -> None:
     def node(schedule: str, dataset: str) -> dict[str, Any]:
         return {"scheduler": {"_target_": schedule}, "data": {"dataset": {"_target_": dataset}}}

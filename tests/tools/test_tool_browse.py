@@ -127,6 +127,7 @@ def test_a_sheet_that_is_there_stays(
     ("arguments", "message"),
     [
         (["images=0"], "error: images=0: expected at least 1"),
+        (["pictures=4"], "error: pictures=4: pictures is called images now"),
         (["data=voc"], "error: data.root is not set"),
         (["agument=none"], "agument"),
         (["out=x.jpg", "data=voc", "data.root=voc"], "expected a name that ends in .png"),
