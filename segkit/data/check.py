@@ -1,4 +1,4 @@
-"""The check of a data set before a run: every pair is read once, every problem is told at once.
+"""The check of a data set before a run: every pair is read once, every problem is reported at once.
 
 Alone: ``python -m segkit.data.check data.root=PATH``, see :mod:`segkit.tools.check`.
 """
@@ -59,7 +59,7 @@ def check_splits(
         progress: Show a bar if the standard error stream is a terminal.
 
     Raises:
-        DataError: All problems of all splits, the first ten of them in words; or splits that share
+        DataError: All problems of all splits, the first ten of them listed; or splits that share
             images; or masks whose only object would be ignored.
     """
     train_name, *other_names = splits
@@ -79,7 +79,7 @@ def check_splits(
         warnings += linked_twice(dataset, name)
         items, wrong = _look(dataset, name, ignore_index, num_workers, progress)
         facts[name] = items
-        # A split may be in use twice, its problems are told once.
+        # A split may be in use twice, its problems are reported once.
         problems += [problem for problem in wrong if problem not in problems]
     if problems:
         leaks.append(f"{len(problems)} items cannot be used:\n{bullet_list(problems)}")
@@ -127,8 +127,8 @@ def judge(
         classes = dataset.classes
         counts[name] = total(facts[name].values(), len(classes))
         # What the user says counts, and a class that is ignored is not mistaken for an object.
-        told = ignore_index in getattr(dataset, "label_map", {}) or ignore_index < len(classes)
-        if not told:
+        declared = ignore_index in getattr(dataset, "label_map", {}) or ignore_index < len(classes)
+        if not declared:
             warnings += compare_ignored(name, classes, facts[name], ignore_index)
         check_foreground(
             classes,
@@ -136,7 +136,7 @@ def judge(
             ignore_index,
             split=name,
             trained=trained and name == train_name,
-            told=told,
+            declared=declared,
         )
         warnings += notes(name, facts[name], getattr(dataset, "value_range", None))
     return counts, warnings + unseen_classes(splits[train_name].classes, counts)

@@ -44,7 +44,7 @@ def check_foreground(
     *,
     split: str = "train",
     trained: bool = True,
-    told: bool = False,
+    declared: bool = False,
 ) -> None:
     """Raise a DataError if a split cannot tell two classes apart.
 
@@ -58,7 +58,7 @@ def check_foreground(
         ignore_index: Value of the pixels without a label.
         split: Its name.
         trained: Whether it is trained on.
-        told: The user says that ``ignore_index`` means no label.
+        declared: The user says that ``ignore_index`` means no label.
     """
     seen = np.flatnonzero(counts.pixels)
     pixels = int(counts.pixels.sum()) + counts.ignored
@@ -68,7 +68,7 @@ def check_foreground(
             "ids. Are the masks blank, or those of other images? If it comes from what you set, "
             "correct data.label_map or data.ignore_index"
         )
-    binary = counts.ignored > 0 and seen[0] == 0 and not told
+    binary = counts.ignored > 0 and seen[0] == 0 and not declared
     if len(seen) > 1 or not (trained or (binary and len(classes) == 2)):
         return
     only = f"the {split} split holds the class {classes[seen[0]]!r} only"

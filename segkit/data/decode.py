@@ -121,7 +121,7 @@ def palette_of_head(path: PathLike) -> bytes:
     try:
         with open_regular(Path(path)) as file, PIL.Image.open(file, formats=FORMATS) as image:
             return bytes(image.palette.palette) if image.mode == "P" and image.palette else b""
-    except Exception:  # what is wrong with the file is told when it is read
+    except Exception:  # what is wrong with the file is reported when it is read
         return b""
 
 
@@ -144,7 +144,7 @@ def head_size(path: PathLike) -> tuple[int, int] | None:
     try:
         with open_regular(Path(path)) as file, PIL.Image.open(file, formats=FORMATS) as image:
             return image.height, image.width
-    except Exception:  # what is wrong with the file is told when it is read
+    except Exception:  # what is wrong with the file is reported when it is read
         return None
 
 

@@ -58,7 +58,7 @@ def _check_frames(image: PIL.Image.Image, path: Path) -> None:
 
 
 def compression_loss(image: PIL.Image.Image, file: BinaryIO) -> str:
-    """The compression that changes the numbers given to it, in words, or nothing."""
+    """The compression that changes the numbers given to it, as text, or nothing."""
     names = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WEBP"}
     kind = {"JPEG": "JPEG", "MPO": "JPEG"}.get(image.format or "")
     if image.format == "TIFF":

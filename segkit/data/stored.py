@@ -42,7 +42,7 @@ class Stored:
         alpha: uint8 (H, W); None where there is none.
         unused: Bands besides colour and alpha, which nothing here looks at.
         computed: What has changed the numbers since they were given to the program that wrote the
-            file, in words: a compression, or a conversion of colours. Empty if nothing has.
+            file, as text: a compression, or a conversion of colours. Empty if nothing has.
         orientation: What the EXIF block asks for; 1 for nothing.
     """
 

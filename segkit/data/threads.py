@@ -88,7 +88,7 @@ def map_parallel(work: Callable[[Item], Result], items: Sequence[Item], what: st
     """``work`` of each item, in order, with a bar called ``what`` on a terminal.
 
     Raises:
-        DataError: What was wrong with any of the items, the first ten of them in words.
+        DataError: What was wrong with any of the items, the first ten of them listed.
     """
     done = attempt(work, items, what)
     problems = [str(one) for one in done if isinstance(one, DataError)]

@@ -107,6 +107,6 @@ def _open(
     settings: EvaluateConfig,
     ignore_index: int,
 ) -> SegmentationDataset:
-    """The split; what is wrong with it is told together with what is wrong in its files."""
+    """The split; what is wrong with it is reported together with what is wrong in its files."""
     found = open_splits(make, [name], ignore_index=ignore_index, look=settings.data.check)
     return found[name]

@@ -156,8 +156,8 @@ def connect() -> Iterator[DistributedContext]:
         dist.barrier()
     except BaseException as error:
         time.sleep(0.3)  # no barrier: the others may be gone
-        told = isinstance(error, MainProcessError) or not isinstance(error, SegkitError)
-        if not told and reported_by_main(store, rank, str(error)):
+        reported = isinstance(error, MainProcessError) or not isinstance(error, SegkitError)
+        if not reported and reported_by_main(store, rank, str(error)):
             raise MainProcessError(str(error)) from error
         raise
     finally:
@@ -165,7 +165,7 @@ def connect() -> Iterator[DistributedContext]:
 
 
 def reported_by_main(store: PrefixStore, rank: int, message: str) -> bool:
-    """Whether process 0 ends with the same message: what all find wrong is told once.
+    """Whether process 0 ends with the same message: what all find wrong is reported once.
 
     The others wait some seconds for it, still connected, so that it is not lost before.
     """

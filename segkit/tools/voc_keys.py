@@ -1,4 +1,4 @@
-"""The keys by which several tools are told what lies in a VOC folder."""
+"""Keys that several tools share: what lies in a VOC folder."""
 
 from dataclasses import dataclass
 from typing import Any
