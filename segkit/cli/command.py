@@ -161,7 +161,7 @@ def _as_hydras_job(composed: Composed) -> Iterator[None]:
 
 
 def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
-    """Have Hydra call ``task`` with each job's configuration; a mistake ends here, as one message."""
+    """Have Hydra call ``task`` with the configuration of each job; mistakes end here."""
     global _typed
     given = sys.argv
     # Hydra would print a shortened traceback itself and hide where an error came from.
