@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 SIDES = ("segkit", "smp")
-CLASSES, SIZE, BATCH, STEPS = 11, (288, 352), 4, 2
+CLASSES, SIZE, BATCH, STEPS = 11, (352, 480), 8, 1
 EVALUATED, FULL = 4, (352, 480)  # smp takes multiples of 16 only
 LOSS_CLASSES = (11, 21, 150)
 SUMS = {"CE": ("ce",), "CE+dice": ("ce", "dice"), "CE+focal+dice": ("ce", "focal", "dice")}
@@ -185,7 +185,7 @@ def normalize(channels_last: bool) -> Any:
 
 
 def our_step(same: bool) -> Work:
-    """Two steps of segkit's loop; its default model is that of configs/model."""
+    """Steps of segkit's loop; its default model is that of configs/model."""
     import torch
 
     from segkit.losses import CrossEntropyLoss
@@ -218,7 +218,7 @@ def our_step(same: bool) -> Work:
 
 
 def their_step(same: bool) -> Work:
-    """Two steps of the loop of smp's README; with its default model goes the loss used there."""
+    """Steps of the loop of smp's README; with its default model goes the loss used there."""
     import segmentation_models_pytorch as smp
     import torch
 

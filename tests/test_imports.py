@@ -149,6 +149,7 @@ import segkit.data.check, segkit.data.loader, segkit.data.workers
 import segkit.inference.model, segkit.inference.predictions
 import segkit.evaluation.measures, segkit.metrics
 import segkit.report.html.findings, segkit.report.html.page
+import segkit.evaluation.evaluation, segkit.predict.work, segkit.predict.outputs
 print([m for m in ("albumentations", "cv2", "matplotlib", "jinja2") if m in sys.modules])
 """
 

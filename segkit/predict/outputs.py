@@ -13,7 +13,6 @@ from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.files import CSVTable, atomic_write
 from segkit.inference.model import Probabilities
-from segkit.predict.video import write_video
 from segkit.report.images import color, write_image
 from segkit.text import did_you_mean
 
@@ -97,6 +96,8 @@ class PredictionOutputs:
         It also takes how often a frame is to be shown. The videos appear at the end, and not if
         anything is raised. What is no video becomes files ``<name>/<number>``.
         """
+        from segkit.predict.video import write_video  # OpenCV takes a while to import
+
         kinds = list(self.kinds or ["overlay"])
         frames = 0
         with ExitStack() as stack:

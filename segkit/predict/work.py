@@ -10,7 +10,6 @@ from segkit.inference.model import Probabilities, SegmentationModel
 from segkit.predict.outputs import Areas, PredictionOutputs
 from segkit.predict.sources import Source
 from segkit.predict.stopwatch import Stopwatch
-from segkit.predict.video import open_video
 from segkit.runtime.log import progress
 from segkit.runtime.signals import Stopped, StopSignals
 from segkit.text import display_path
@@ -74,6 +73,8 @@ class Work:
 
     def _video(self, source: Source) -> None:
         """A video file, or a camera until somebody stops it."""
+        from segkit.predict.video import open_video  # OpenCV takes a while to import
+
         with (
             open_video(source.path) as video,
             self.outputs.open_videos(source.name, video.fps) as write,
