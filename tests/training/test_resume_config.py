@@ -1,5 +1,7 @@
 """The configuration of a run that goes on: the checkpoint's, with what is typed today on top."""
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def composed(*arguments: str) -> tuple[DictConfig, list[str], dict[str, Any]]:
     """Configuration, typed overrides and chosen files, as a command line brings them."""
-    display_path, typed = _hide_overrides(["train.py", *arguments])
+    cfg, typed, chosen = copy.deepcopy(_composed(arguments))
+    absolute_paths(cfg, "train")
+    return cfg, typed, chosen
+
+
+@cache  # the same few commands, again and again
+def _composed(arguments: tuple[str, ...]) -> tuple[DictConfig, list[str], dict[str, Any]]:
+    shown, typed = _hide_overrides(["train.py", *arguments])
     hydra = HydraConfig.instance()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", display_path[1:], return_hydra_config=True)
+        cfg = compose("train", shown[1:], return_hydra_config=True)
     hydra.set_config(cfg)
     chosen = choices()
     hydra.cfg = None
     with open_dict(cfg):
         del cfg["hydra"]
-    absolute_paths(cfg, "train")
     return cfg, list(arguments) if typed is None else typed, chosen
 
 
