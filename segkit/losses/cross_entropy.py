@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from segkit.losses.class_sums import ClassSums
 from segkit.losses.pixels import PixelLoss, PixelScores, ratio_of_sums, sum_of_weights
 from segkit.losses.settings import checked_number, class_values
 
@@ -85,3 +86,11 @@ class CrossEntropyLoss(PixelLoss):
             values = (1.0 - self.label_smoothing) * values - self.label_smoothing * spread
         # Not pixels.mean: the weights are inside already, only their sum is divided by.
         return ratio_of_sums(values, weights)
+
+    def of_sums(self, sums: ClassSums) -> Tensor:
+        weights = sums.per_class(self.class_weights, "class_weights")
+        values = (1.0 - self.label_smoothing) * weights * sums.nll
+        if self.label_smoothing > 0.0:
+            spread = weights * sums.log_probs / sums.num_classes
+            values = values - self.label_smoothing * spread
+        return ratio_of_sums(values, weights * sums.count).to(sums.dtype)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segkit.losses.class_sums import ClassSums
 from segkit.losses.pixels import PixelLoss, PixelScores, ratio
 from segkit.losses.processes import all_reduce_sum
 from segkit.losses.settings import checked_number, class_values
@@ -99,6 +100,15 @@ class DiceLoss(PixelLoss):
         tp = pixels.sum_per_class(p_true)  # (C,)
         labelled = pixels.sum_per_class(torch.ones_like(p_true))
         predicted = pixels.probs.sum((2, 3)).to(tp.dtype).sum(0)
+        return self.of_pixels_and_sums(pixels, tp, labelled, predicted)
+
+    def of_sums(self, sums: ClassSums) -> Tensor:
+        return self.of_pixels_and_sums(sums, sums.p_true, sums.count, sums.probs)
+
+    def of_pixels_and_sums(
+        self, pixels: PixelScores | ClassSums, tp: Tensor, labelled: Tensor, predicted: Tensor
+    ) -> Tensor:
+        """The loss of the local sums over the pixels of each class, each (C,)."""
         tp, labelled, predicted = all_reduce_sum(torch.stack((tp, labelled, predicted)))
         missed = self.beta**2 * (labelled - tp)
         # The score's complement, (denominator - numerator) / denominator, has no 0/0 to define.
@@ -106,7 +116,7 @@ class DiceLoss(PixelLoss):
         weights = self.weights_of_classes(pixels, labelled)
         return ratio((weights * loss).sum(), weights.sum()).to(pixels.dtype)
 
-    def weights_of_classes(self, pixels: PixelScores, labelled: Tensor) -> Tensor:
+    def weights_of_classes(self, pixels: PixelScores | ClassSums, labelled: Tensor) -> Tensor:
         """Weight of each class in the mean, (C,); 0 for those that are left out."""
         if self.class_weights is None:
             weights = torch.ones_like(labelled)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segkit.losses.pixels import PixelLoss, PixelScores, sum_of_weights
+from segkit.losses.class_sums import ClassSums
+from segkit.losses.pixels import PixelLoss, PixelScores, ratio_of_sums, sum_of_weights
 from segkit.losses.settings import checked_number, class_values
 
 
@@ -89,3 +90,12 @@ class FocalLoss(PixelLoss):
         elif self.alpha is not None:
             values = values * pixels.of_class(pixels.per_class(self.alpha, "alpha"))
         return pixels.mean(values, self.class_weights)
+
+    def of_sums(self, sums: ClassSums) -> Tensor:
+        weights = sums.per_class(self.class_weights, "class_weights")
+        values = weights * sums.focal
+        if self.alpha is not None and self.alpha.ndim == 0:
+            values = values * self.alpha.to(values)
+        elif self.alpha is not None:
+            values = values * sums.per_class(self.alpha, "alpha")
+        return ratio_of_sums(values, weights * sums.count).to(sums.dtype)

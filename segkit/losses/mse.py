@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from segkit.losses.pixels import PixelLoss, PixelScores, sum_of_weights
+from segkit.losses.class_sums import ClassSums
+from segkit.losses.pixels import PixelLoss, PixelScores, ratio_of_sums, sum_of_weights
 
 
 def mse_loss(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
@@ -41,3 +42,7 @@ class MSELoss(PixelLoss):
     def on(self, pixels: PixelScores) -> Tensor:
         # sum_c (p_c - y_c)^2 multiplied out, so that the one-hot y is never made.
         return pixels.mean(pixels.probs.square().sum(1) - 2.0 * torch.exp(-pixels.nll) + 1.0)
+
+    def of_sums(self, sums: ClassSums) -> Tensor:
+        values = sums.squares - 2.0 * sums.p_true + sums.count
+        return ratio_of_sums(values, sums.count).to(sums.dtype)

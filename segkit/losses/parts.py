@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segkit.losses.class_sums import ClassSums
 from segkit.losses.pixels import PixelLoss, PixelScores, count_dtype, ratio
 from segkit.losses.processes import across_processes, all_reduce_sum, alone, is_collecting
 
@@ -118,7 +119,10 @@ def of_step(part: Part) -> Iterator[None]:
 
 
 def contribution(
-    loss: nn.Module, logits: Tensor, target: Tensor, pixels: PixelScores | None = None
+    loss: nn.Module,
+    logits: Tensor,
+    target: Tensor,
+    pixels: PixelScores | ClassSums | None = None,
 ) -> Tensor:
     """What a batch contributes to the step; outside of :func:`of_step` its loss.
 
@@ -126,12 +130,16 @@ def contribution(
         loss: Called with the next two, unless it can read ``pixels``.
         logits: Float (N, C, H, W).
         target: Integer (N, H, W).
-        pixels: What is computed of logits and target once for several losses; None: nothing.
+        pixels: What is computed of logits and target once for several losses, or their sums, which
+            only a loss with ``of_sums`` can read; None: nothing.
     """
     part = _part.get()
     share = part.shares.get(loss)
     if isinstance(loss, PixelLoss):
-        value = loss(logits, target) if pixels is None else loss.on(pixels)
+        if isinstance(pixels, ClassSums):
+            value = loss.of_sums(pixels)
+        else:
+            value = loss(logits, target) if pixels is None else loss.on(pixels)
         return value if share is None else value * share.to(value)
     if is_collecting():  # it has no sums
         return logits.new_zeros(())

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from segkit.losses.class_sums import ClassSums, checked_per_class
 from segkit.losses.processes import all_reduce_sum
 from segkit.losses.settings import checked_index
 from segkit.losses.softmax import Softmax, SumOfMargins, of_true_class
@@ -104,11 +105,7 @@ class PixelScores:
 
     def per_class(self, values: Tensor, name: str) -> Tensor:
         """One setting per class with the dtype and device of the logits, its length checked."""
-        if values.shape != (self.num_classes,):
-            raise ValueError(
-                f"{name} has {values.numel()} values for logits with {self.num_classes} classes"
-            )
-        return values.to(self._raw)
+        return checked_per_class(values, name, self.num_classes).to(self._raw)
 
     def of_class(self, values: Tensor) -> Tensor:
         """The value of each pixel's true class: (C,) -> (N, H, W)."""
@@ -149,6 +146,13 @@ class PixelLoss(nn.Module, ABC):
     @abstractmethod
     def on(self, pixels: PixelScores) -> Tensor:
         """The loss as a scalar, read off checked and cleaned scores."""
+
+    def of_sums(self, sums: ClassSums) -> Tensor:
+        """The same, read off sums per class; for the losses that fused kernels can compute.
+
+        Must put the same sums through ``all_reduce_sum`` as :meth:`on`, in the same order.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is no function of sums per class")
 
     def amount(self, target: Tensor) -> Tensor | None:
         """For a mean over pixels: what it divides by, a scalar; see :func:`sum_of_weights`.

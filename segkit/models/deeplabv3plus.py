@@ -120,13 +120,18 @@ class DeepLabV3Plus(nn.Module):
         self.freeze_bn, self.freeze_backbone = freeze_bn, freeze_backbone
         self.set_frozen_backbone(freeze_backbone)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, num_classes, H, W) of an image, float (N, in_channels, H, W), H and W >= 1."""
+    def forward(self, image: Tensor, resize: bool = True) -> Tensor:
+        """Logits (N, num_classes, H, W) of an image, float (N, in_channels, H, W), H and W >= 1.
+
+        Without ``resize`` they are those of the decoder, a quarter of the size, for a loss that
+        resizes them itself (see ``segkit.losses.weighted_sum.takes_low_resolution``).
+        """
         features = self.backbone(image)
         out = self.decoder(self.aspp(features[-1]), features[0])
-        return F.interpolate(
-            self.classifier(out), size=image.shape[2:], mode="bilinear", align_corners=False
-        )
+        logits: Tensor = self.classifier(out)
+        if not resize:
+            return logits
+        return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
 
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
         """Train or eval mode as usual, but what is frozen stays in eval mode."""
@@ -162,6 +167,14 @@ class DeepLabV3Plus(nn.Module):
         if self.freeze_bn:
             frozen += [layer for layer in self.modules() if isinstance(layer, _BatchNorm)]
         return frozen
+
+
+def gives_low_resolution(network: nn.Module) -> bool:
+    """Whether a network, wrapped or compiled or not, takes ``resize=False``."""
+    # DistributedDataParallel holds it as `module`, torch.compile as `_orig_mod`.
+    while (inner := getattr(network, "module", getattr(network, "_orig_mod", None))) is not None:
+        network = inner
+    return isinstance(network, DeepLabV3Plus)
 
 
 def check_freeze_backbone(value: bool | str) -> None:

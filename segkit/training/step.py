@@ -12,7 +12,8 @@ from segkit.data.loader import Batch
 from segkit.losses import global_loss
 from segkit.losses.parts import Part, needs_sums, parts
 from segkit.losses.processes import collecting
-from segkit.losses.weighted_sum import summands
+from segkit.losses.weighted_sum import summands, takes_low_resolution
+from segkit.models.deeplabv3plus import gives_low_resolution
 from segkit.models.normalize import Normalize
 from segkit.runtime.context import Runtime
 from segkit.runtime.device import Precision
@@ -68,7 +69,8 @@ class TrainStep:
         """
         moved = batch.to(self.precision.device)
         logits = self._logits(network, moved)
-        return global_loss(self.loss_fn, logits, moved.target.long(), self.world.size, part)
+        target = moved.target if takes_low_resolution(self.loss_fn) else moved.target.long()
+        return global_loss(self.loss_fn, logits, target, self.world.size, part)
 
     def parts(self, model: nn.Module, group: Sequence[Batch]) -> list[Part] | list[None]:
         """What each batch is of the step that they make together.
@@ -100,5 +102,7 @@ class TrainStep:
 
     def _logits(self, network: nn.Module, moved: Batch) -> Tensor:
         with self.precision.autocast():
+            if takes_low_resolution(self.loss_fn) and gives_low_resolution(network):
+                return network(self.normalize(moved.image), resize=False)  # type: ignore[no-any-return]
             logits: Tensor = network(self.normalize(moved.image))
         return logits

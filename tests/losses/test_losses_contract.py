@@ -21,7 +21,7 @@ from segkit.losses import (
     mse_loss,
 )
 
-WEIGHTLESS = {"mse", "all"}  # no class weights, in one term at least
+WEIGHTLESS = {"mse", "all", "fused_sum"}  # no class weights, in one term at least
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 every_ignore_index = pytest.mark.parametrize("ignore_index", [255, -100, 1])
 

@@ -1,5 +1,6 @@
 """Every loss, some sums of losses, and a batch with ignored pixels, for the tests of them all."""
 
+import os
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -49,6 +50,27 @@ LOSSES: dict[str, Make] = {
         ce=CrossEntropyLoss(w, 0.1, ignore_index=i),
     ),
 }
+if os.environ.get("SEGKIT_TESTS_FUSED") == "1":
+    # The same contract for the kernels, on a CPU through Triton's interpreter: test_fused.py.
+    LOSSES = {name: make for name, make in LOSSES.items() if "bce" not in name and name != "all"}
+    LOSSES["fused_sum"] = lambda w, i: sum_of(
+        focal=FocalLoss(0.5, class_weights=w, ignore_index=i),
+        dice=DiceLoss(class_weights=w, ignore_index=i),
+        mse=MSELoss(ignore_index=i),
+        ce=CrossEntropyLoss(w, 0.1, ignore_index=i),
+    )
+
+    def fused(make: Make) -> Make:
+        def made(weights: Sequence[float] | None, ignore_index: int) -> nn.Module:
+            loss = make(weights, ignore_index)
+            if not isinstance(loss, WeightedSum):
+                return WeightedSum({"own": {"weight": 1.0, "loss": loss}}, fused=True)
+            named = zip(loss.names, loss.weights, loss.losses, strict=True)
+            return WeightedSum({n: {"weight": w, "loss": one} for n, w, one in named}, fused=True)
+
+        return made
+
+    LOSSES = {name: fused(make) for name, make in LOSSES.items()}
 every_loss = pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES)
 
 
