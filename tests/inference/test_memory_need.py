@@ -1,7 +1,7 @@
 """Windows hold little more than their rows, and a CPU takes them before its memory runs out."""
 
+import math
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
@@ -122,26 +122,16 @@ def test_a_network_that_takes_no_part_says_nothing(monkeypatch: pytest.MonkeyPat
     assert Inference(Picky(), BYTES, CPU)(image_of(300, 300)).shape == (1, 3, 300, 300)
 
 
-def test_free_memory_is_what_the_system_and_the_container_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_free_memory_counts_what_malloc_keeps_and_is_shared_by_processes(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory_need, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory_need, "CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(memory_need, "_kept_by_malloc", lambda: 7)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(memory_need.machine, "free_memory", lambda: math.inf)
     assert memory_need.free_memory() is None
-    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
-    assert memory_need.free_memory() == 4000 * 1024 + 7
-    group = tmp_path / "cgroup"
-    group.mkdir()
-    (group / "memory.max").write_text("max\n")
-    (group / "memory.current").write_text("500000\n")
-    (group / "memory.stat").write_text("anon 300000\ninactive_file 150000\nactive_file 50000\n")
-    assert memory_need.free_memory() == 4000 * 1024 + 7
-    (group / "memory.max").write_text("2000000\n")
-    assert memory_need.free_memory() == 2000000 - 500000 + 200000 + 7
+    monkeypatch.setattr(memory_need.machine, "free_memory", lambda: 4000.0)
+    assert memory_need.free_memory() == 4007
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert memory_need.free_memory() == (1700000 + 7) // 4
+    assert memory_need.free_memory() == 4007 // 4
 
 
 def test_what_is_kept_of_an_image_is_small() -> None:
