@@ -53,7 +53,7 @@ class Recorder:
     ) -> None:
         self.settings, self.data, self.state, self.batch_size = settings, data, state, batch_size
         self.runtime, self.world = run.runtime, run.runtime.world
-        self.folder = run.open_folder()
+        self.folder = run.open_folder(settings)
         self.metadata = run.describe(self.folder, data, batch_size)
         self.started = self.runtime.started - state.seconds
         self.pace = Pace()

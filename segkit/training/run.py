@@ -71,20 +71,23 @@ class Run:
             complete_model(self.cfg.model, data.image_size)
         return to_settings(TrainConfig, self.cfg)
 
-    def open_folder(self) -> Path:
+    def open_folder(self, settings: TrainConfig) -> Path:
         """The run folder, made if it is not there, and held by the first process until the end.
 
         A signal before the first step leaves none behind.
 
+        Args:
+            settings: The configuration.
+
         Raises:
             ConfigError: It cannot be written, or another run has used it since the start.
         """
-        return self.runtime.only_main(self._make_folder)
+        return self.runtime.only_main(partial(self._make_folder, settings))
 
-    def _make_folder(self) -> Path:
-        out_dir = self.cfg.out_dir
+    def _make_folder(self, settings: TrainConfig) -> Path:
+        out_dir = settings.out_dir
         was_there = out_dir is not None and Path(out_dir).is_dir()
-        folder = make_run_folder(out_dir, Path(self.cfg.data.root or "run").name)
+        folder = make_run_folder(out_dir, Path(settings.data.root or "run").name)
         if self.checkpoint is None or not was_there:
             self.runtime.stack.push(partial(_forget_if_unbegun, folder, was_there, self.runtime))
             self.runtime.open(locked(folder))
