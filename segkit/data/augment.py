@@ -72,8 +72,7 @@ class Augment:
         dtype = np.promote_types(mask.dtype, np.min_scalar_type(self.ignore_index))
         mask = mask.astype(dtype, copy=False)
         # A second mask with nothing in it but holes: what comes after a hole may tint it.
-        empty = int(self.ignore_index == 0)
-        holes = np.full_like(mask, empty)
+        holes: Mask | None = None  # as long as there are none
         for position, step in enumerate(self.steps):
             # One stream for all: `Compose(seed=...)` would give every transform the same numbers,
             # so that an image is flipped both ways or not at all.
@@ -83,6 +82,8 @@ class Augment:
             if not isinstance(step, RandomScaleRotateCrop):  # any other one may write to them
                 image, mask = _own(image), _own(mask)
             ours = isinstance(step, A.Compose | RandomScaleRotateCrop)
+            if holes is None and isinstance(step, A.Compose):
+                holes = np.full_like(mask, int(self.ignore_index == 0))
             if not ours:  # a user's callable, which may move pixels: nothing tells where to
                 image = self._filled(image, holes)
             try:
@@ -96,11 +97,13 @@ class Augment:
                 ) from error
             image, mask = result["image"], result["mask"]
             _check_result(image, mask, name)
-            holes = result["holes"] if ours else np.full_like(mask, empty)
+            holes = result["holes"] if ours else None
         return self._filled(image, holes), mask.astype(dtype, copy=False)
 
-    def _filled(self, image: Image, holes: Mask) -> Image:
+    def _filled(self, image: Image, holes: Mask | None) -> Image:
         """A copy with the mean colour in the holes; the image itself where there are none."""
+        if holes is None:
+            return image
         hole = holes == self.ignore_index
         if not hole.any():
             return image

@@ -74,7 +74,9 @@ def check_labels(
         name: What an error calls the mask.
         key: What renumbers ids.
     """
-    wrong = (mask < 0) | (mask >= num_classes)
+    wrong = mask >= num_classes
+    if mask.dtype.kind == "i":
+        wrong |= mask < 0
     if ignore_index is not None:
         wrong &= mask != ignore_index
     if not wrong.any():

@@ -85,7 +85,7 @@ def to_labels(
             f"{name}: values from {low} to {high}; expected class ids between 0 and 65535. Save "
             f"it with {ignore_index} where nothing is labelled, and the class elsewhere"
         )
-    return labels.astype(np.uint8 if high <= 255 else np.uint16)
+    return labels.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
 def write_mask(path: PathLike, mask: Labels, palette: Palette | None = None) -> None:

@@ -76,16 +76,19 @@ class RandomScaleRotateCrop:
             image: RGB.
             mask: Class ids or ``ignore_index``.
             holes: Of the mask's shape and type: ``ignore_index`` where earlier transforms left a
-                hole, another value elsewhere. None is none.
+                hole, another value elsewhere. None if there are none.
 
         Returns:
-            ``image`` and ``mask`` of the crop's size, and ``holes`` if they were given.
+            ``image``, ``mask`` and ``holes`` of the crop's size; None for ``holes`` as above.
         """
         view = self._draw(mask.shape)
-        moved = {"image": view.image(image, self.fill), "mask": self._labels(view, mask)}
-        if holes is not None:
-            moved["holes"] = self._labels(view, holes)
-        return moved
+        if holes is None and view.has_holes:
+            holes = np.full_like(mask, int(self.ignore_index == 0))
+        return {
+            "image": view.image(image, self.fill),
+            "mask": self._labels(view, mask),
+            "holes": None if holes is None else self._labels(view, holes),
+        }
 
     def _draw(self, shape: Sequence[int]) -> "_View":
         # All numbers in every call: what one sample draws does not depend on what another did.
@@ -151,17 +154,22 @@ class _View(NamedTuple):
         """The crop of uint8 (H, W, 3), linear, with ``fill`` where there is nothing."""
         color = [round(value) for value in fill]
         part = self._resampled(image, cv2.INTER_LINEAR, cv2.INTER_LINEAR, color)
-        return part if self._is_full else self._padded(part, color)
+        return self._padded(part, color) if self._is_padded else part
 
     def labels(self, mask: Array, ignore_index: int) -> Array:
         """The crop of integer (H, W), nearest neighbour, with ``ignore_index`` likewise."""
         kinds = (cv2.INTER_NEAREST_EXACT, cv2.INTER_NEAREST)  # exact: the grid of INTER_LINEAR
         part = self._resampled(mask, *kinds, [ignore_index])
-        return part if self._is_full else self._padded(part, ignore_index)
+        return self._padded(part, ignore_index) if self._is_padded else part
 
     @property
-    def _is_full(self) -> bool:
-        return (self.rows.length, self.columns.length) == (self.rows.crop, self.columns.crop)
+    def has_holes(self) -> bool:
+        """Whether there may be some."""
+        return self._is_padded or self.degrees != 0
+
+    @property
+    def _is_padded(self) -> bool:
+        return (self.rows.length, self.columns.length) != (self.rows.crop, self.columns.crop)
 
     def _resampled(self, array: Array, resize: int, warp: int, border: list[int]) -> Array:
         """The part of the scaled and rotated image that the crop shows."""
