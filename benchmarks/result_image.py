@@ -15,11 +15,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
+from segkit.data.arrays import Image
 from segkit.data.masks import read_mask
 from segkit.data.voc import VOCSegmentation
-from segkit.report.images import GAP, Drawing, panel, with_legend
+from segkit.report.images import GAP, panel, with_legend
 
 WIDTH = 320  # of each of the three images in a row
 QUARTERS = (3, 2, 1)
@@ -33,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     result = json.loads((args.evaluation / "metrics.json").read_text(encoding="utf-8"))
     dataset = VOCSegmentation(args.data, result["split"], classes=result["classes"])
-    rows: list[Drawing] = []
+    rows: list[Image] = []
     for name in chosen(args.evaluation / "per_image.csv"):
         image, target = dataset.read(dataset.ids.index(name))
         pred = read_mask(args.evaluation / "predictions" / f"{name}.png")
@@ -41,7 +42,7 @@ def main() -> None:
     drawn = with_legend(np.concatenate(rows).astype(np.uint8), dataset.classes, dataset.palette)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # With 256 colours the file has a third of the size, and looks the same.
-    Image.fromarray(drawn).quantize(256).save(args.out, optimize=True)
+    PIL.Image.fromarray(drawn).quantize(256).save(args.out, optimize=True)
     print(f"{args.out}: {args.out.stat().st_size / 1024:.0f} KiB")
 
 
@@ -53,12 +54,13 @@ def chosen(per_image: Path) -> list[str]:
     return [ranked[len(ranked) * quarter // 4][1] for quarter in QUARTERS]
 
 
-def row(image: Drawing, target: Drawing, pred: Drawing, dataset: VOCSegmentation) -> Drawing:
+def row(image: Image, target: Image, pred: Image, dataset: VOCSegmentation) -> Image:
     """The three images, made ``WIDTH`` pixels wide."""
     size = WIDTH, round(WIDTH * image.shape[0] / image.shape[1])
-    small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    small = PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.LANCZOS)
     masks = (
-        Image.fromarray(mask).resize(size, Image.Resampling.NEAREST) for mask in (target, pred)
+        PIL.Image.fromarray(mask).resize(size, PIL.Image.Resampling.NEAREST)
+        for mask in (target, pred)
     )
     return panel(np.asarray(small), *map(np.asarray, masks), dataset.palette, dataset.ignore_index)
 

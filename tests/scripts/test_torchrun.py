@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,13 @@ def two(here: Path, one: Path) -> Path:
     return here / "two"
 
 
+@pytest.fixture
+def copied(here: Path, one: Path) -> Path:
+    """The run of one process once more, to go on with: tests may come in any order."""
+    shutil.copytree(one, here / "copied")
+    return here / "copied"
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(one: Path, two: Path) -> None:
     for alone, joint in zip(metrics(one), metrics(two), strict=True):
@@ -215,10 +223,10 @@ def test_restarted_processes_end_with_the_same_weights(here: Path, two: Path) ->
 
 
 @pytest.mark.slow
-def test_sigterm_stops_both_at_one_step_and_more_processes_go_on(here: Path, one: Path) -> None:
-    more = (f"resume={one}", HALF, "trainer.max_epochs=2000")
+def test_sigterm_stops_both_at_one_step_and_more_processes_go_on(here: Path, copied: Path) -> None:
+    more = (f"resume={copied}", HALF, "trainer.max_epochs=2000")
     with torchrun("train.py", *more, cwd=here) as run:
-        run.until(lambda: has_epochs(one, 7))
+        run.until(lambda: has_epochs(copied, 7))
         workers = run.workers
         run.process.send_signal(signal.SIGTERM)
         assert run.wait() != 0
@@ -227,12 +235,12 @@ def test_sigterm_stops_both_at_one_step_and_more_processes_go_on(here: Path, one
     assert "1 processes -> 2: the images come in the same order, now 8 at once" in run.text
     assert "lost another process" not in run.text
 
-    epochs = len(metrics(one)) + 1
-    last = (f"trainer.max_epochs={epochs}", "loader.batch_size=8", f"resume={one}")
+    epochs = len(metrics(copied)) + 1
+    last = (f"trainer.max_epochs={epochs}", "loader.batch_size=8", f"resume={copied}")
     result = call("train.py", *last, cwd=here)
     assert result.status == 0, result.err
-    assert [line["epoch"] for line in metrics(one)] == list(range(1, epochs + 1))
-    assert [line["step"] for line in metrics(one)] == [3 * e for e in range(1, epochs + 1)]
+    assert [line["epoch"] for line in metrics(copied)] == list(range(1, epochs + 1))
+    assert [line["step"] for line in metrics(copied)] == [3 * e for e in range(1, epochs + 1)]
 
 
 @pytest.mark.slow
