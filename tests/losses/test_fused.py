@@ -201,6 +201,7 @@ class TestFused:
         assert all(a.equal(b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch 2.10's own import
 def test_who_leaves_the_resize_to_the_loss() -> None:
     model = DeepLabV3Plus("tiny", 3)
     assert model(torch.zeros(2, 3, 33, 30), resize=False).shape[2:] == (9, 8)
