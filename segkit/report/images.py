@@ -109,6 +109,8 @@ def shrunk(image: Image, masks: Sequence[Labels], side: int) -> tuple[Image, lis
     """
     size = image.shape[:2]
     scale = min(side / max(size), 1.0)
+    if scale == 1.0:
+        return image.copy(), [mask.copy() for mask in masks]
     height, width = (max(round(length * scale), 1) for length in size)
     small = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BOX)
     rows, columns = (

@@ -10,12 +10,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from segkit.files import write_csv
+from segkit.metrics.boundary import near_other_label
 from segkit.metrics.objects import NEIGHBOURS
 from segkit.report.image_result import Box, ImageResult, Probabilities
 
@@ -47,7 +50,7 @@ class Region:
     confidence: float
     label_confidence: float
 
-    @property
+    @cached_property
     def score(self) -> float:
         """How sure and how large: the higher the more a look is worth.
 
@@ -58,7 +61,7 @@ class Region:
         odds = self.confidence / max(self.label_confidence, TINY)
         return math.log(odds) * math.log1p(self.pixels)
 
-    @property
+    @cached_property
     def rank(self) -> tuple[float, str, Box]:
         """What sorts regions, worst first and in the same order every time."""
         return (-self.score, self.name, self.box)
@@ -67,7 +70,8 @@ class Region:
 class SuspiciousLabels:
     """Looks at the images of a split one by one and keeps the regions to doubt.
 
-    Memory does not grow with the split: of all regions those with the highest scores are kept.
+    Memory does not grow with the split: of all regions those with the highest scores are kept, and
+    the others are sorted out whenever there are twice as many.
 
     Args:
         num_classes: Number of classes C.
@@ -86,7 +90,13 @@ class SuspiciousLabels:
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.seam, self.keep = seam, keep
         self.sums = np.zeros((2, num_classes), np.int64)
-        self.candidates: list[Region] = []
+        self._found: list[Region] = []
+
+    @property
+    def candidates(self) -> list[Region]:
+        """The regions that are kept, in the order of their ranks."""
+        self._found = heapq.nsmallest(self.keep, self._found, key=lambda region: region.rank)
+        return self._found
 
     def update(self, answer: ImageResult) -> list[Region]:
         """Look at one image; without probabilities nothing of it is doubted.
@@ -128,9 +138,9 @@ class SuspiciousLabels:
         return sorted(rows, key=lambda row: (-row[1], row[0]))
 
     def _add(self, regions: Iterable[Region]) -> None:
-        self.candidates = heapq.nsmallest(
-            self.keep, [*self.candidates, *regions], key=lambda region: region.rank
-        )
+        self._found.extend(regions)
+        if len(self._found) > 2 * self.keep:
+            self._found = self.candidates
 
     def _regions(
         self, answer: ImageResult, probabilities: tuple[Probabilities, Probabilities]
@@ -140,12 +150,10 @@ class SuspiciousLabels:
         differ = (target != self.ignore_index) & (pred != target)
         pairs = np.where(differ, target.astype(np.int32) * self.num_classes + pred, -1)
         radius = max(1, round(self.seam * float(np.hypot(*target.shape))))
-        size = 2 * radius + 1
         # Inner pixels have no other pair around them. So those of two pairs never touch, and
         # connected ones are of one pair.
-        inner = pairs == ndimage.maximum_filter(pairs, size)
-        inner &= pairs == ndimage.minimum_filter(pairs, size)
-        inner &= differ
+        near = near_other_label(torch.from_numpy(pairs)[None], radius, edges=False)[0].numpy()
+        inner = differ & ~near
         areas, count = ndimage.label(inner, NEIGHBOURS)
         where = areas[inner]
         pixels = np.bincount(where, minlength=count + 1)

@@ -5,15 +5,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from segkit.data.arrays import Image
+from segkit.metrics import ConfusionMatrix, class_counts
 from segkit.metrics.confusion import ratio
 from segkit.report.html.object_sizes import ObjectSizes
-from segkit.report.html.thumbnails import Thumbnail, thumbnail
+from segkit.report.html.thumbnails import SIDES, Thumbnail, kept, thumbnail
 from segkit.report.image_result import Box, ImageResult
 from segkit.report.label_errors import Region, SuspiciousLabels
 
 CROP_SIDE = 256  # of the images of suspicious regions
+NO_IMAGE = Thumbnail(0, 0, b"", b"", b"", b"")
 SPARE = 4  # times as many of them as are shown: the thresholds are known at the end
 
 
@@ -27,7 +30,8 @@ class Card:
         accuracy: Share of its pixels that are right.
         iou: Class id and IoU of each class in the target or the prediction.
         lost: Class id and wrong pixels (missed or made up) of each class in the target.
-        image: Its layers.
+        pixels: What its layers are made of; None once they are made, or if there are to be none.
+        image: Its layers, made of what is shown alone.
         groups: Why it is shown: a group's name and the place in it, from 1.
     """
 
@@ -36,7 +40,8 @@ class Card:
     accuracy: float | None
     iou: dict[int, float]
     lost: dict[int, int]
-    image: Thumbnail
+    pixels: ImageResult | None = None
+    image: Thumbnail = NO_IMAGE
     groups: tuple[tuple[str, int], ...] = ()
 
 
@@ -46,13 +51,15 @@ class Crop:
 
     region: Region
     window: Box
-    image: Thumbnail
+    pixels: ImageResult | None = None
+    image: Thumbnail = NO_IMAGE
 
 
 class Findings:
     """The worst and the best images, objects by size, and suspicious labels of a split.
 
-    Memory does not grow with the split: images are kept of those images only that may be shown.
+    Memory does not grow with the split: pixels are kept of those images only that may be shown, at
+    most of ``2 * max_images`` and one more for each class. Images are made at the end.
 
     Args:
         num_classes: Number of classes C.
@@ -121,26 +128,38 @@ class Findings:
             [c for c in self.worst if c.name not in chosen][: self.max_images - len(chosen)],
             "worst",
         )
-        cards = [replace(card, groups=tuple(groups[card.name].items())) for card in chosen.values()]
+        cards = [
+            replace(
+                card,
+                pixels=None,
+                image=self._image(card.pixels, SIDES[0]),
+                groups=tuple(groups[card.name].items()),
+            )
+            for card in chosen.values()
+        ]
         return sorted(cards, key=_worst)
 
     def doubted(self) -> list[Crop]:
         """At most ``max_images`` regions whose labels are most probably wrong, worst first."""
         doubted = set(self.suspicious.regions())
-        return [crop for crop in self.crops if crop.region in doubted][: self.max_images]
+        crops = [crop for crop in self.crops if crop.region in doubted][: self.max_images]
+        return [
+            replace(crop, pixels=None, image=self._image(crop.pixels, CROP_SIDE)) for crop in crops
+        ]
+
+    def _image(self, pixels: ImageResult | None, side: int) -> Thumbnail:
+        assert pixels is not None
+        return thumbnail(pixels, self.palette, self.ignore_index, side)
 
     @property
     def _num_crops(self) -> int:
         return SPARE * self.max_images
 
     def _card(self, answer: ImageResult) -> Card | None:
-        """None if there is no place for it anywhere, so that no image has to be made."""
-        target, pred = answer.target, answer.pred
-        valid = target != self.ignore_index
-        hits, support, predicted = (
-            np.bincount(ids, minlength=self.num_classes)
-            for ids in (target[valid & (pred == target)], target[valid], pred[valid])
-        )
+        """None if there is no place for it anywhere, so that nothing has to be kept of it."""
+        matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
+        matrix.update(torch.from_numpy(answer.pred), torch.from_numpy(answer.target))
+        hits, support, predicted = class_counts(matrix.matrix).numpy()
         union = support + predicted - hits
         iou = {int(c): float(hits[c] / union[c]) for c in np.flatnonzero(union)}
         lost = {int(c): int(union[c] - hits[c]) for c in np.flatnonzero(support)}
@@ -150,11 +169,10 @@ class Findings:
             ratio(int(hits.sum()), int(support.sum())),
             iou,
             lost,
-            NO_IMAGE,
         )
         if card.miou is None or not self.max_images or not self._has_place(card):
             return None
-        return replace(card, image=thumbnail(answer, self.palette, self.ignore_index))
+        return replace(card, pixels=kept(answer, self.num_classes))
 
     def _has_place(self, card: Card) -> bool:
         return (
@@ -182,10 +200,7 @@ class Findings:
         margin = max(32, (box.bottom - box.top) // 2, (box.right - box.left) // 2)
         window = box.grown(margin, answer.target.shape)
         part = answer.part(window)
-        return Crop(region, window, thumbnail(part, self.palette, self.ignore_index, CROP_SIDE))
-
-
-NO_IMAGE = Thumbnail(0, 0, b"", b"", b"", b"")
+        return Crop(region, window, kept(part, self.num_classes, CROP_SIDE))
 
 
 def _worst(card: Card) -> tuple[float, str]:

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from segkit.metrics.objects import NEIGHBOURS
+from segkit.metrics.objects import objects_of_classes
 
 # Side of a square with as many pixels: below the first, from each to the next, from the last on.
 SIDES = (8, 16, 32, 64, 128, 256, 512)
@@ -46,18 +45,11 @@ class ObjectSizes:
 
     def update(self, target: NDArray[np.integer[Any]], pred: NDArray[np.integer[Any]]) -> None:
         """Count one image: class ids or ``ignore_index``, (H, W), and class ids, (H, W)."""
-        squares = np.square(SIDES)
-        codes = np.where(target == self.ignore_index, 0, target.astype(np.int32) + 1)
-        boxes = ndimage.find_objects(codes, len(self.counts))
-        for class_id, box in enumerate(boxes):
-            if box is None:
-                continue
-            areas, count = ndimage.label(codes[box] == class_id + 1, NEIGHBOURS)
-            pixels = np.bincount(areas.ravel(), minlength=count + 1)[1:]
-            right = np.bincount(areas[pred[box] == class_id], minlength=count + 1)[1:]
-            columns = (np.ones_like(pixels), 2 * right >= pixels, pixels, right)
-            bins = np.searchsorted(squares, pixels, side="right")
-            np.add.at(self.counts[class_id], bins, np.stack(columns, axis=1))
+        areas = objects_of_classes(target, target == pred)
+        class_ids, pixels, right = areas[areas[:, 0] != self.ignore_index].T
+        columns = (np.ones_like(pixels), 2 * right >= pixels, pixels, right)
+        bins = np.searchsorted(np.square(SIDES), pixels, side="right")
+        np.add.at(self.counts, (class_ids, bins), np.stack(columns, axis=1))
 
     def merge(self, other: "ObjectSizes") -> None:
         """Add the counts of another process."""

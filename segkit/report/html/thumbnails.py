@@ -58,6 +58,20 @@ def thumbnail(
     return made
 
 
+def kept(answer: ImageResult, num_classes: int, side: int = SIDES[0]) -> ImageResult:
+    """What :func:`thumbnail` needs of an image, in little memory and with nothing encoded yet.
+
+    Args:
+        answer: The image, its target and its prediction.
+        num_classes: Up to 256 a byte is enough for a prediction.
+        side: Of the longer side, in pixels: larger images are made smaller.
+    """
+    image, (target, pred) = shrunk(answer.image, [answer.target, answer.pred], side)
+    return ImageResult(
+        answer.name, image, target, pred.astype("u1" if num_classes <= 256 else "i4")
+    )
+
+
 def _layers(answer: ImageResult, palette: Image, ignore_index: int, side: int) -> Thumbnail:
     image, (target, pred) = shrunk(answer.image, [answer.target, answer.pred], side)
     ignored = target == ignore_index
