@@ -71,13 +71,10 @@ class PRCurves:
         per_row = size[0] * self.num_classes * size[2]
         for rows in row_strips(slice(0, size[1]), per_row, STRIP) if self.classes else ():
             part, labels = logits[:, :, rows], target[:, rows]
-            # Softmax of the classes that count alone; the others are in the sum.
-            exps = (part - part.amax(1, keepdim=True)).exp_()
-            total = exps.sum(1)
-            probs = torch.stack([exps[:, c] for c in self.classes])  # (K, N, rows, W)
+            probs = self._probabilities(part)
             # The last threshold that the probability reaches.
             # NaN, of weights that diverged, reaches the first alone.
-            bins = probs.div_(total).nan_to_num_().mul_(self.bins - 1).int()
+            bins = probs.nan_to_num_().mul_(self.bins - 1).int()
             bins.clamp_(max=self.bins - 1)
             for own, class_id in zip(bins, self.classes, strict=True):
                 own.add_(labels == class_id, alpha=self.bins)
@@ -85,6 +82,15 @@ class PRCurves:
             bins.masked_fill_(labels == self.ignore_index, outside)
             found += occurrences(bins, outside + 1)
         self.counts = self.counts.to(target.device) + found[:outside].view_as(self.counts)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax of the classes that are counted, (K, N, H, W), of a strip."""
+        if logits.stride(1) == 1 and self.num_classes >= 16 and logits.device.type == "cpu":
+            # Of numbers that lie one after the other; of fewer than a vector holds it is slow.
+            every = logits.permute(0, 2, 3, 1).softmax(-1)
+            return torch.stack([every[..., c] for c in self.classes])
+        exps = (logits - logits.amax(1, keepdim=True)).exp_()
+        return torch.stack([exps[:, c] for c in self.classes]).div_(exps.sum(1))
 
     def curve(self, class_id: int) -> Curve:
         """At threshold i / (bins - 1) a pixel is predicted if its probability is at least that.

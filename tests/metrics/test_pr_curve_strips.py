@@ -33,13 +33,16 @@ def reached(logits: Tensor, target: Tensor, shift: float, bins: int = 101) -> Te
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("strip", [1, 500, 2**20])
+@pytest.mark.parametrize(("strip", "num_classes"), [(1, 7), (500, 7), (2**20, 7), (900, 17)])
 def test_it_is_a_softmax_in_float64(
-    strip: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+    strip: int,
+    num_classes: int,
+    memory_format: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "STRIP", strip)
-    logits, target = case(7, (23, 31), images=2)
-    curves = PRCurves(7)
+    logits, target = case(num_classes, (23, 31), images=2)
+    curves = PRCurves(num_classes)
     curves.update(logits.to(memory_format=memory_format), target)
     found = curves.counts.flip(2).cumsum(2).flip(2)
     # float32 may take the other side of a threshold only where float64 nearly meets it.
