@@ -7,25 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loss_cases import NUM_CLASSES, UNEVEN, batch, sum_of
+from loss_speed import kept_bytes
 from torch import Tensor, nn
 
 from segkit.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from segkit.losses.softmax import Softmax, SumOfMargins
-
-
-def kept_bytes(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> int:
-    """What the forward pass holds for the backward one, beside its own inputs."""
-    inputs = {tensor.untyped_storage().data_ptr() for tensor in (logits, target)}
-    held: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        held[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss(logits, target)
-    held = {where: tensor for where, tensor in held.items() if where not in inputs}
-    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
 def inputs(weights: list[float] | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

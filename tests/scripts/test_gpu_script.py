@@ -13,8 +13,7 @@ from scripts import ROOT
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def gpu() -> Any:
     return importlib.import_module("gpu")
 
 

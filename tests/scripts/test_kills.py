@@ -1,11 +1,10 @@
 """A few of the kills of ``benchmarks/kills.py``: each resumed run ends with the same bits."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
+import kills
 import pytest
-from scripts import ROOT
 
 pytestmark = [
     pytest.mark.slow,
@@ -14,11 +13,6 @@ pytestmark = [
 
 
 def test_killed_and_resumed_runs_end_like_one_that_was_left_alone(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("kills", ROOT / "benchmarks" / "kills.py")
-    assert spec is not None and spec.loader is not None
-    kills = importlib.util.module_from_spec(spec)
-    sys.modules["kills"] = kills
-    spec.loader.exec_module(kills)
     found = kills.kill_runs(tmp_path, count=4, seed=1)
     assert [kill.differences for kill in found] == [()] * 4
     assert any(kill.saving for kill in found)
