@@ -54,17 +54,26 @@ def one_minus_p(nll):
 
 
 @triton.jit
+def pixels(i, target, H, W, h, w, ry, rx, ignore):
+    """Of the pixels ``i`` of an image: whether it has them, whether they count, their class ids,
+    and the rows and columns of the low-resolution logits that they lie between."""
+    inside = i < H * W
+    y0, y1, ly = source(i // W, ry, h)
+    x0, x1, lx = source(i % W, rx, w)
+    t = tl.load(target + i, inside, 0).to(tl.int32)
+    return inside, inside & (t != ignore), t, y0, y1, ly, x0, x1, lx
+
+
+@triton.jit
 def forward_kernel(
     low, target, lse_out, nll_out, partial, C, H, W, h, w, sn, sc, sh, sw, ry, rx, ignore, gamma,
     BLOCK: tl.constexpr, CB: tl.constexpr,
 ):  # fmt: skip
     n, pid = tl.program_id(1), tl.program_id(0)
     i = pid * BLOCK + tl.arange(0, BLOCK)
-    inside = i < H * W
-    y0, y1, ly = source(i // W, ry, h)
-    x0, x1, lx = source(i % W, rx, w)
-    t = tl.load(target + n * H * W + i, inside, 0).to(tl.int32)
-    valid = inside & (t != ignore)
+    inside, valid, t, y0, y1, ly, x0, x1, lx = pixels(
+        i, target + n * H * W, H, W, h, w, ry, rx, ignore
+    )
     t = tl.where(valid, t, 0)
     # Log-sum-exp and the true class's logit, some classes at a time.
     top = tl.full((BLOCK,), -float("inf"), tl.float32)
@@ -115,11 +124,9 @@ def slopes_kernel(
 ):  # fmt: skip
     n, pid = tl.program_id(1), tl.program_id(0)
     i = pid * BLOCK + tl.arange(0, BLOCK)
-    inside = i < H * W
-    y0, y1, ly = source(i // W, ry, h)
-    x0, x1, lx = source(i % W, rx, w)
-    t = tl.load(target + n * H * W + i, inside, 0).to(tl.int32)
-    valid = inside & (t != ignore)
+    inside, valid, t, y0, y1, ly, x0, x1, lx = pixels(
+        i, target + n * H * W, H, W, h, w, ry, rx, ignore
+    )
     known = valid & (t >= 0) & (t < C)
     t = tl.where(known, t, 0)
     lse = tl.load(lse_in + n * H * W + i, inside, 0.0)
