@@ -33,14 +33,14 @@ class CheckCache:
     def get(self, index: int) -> Any:
         """What is stored for an item, None if its files are new or changed."""
         entry = self.entries.get("\n".join(map(str, self._paths(index))))
-        if not isinstance(entry, dict) or entry.get("stamp") != self._stamp(index):
+        if not isinstance(entry, dict) or entry.get("stamp") != stamp(self.dataset, index):
             return None
         return entry.get("facts")
 
     def put(self, index: int, facts: dict[str, Any]) -> None:
         """Remember facts about an item, until :meth:`save` in memory only."""
         key = "\n".join(map(str, self._paths(index)))
-        self.entries[key] = {"stamp": self._stamp(index), "facts": facts}
+        self.entries[key] = {"stamp": stamp(self.dataset, index), "facts": facts}
 
     def save(self) -> None:
         """Write the file whole or not at all."""
@@ -54,12 +54,14 @@ class CheckCache:
         image, mask = self.dataset.files(index)
         return image.absolute(), mask.absolute()
 
-    def _stamp(self, index: int) -> list[int] | None:
-        try:
-            stats = [path.stat() for path in self._paths(index)]
-        except OSError:
-            return None
-        return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+
+def stamp(dataset: FileDataset, index: int) -> list[int] | None:
+    """Size and time of the files of an item; None if one is missing."""
+    try:
+        stats = [path.stat() for path in dataset.files(index)]
+    except OSError:
+        return None
+    return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
 
 
 def cache_folder() -> Path | None:

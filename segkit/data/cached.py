@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from segkit.data.cache import cache_folder
+from segkit.data.cache import cache_folder, stamp
 from segkit.data.dataset import Examined, FileDataset, SegmentationDataset, can_examine
 from segkit.data.decode import head_size
 from segkit.data.decoded import DecodedFile, file_bytes
@@ -27,8 +27,6 @@ from segkit.files import refuse_special, user_path
 VERSION = 1  # raise it with any change of what files are decoded to
 SPARE = 2  # times what a cache needs must be free: a full memory ends the run, or another one
 
-Stamp = tuple[int, ...]
-
 
 class CachedDataset:
     """A data set that keeps what it has read; all else, as ``palette``, is the data set's own.
@@ -39,11 +37,11 @@ class CachedDataset:
     Args:
         dataset: Tells its files: a :class:`~segkit.data.FileDataset`.
         store: Where items are kept.
-        stamps: Of the files of each item.
+        stamps: Sizes and times of each item's files; None if one is missing.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, store: DecodedFile, stamps: Sequence[Stamp | None]
+        self, dataset: SegmentationDataset, store: DecodedFile, stamps: Sequence[list[int] | None]
     ) -> None:
         self.dataset: Any = dataset
         self.store, self.stamps = store, stamps
@@ -115,7 +113,7 @@ class _Plan(NamedTuple):
     """A split to be cached: its data set, the stamps of its files, what they are in a file."""
 
     dataset: FileDataset
-    stamps: list[Stamp | None]
+    stamps: list[list[int] | None]
     key: bytes
     path: Path  # on disk
 
@@ -131,7 +129,7 @@ def cached(
         splits: By name.
         kind: ``ram``: shared by this process and those that it starts. ``disk``: shared by all,
             and there in the next run. None: the splits as they are.
-        folder: Of the files on disk; None is segkit's own in the user's cache folder.
+        folder: Where the files on disk lie; None is segkit's own in the user's cache folder.
 
     Raises:
         ConfigError: A data set does not tell its files, this system has no such cache, or there is
@@ -158,15 +156,6 @@ def cached(
         wrapper = CachedExaminedDataset if can_examine(dataset) else CachedDataset
         made[name] = wrapper(dataset, store, plan.stamps)
     return made
-
-
-def stamp(dataset: FileDataset, index: int) -> Stamp | None:
-    """Size and time of the files of an item; None if one is missing."""
-    try:
-        stats = [path.stat() for path in dataset.files(index)]
-    except OSError:
-        return None
-    return tuple(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))
 
 
 def _plan(dataset: SegmentationDataset, name: str, start: str, folder: Path) -> _Plan:

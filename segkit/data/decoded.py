@@ -25,8 +25,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
-Mask = NDArray[np.uint8]
+from segkit.data.arrays import Image, Mask
 
 MAGIC = b"segkit decoded 1"
 _HEAD = struct.Struct("<16s32s32sQ")
@@ -41,7 +40,7 @@ class DecodedFile:
     is no copy.
 
     Args:
-        handle: Of the open file, which is closed with this object.
+        handle: Descriptor of the open file, which is closed with this object.
         key: 32 bytes that say what the file was made of.
 
     Raises:
@@ -67,8 +66,8 @@ class DecodedFile:
         """An empty one in an empty file.
 
         Args:
-            handle: As above.
-            key: As above.
+            handle: Descriptor of the open file, which is closed with the object.
+            key: 32 bytes that say what the file is made of.
             sizes: Pixels of each item; an item with more of them is not kept.
         """
         offsets, _, end = _layout(sizes)
