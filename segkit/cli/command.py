@@ -33,7 +33,7 @@ from segkit.cli.sweep import (
     job_name,
     missing_plugin,
 )
-from segkit.config.check import STAGES, check_components, check_config, check_start, check_values
+from segkit.config.check import STAGES, check_components, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices, short
 from segkit.config.saved import absolute_paths
 from segkit.config.schema import SCHEMAS, SWAPPED
@@ -98,10 +98,7 @@ def check_command_line(name: str) -> None:
             raise ConfigError(join_lines(problems))
         if _typed is not None:  # only the checkpoint tells what they are about
             return
-        check_values(cfg, name)
-        if name == "train":
-            check_start(cfg)
-            check_components(cfg, STAGES[0])
+        _check_cheaply(cfg, name)
 
     with report_once():
         _compose(name, cheap_check, only_check=True)
@@ -119,22 +116,31 @@ def run(name: str, task: Task) -> None:
     In a sweep (``-m``) a job that fails says so, the others go on, those that failed are named at
     the end, and the exit status is 1. What ``task`` returns is what an optimizing sweeper gets.
     """
-    function = ScriptFunction(task)
+    function, composed = ScriptFunction(task), _take_composed(name)
 
     def checked_task(cfg: DictConfig) -> object:
         if _typed is None:
             with report_once():
-                check_config(cfg, name)
+                if composed is None:
+                    _check_cheaply(cfg, name)
                 if name == "train":
-                    check_start(cfg)
+                    check_components(cfg, STAGES[1])
         absolute_paths(cfg, name)
         return function(cfg)
 
-    if (composed := _take_composed(name)) is None:
+    if composed is None:
         _compose(name, checked_task)
         return
     with _mistakes_told(name, sys.argv), _as_hydras_job(composed):
         _only_job(checked_task, composed.cfg, name)
+
+
+def _check_cheaply(cfg: DictConfig, name: str) -> None:
+    """What can be refused before torchvision and the training loop are imported."""
+    check_values(cfg, name)
+    if name == "train":
+        check_start(cfg)
+        check_components(cfg, STAGES[0])
 
 
 def _command(name: str) -> tuple[str, ...]:
