@@ -27,14 +27,14 @@ class Pace:
         self.waited = self.waiting = 0.0
         self._begun: float | None = None  # the run, in this process
         self._done = 0  # images of the epochs before, in this process
-        self._epoch: tuple[float, int] = (0.0, 0)  # when it began, and with how many images used
+        self._epoch: tuple[float, EpochPlan]  # when it began, and its plan; set by follow
         self._bar: tqdm[object] | None = None
 
     def follow(self, batches: Iterable[T], plan: EpochPlan) -> Iterator[T]:
         """The batches of an epoch; counts the time until each of them is there."""
         now = time.perf_counter()
         self._begun = now if self._begun is None else self._begun
-        self.waited, self._epoch = 0.0, (now, plan.start)
+        self.waited, self._epoch = 0.0, (now, plan)
         self._bar = bar(self._timed(batches), f"epoch {plan.epoch}", plan.num_batches)
         yield from self._bar
         self._done += plan.images_per_epoch - plan.start
@@ -55,25 +55,25 @@ class Pace:
     def _waiting(self) -> float:
         return self.waited / max(time.perf_counter() - self._epoch[0], 1e-9)
 
-    def show(self, loss: float, state: TrainState, plan: EpochPlan) -> None:
+    def show(self, loss: float, state: TrainState) -> None:
         """Write behind the bar of the epoch, if one is shown."""
         if self._bar is not None and not self._bar.disable:
-            self._bar.set_postfix_str(self.text(loss, state, plan), refresh=False)
+            self._bar.set_postfix_str(self.text(loss, state), refresh=False)
 
-    def text(self, loss: float, state: TrainState, plan: EpochPlan) -> str:
+    def text(self, loss: float, state: TrainState) -> str:
         """Loss, images per second, share of waiting, and the time until the run ends."""
-        began, first = self._epoch
-        speed = (state.images - first) / max(time.perf_counter() - began, 1e-9)
-        left = self.seconds_left(state, plan)
+        began, plan = self._epoch
+        speed = (state.images - plan.start) / max(time.perf_counter() - began, 1e-9)
+        left = self.seconds_left(state)
         return (
             f"loss {loss:.4f}, {speed:.1f} images/s, waiting {self._waiting():.0%}, "
             f"{int(left) // 60}:{int(left) % 60:02d} left"
         )
 
-    def seconds_left(self, state: TrainState, plan: EpochPlan) -> float:
+    def seconds_left(self, state: TrainState) -> float:
         """Until the last epoch ends, as fast as this process was so far, validations included."""
-        began, first = self._epoch
-        done = self._done + state.images - first
+        began, plan = self._epoch
+        done = self._done + state.images - plan.start
         epochs = plan.max_epochs - plan.epoch
         remaining = plan.images_per_epoch - state.images + epochs * plan.images_per_epoch
         started = began if self._begun is None else self._begun

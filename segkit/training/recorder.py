@@ -57,7 +57,6 @@ class Recorder:
         self.metadata = run.describe(self.folder, data, batch_size)
         self.started = self.runtime.started - state.seconds
         self.pace = Pace()
-        self.plan: EpochPlan | None = None  # of the epoch in progress
         trainer = settings.trainer
         if self.world.is_main:
             log_to_file(self.folder / "train.log")
@@ -84,7 +83,6 @@ class Recorder:
 
     def follow(self, batches: Iterable[T], plan: EpochPlan) -> Iterator[T]:
         """The batches of an epoch, with a bar on a terminal."""
-        self.plan = plan
         return self.pace.follow(self.from_first(batches), plan)
 
     def from_first(self, batches: Iterable[T]) -> Iterator[T]:
@@ -102,8 +100,7 @@ class Recorder:
             Stopped: A signal asked any of the processes to stop; the state is saved.
         """
         self._step_scalars(values)
-        if self.plan is not None:
-            self.pace.show(values["train/loss"], self.state, self.plan)
+        self.pace.show(values["train/loss"], self.state)
         asked = self.runtime.signals.received is not None
         stop, due = self.world.any_rank(asked, self.saver.due(self.state.step))
         if stop or due:

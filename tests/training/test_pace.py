@@ -43,7 +43,7 @@ def test_speed_waiting_and_the_time_left_by_hand(clock: Clock) -> None:
         for name in pace.follow(batches(), plan):
             clock.now += 3
             state.images += 4
-            seen.append((name, pace.text(0.5, state, plan)))
+            seen.append((name, pace.text(0.5, state)))
         left = [(20, 16), (12, 8)][epoch - 1]
         assert seen == [
             (name, f"loss 0.5000, 1.0 images/s, waiting 25%, 0:{seconds:02d} left")
@@ -64,7 +64,7 @@ def test_a_validation_counts_for_the_time_left(clock: Clock) -> None:
         clock.now += 1
         state.images = 4
         # 11 s for two epochs, of which one validation is still to come.
-        assert pace.seconds_left(state, plan) == pytest.approx(5.5)
+        assert pace.seconds_left(state) == pytest.approx(5.5)
 
 
 def test_an_epoch_that_goes_on_counts_what_it_uses(clock: Clock) -> None:
@@ -74,5 +74,5 @@ def test_an_epoch_that_goes_on_counts_what_it_uses(clock: Clock) -> None:
     for _ in pace.follow(["a", "b"], plan):
         clock.now += 2
         state.images += 2
-        assert pace.text(1.0, state, plan).startswith("loss 1.0000, 1.0 images/s, waiting 0%")
-    assert pace.seconds_left(state, plan) == 0
+        assert pace.text(1.0, state).startswith("loss 1.0000, 1.0 images/s, waiting 0%")
+    assert pace.seconds_left(state) == 0
