@@ -75,8 +75,8 @@ class RandomScaleRotateCrop:
         Args:
             image: RGB.
             mask: Class ids or ``ignore_index``.
-            holes: Of the mask's shape and type: ``ignore_index`` where earlier transforms left a
-                hole, another value elsewhere. None if there are none.
+            holes: Map of the mask's shape and type: ``ignore_index`` where earlier transforms left
+                a hole, another value elsewhere. None if there are none.
 
         Returns:
             ``image``, ``mask`` and ``holes`` of the crop's size; None for ``holes`` as above.
@@ -109,11 +109,11 @@ class _Span(NamedTuple):
     """What a crop shows of an image along one axis, in pixels.
 
     Attributes:
-        size: Of the image.
-        scaled: Of the scaled image.
-        crop: Of the crop.
+        size: Length of the image.
+        scaled: Length of the scaled image.
+        crop: Length of the crop.
         start: Where the part that is shown begins in the scaled image.
-        length: Of that part.
+        length: Length of that part.
         before: Where it begins in the crop; less than 0 nowhere, more where there is padding.
     """
 

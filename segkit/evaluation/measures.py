@@ -31,7 +31,7 @@ class ImageScores:
     """One image: what its scores, and intervals of the split's, need.
 
     Attributes:
-        name: Of the image.
+        name: The image's id.
         counts: Its :func:`segkit.metrics.class_counts`, (3, C): int32, which is enough for what can
             be decoded, and 12 bytes a class.
     """

@@ -39,5 +39,5 @@ def _compared(source: str | Sequence[str]) -> TargetSource:
 
 
 def paths_of(source: TargetSource) -> list[Path]:
-    """Of the folder, or of the checkpoints."""
+    """The path of the folder, or those of the checkpoints."""
     return [source] if isinstance(source, Path) else [one.path for one in source]

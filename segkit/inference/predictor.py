@@ -108,7 +108,7 @@ class Inference:
             image: uint8 (1, 3, H, W).
             name: What messages call the image.
             finite: Gets a bool scalar on the device for each time that the model computes: whether
-                its logits are finite. Without it they are probs at after the last rows, which
+                its logits are finite. Without it they are looked at after the last rows, which
                 waits for the device.
 
         Raises:

@@ -11,7 +11,7 @@ from segkit.losses.pixels import PixelLoss, PixelScores, ratio
 from segkit.losses.processes import all_reduce_sum
 from segkit.losses.settings import checked_number, class_values
 
-ModelEMA = Literal["present", "all"]
+Average = Literal["present", "all"]
 
 
 def dice_loss(
@@ -21,7 +21,7 @@ def dice_loss(
     ignore_index: int = 255,
     beta: float = 1.0,
     smooth: float = 1.0,
-    average: ModelEMA = "present",
+    average: Average = "present",
     include_background: bool = True,
     class_weights: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
@@ -79,7 +79,7 @@ class DiceLoss(PixelLoss):
         self,
         beta: float = 1.0,
         smooth: float = 1.0,
-        average: ModelEMA = "present",
+        average: Average = "present",
         include_background: bool = True,
         class_weights: Sequence[float] | Tensor | None = None,
         ignore_index: int = 255,

@@ -28,13 +28,14 @@ class JointCounts:
     Args:
         num_classes: Number of classes C.
         ignore_index: Target value of the pixels that are not counted.
-        dilation_ratio: Of the boundary IoU.
-        trimap_widths: Of the bands around label borders, in pixels, each at least 1.
+        dilation_ratio: Width of the boundary IoU's border by the image's diagonal.
+        trimap_widths: Half widths of the bands around label borders, in pixels, each at least 1.
 
     Attributes:
-        matrix: Of all pixels.
-        boundary: Of the classes' inner borders.
-        trimaps: By width, of the pixels that are so close to a label border of the target.
+        matrix: Confusion matrix of all pixels.
+        boundary: Boundary IoU of the classes.
+        trimaps: Confusion matrix by width, of the pixels that are so close to a label border of
+            the target.
     """
 
     def __init__(

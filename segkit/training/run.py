@@ -59,11 +59,7 @@ class Run:
         return write_summary(folder, classes, self.checkpoint.state, self.runtime.world)
 
     def complete(self, data: Data) -> TrainConfig:
-        """The whole configuration, typed and frozen: classes, weights of classes, atrous rates.
-
-        Raises:
-            ConfigError: It names a weighting that needs what was not counted.
-        """
+        """The whole configuration, typed and frozen: classes, weights of classes, atrous rates."""
         self.cfg = with_classes(self.cfg, data.classes)
         for line in fill_class_weights(self.cfg.loss, data.classes, data.pixels):
             log.info("%s", line)

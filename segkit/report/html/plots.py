@@ -180,9 +180,9 @@ def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, 
     """Logged values against the epoch.
 
     Args:
-        lines: Of ``metrics.jsonl``, each with ``epoch``.
+        lines: Those of ``metrics.jsonl``, each with ``epoch``.
         keys: Which values; percent if ``unit`` is ``%``.
-        name: The image's id.
+        name: Word that makes the ids in it differ from those of other plots on the page.
         unit: Beside the axis.
     """
     from matplotlib.ticker import MaxNLocator
