@@ -89,7 +89,13 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> float | None:
         batches = recorder.follow(train_batches.of(plan), plan)
         with explain_nondeterminism(), out_of_memory_explained(settings, plan, runtime.precision):
             means = train_one_epoch(
-                state, batches, step, plan, on_step=recorder.on_step, network=network
+                state,
+                batches,
+                step,
+                plan,
+                on_step=recorder.on_step,
+                between_steps=recorder.between_steps,
+                network=network,
             )
         values: dict[str, float | None] = {**means}
         scores: dict[str, Any] = {}

@@ -21,11 +21,13 @@ if sys.version_info >= (3, 14):
         "python3.13."
     )
 
-# Both must be set before the library in question is first imported. Busy-waiting OpenMP threads
-# make a training step up to 20 times slower when loader workers share the cores; albumentations
-# asks the network for a newer version at import, which hangs on machines without a route.
+# They must be set before the library in question is first imported or used. Busy-waiting OpenMP
+# threads make a training step up to 20 times slower when loader workers share the cores;
+# albumentations asks the network for a newer version at import, which hangs on machines without a
+# route; cuBLAS reads once what its workspace is, which trainer.deterministic=true needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 if sys.argv[:1] == ["-m"]:  # python -m segkit.tools.stats, say, whose imports take a moment

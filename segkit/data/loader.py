@@ -53,6 +53,23 @@ class Batch:
         )
 
 
+def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on the device; to CUDA they are copied beside what is computed there."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device)
+        return
+    copies = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            moved = batch.to(device)
+        computes = torch.cuda.current_stream(device)
+        computes.wait_stream(copies)
+        for tensor in (moved.image, moved.target):  # their memory is not used anew before
+            tensor.record_stream(computes)
+        yield moved
+
+
 class Sample(NamedTuple):
     """One image as it goes into a batch: uint8 (H, W, 3), integer (H, W)."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from segkit.data.loader import Batch
+from segkit.data.loader import Batch, to_device
 from segkit.inference.predictor import Inference
 from segkit.metrics.best_class import best_and_exps
 from segkit.metrics.counting import row_strips
@@ -33,11 +33,10 @@ class PredictedMask:
 
 def images(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """The images of the batches one by one, on the device."""
-    for batch in batches:
-        moved = batch.to(device)
+    for batch in to_device(batches, device):
         for i, name in enumerate(batch.ids):
             part = slice(i, i + 1)
-            yield replace(moved, image=moved.image[part], target=moved.target[part], ids=(name,))
+            yield replace(batch, image=batch.image[part], target=batch.target[part], ids=(name,))
 
 
 @torch.no_grad()

@@ -66,7 +66,7 @@ class PRCurves:
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count logits, float (N, C, H, W), and class ids or ``ignore_index``, (N, H, W)."""
         size, outside = target.shape, self.counts.numel()
-        first_bins = torch.arange(0, outside, 2 * self.bins).to(target.device, non_blocking=True)
+        first_bins = torch.arange(0, outside, 2 * self.bins, device=target.device)
         found = torch.zeros(outside + 1, dtype=torch.int64, device=target.device)
         per_row = size[0] * self.num_classes * size[2]
         for rows in row_strips(slice(0, size[1]), per_row, STRIP) if self.classes else ():

@@ -54,6 +54,7 @@ def set_up(device: torch.device) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
+        torch.cuda.set_device(device)  # what names no device means this one, random numbers too
         # float32 matrices in TF32: 10 bits of mantissa, several times faster
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

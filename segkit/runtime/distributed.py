@@ -229,12 +229,15 @@ def wrap(model: nn.Module, world: DistributedContext, device: torch.device) -> n
     """The module to train: ``model`` itself, or with several processes one around it.
 
     That one averages the gradients of the parameters that are trainable now. After parameters were
-    frozen or unfrozen make a new one and drop this.
+    frozen or unfrozen make a new one and drop this. Buffers stay those of each process, see
+    :meth:`DistributedContext.broadcast_buffers`.
     """
     if world.size == 1:
         return model
     device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
 
 
 def sync_batch_norm(model: nn.Module, world: DistributedContext, device: torch.device) -> nn.Module:

@@ -92,7 +92,6 @@ def trial_steps(
         [Batch(image, target, ("trial",) * batch_size)] * count,
         replace(step, world=ALONE),
         plan,
-        on_step=lambda values: None,
     )
 
 

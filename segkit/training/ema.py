@@ -8,7 +8,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.errors import ConfigError
 
@@ -47,21 +47,27 @@ class ModelEMA:
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after one more optimizer step."""
+    def update(self, model: nn.Module, failed: Tensor | None = None) -> None:
+        """Take in the weights after one more optimizer step.
+
+        Args:
+            model: The one that this follows.
+            failed: On the device, whether that was no step, since a value was not finite: the
+                statistics of BatchNorm may hold NaN then, and are left out. None: it was one.
+        """
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        pairs = [
-            *zip(self.model.parameters(), model.parameters(), strict=True),
-            *zip(self.model.buffers(), model.buffers(), strict=True),
-        ]
+        buffers = [*zip(self.model.buffers(), model.buffers(), strict=True)]
+        if failed is not None:
+            buffers = [(mine, torch.where(failed, mine, theirs)) for mine, theirs in buffers]
+        pairs = [*zip(self.model.parameters(), model.parameters(), strict=True), *buffers]
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_(
             [mine for mine, _ in averaged], [theirs for _, theirs in averaged], 1 - decay
         )
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        counted = [pair for pair in pairs if not pair[0].is_floating_point()]
+        if counted:
+            torch._foreach_copy_([mine for mine, _ in counted], [theirs for _, theirs in counted])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only; the tensors go on changing with the next update."""

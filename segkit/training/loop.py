@@ -9,15 +9,16 @@ from functools import partial
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.config.schema import TrainConfig
-from segkit.data.loader import Batch
+from segkit.data.loader import Batch, to_device
 from segkit.errors import TrainingError
 from segkit.runtime.determinism import seed_step
 from segkit.runtime.device import Precision
-from segkit.runtime.finite import all_finite, gentler
 from segkit.runtime.memory import is_out_of_memory
+from segkit.training.found import Found, names_of
+from segkit.training.optimizer import gated
 from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
@@ -32,18 +33,24 @@ def train_one_epoch(
     step: TrainStep,
     plan: EpochPlan,
     *,
-    on_step: Callable[[dict[str, float]], None],
+    on_step: Callable[[dict[str, float]], None] = lambda values: None,
+    between_steps: Callable[[], None] = lambda: None,
     network: nn.Module | None = None,
 ) -> dict[str, float]:
     """The rest of an epoch; returns the means of all its steps' values by log name.
 
+    With a fused optimizer no step waits for the device: that itself leaves the weights as they are
+    where a value is not finite, and the values of a step are read while the next one is computed,
+    or by :meth:`TrainState.settle <segkit.training.state.TrainState.settle>`.
+
     Args:
-        state: Where the run stands; changed with every step. Between two steps, so in ``on_step``,
-            it can be saved.
+        state: Where the run stands; changed with every step.
         batches: Those of the epoch that are not used yet, the share of this process.
         step: From a batch to its loss, and to the update of the weights.
         plan: The epoch.
-        on_step: Called after each optimizer step with that step's values by log name.
+        on_step: Called once for each optimizer step with its values by log name, when they are
+            known. ``state.step`` is the number of that step then.
+        between_steps: Called after each optimizer step. The state can be saved there.
         network: What is called, if it is not ``state.model`` itself but wraps it.
 
     Raises:
@@ -52,35 +59,50 @@ def train_one_epoch(
     """
     network = state.model if network is None else network
     network.train()
-    num_batches, skipped_in_a_row = 0, 0
-    precision = step.precision.name
+    num_batches, skipped_in_a_row, has_stepped = 0, 0, False
+    fused = all(params.get("fused") for params in state.optimizer.param_groups)
+    failed = torch.zeros((), dtype=torch.bool, device=step.precision.device)
     first, started = state.images, time.perf_counter()
-    remaining = iter(batches)
-    while group := list(islice(remaining, plan.accumulate)):  # the last may be shorter
-        values = _backward(state, network, group, step)
-        factor = plan.lr_factor(step.schedule, state.images)
-        for params in state.optimizer.param_groups:
-            params["lr"] = params["base_lr"] * factor
-        lr = max(params["lr"] for params in state.optimizer.param_groups)
-        grad_norm = _optimizer_step(state, group, step.clip_grad_norm, precision)
+
+    def settle(found: Found, lr: float) -> None:
+        nonlocal skipped_in_a_row, has_stepped
+        values, grad_norm = found.read(state.model, may_overflow=state.scaler.is_enabled())
         if math.isfinite(grad_norm):
-            values["train/grad_norm"], skipped_in_a_row = grad_norm, 0
+            values["train/grad_norm"], skipped_in_a_row, has_stepped = grad_norm, 0, True
         else:
             state.skipped_steps, skipped_in_a_row = state.skipped_steps + 1, skipped_in_a_row + 1
         if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"step {state.step + 1}: {skipped_in_a_row} steps in a row had gradients that "
+                f"step {found.step}: {skipped_in_a_row} steps in a row had gradients that "
                 "overflow fp16 at any scale; use trainer.precision=bf16 or fp32, or a lower "
                 "optimizer.lr"
             )
-        if state.average is not None:
-            state.average.update(state.model)
-        state.step += 1
-        num_batches += len(group)
-        state.images = plan.images_after(num_batches)
         state.count(values)
         state.last_values = values | {"lr": lr}
         on_step(state.last_values)
+
+    remaining = to_device(batches, step.precision.device)
+    while group := list(islice(remaining, plan.accumulate)):  # the last may be shorter
+        losses = _backward(state, network, group, step)
+        factor = plan.lr_factor(step.schedule, state.images)
+        for params in state.optimizer.param_groups:
+            params["lr"] = params["base_lr"] * factor
+        lr = max(params["lr"] for params in state.optimizer.param_groups)
+        # The first one is looked at before it is made: where that is left out, the fused SGD takes
+        # the momentum as it finds it, uninitialised.
+        gate = failed if fused and has_stepped else None
+        found = _optimizer_step(state, losses, group, step, gate)
+        if state.average is not None:
+            state.average.update(state.model, gate)
+        state.settle()  # the step before
+        state.step += 1
+        num_batches += len(group)
+        state.images = plan.images_after(num_batches)
+        state.unsettled = partial(settle, found, lr)
+        if gate is None:
+            state.settle()
+        between_steps()
+    state.settle()
     return state.means() | {
         "lr": state.last_values["lr"],
         "train/skipped_steps": float(state.skipped_steps),
@@ -90,9 +112,12 @@ def train_one_epoch(
 
 def _backward(
     state: TrainState, network: nn.Module, group: list[Batch], step: TrainStep
-) -> dict[str, float]:
-    """Add the gradients of the loss of all batches; returns it and its terms by log name."""
-    total: dict[str, float] = {}
+) -> dict[str, Tensor]:
+    """Add the gradients of the loss of all batches; returns it and its terms by log name.
+
+    They are on the device, one number for each batch.
+    """
+    found: list[dict[str, Tensor]] = []
     reseed = partial(seed_step, step.seed, state.step, step.world.rank)
     reseed()
     parts = step.parts(state.model, group)
@@ -102,79 +127,78 @@ def _backward(
         no_sync = getattr(network, "no_sync", nullcontext)
         with no_sync() if i < len(group) else nullcontext():
             loss = step.loss(network, batch, part)
-            terms = {"train/loss": loss.detach()}
-            for name, value in getattr(step.loss_fn, "last_terms", {}).items():
-                terms[f"train/loss/{name}"] = value
-            # One transfer for all values: each would wait for the device.
-            values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            _check_loss(values, state, group, step.precision.name)
-            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        for name, value in values.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
-
-
-def _check_loss(
-    values: dict[str, float], state: TrainState, group: list[Batch], precision: str
-) -> None:
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        term = bad[-1]  # a term rather than the sum, which comes first
-        start = f"step {state.step + 1}: {term} is {values[term]}. Batch: {_names(group)}. "
-        if not all(bool(all_finite(p)) for p in state.model.parameters()):
-            raise TrainingError(
-                f"{start}The weights held NaN or infinity before this step: the training had "
-                "diverged. Start again, or resume best.pt if there is one, with "
-                f"{gentler(precision)}"
+            terms = getattr(step.loss_fn, "last_terms", {})
+            found.append(
+                {"train/loss": loss.detach()} | {f"train/loss/{n}": v for n, v in terms.items()}
             )
-        raise TrainingError(
-            f"{start}{_unchanged(precision)}; look at these files if it always happens with them"
-        )
-
-
-def _unchanged(precision: str) -> str:
-    return f"The weights were not changed by this step. Try {gentler(precision)}"
-
-
-def _names(group: list[Batch]) -> str:
-    return ", ".join(name for batch in group for name in batch.ids)
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    return {name: torch.stack([terms[name] for terms in found]) for name in found[0]}
 
 
 def _optimizer_step(
-    state: TrainState, group: list[Batch], clip: float | None, precision: str
-) -> float:
-    """Clip and step; returns the gradient norm before clipping. Never steps on a bad gradient."""
-    state.scaler.unscale_(state.optimizer)
-    params = [p for settings in state.optimizer.param_groups for p in settings["params"]]
-    norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-    grad_norm = norm.item()
-    if math.isfinite(grad_norm):
-        if clip is not None:
-            nn.utils.clip_grads_with_norm_(params, clip, norm)
+    state: TrainState,
+    losses: dict[str, Tensor],
+    group: list[Batch],
+    step: TrainStep,
+    failed: Tensor | None,
+) -> Found:
+    """Clip and step; never on a value that is not finite.
+
+    Args:
+        state: With the gradients of the step.
+        losses: What :func:`_backward` returned.
+        group: The batches of the step.
+        step: What a training step does.
+        failed: On the device, whether a step of this epoch had to be refused; no step is made from
+            then on. None: the host looks, which waits for the device.
+
+    Raises:
+        TrainingError: The host looked, and a value is not finite.
+    """
+    optimizer, scaler = state.optimizer, state.scaler
+    scaler.unscale_(optimizer)
+    params = [p for settings in optimizer.param_groups for p in settings["params"]]
+    params = [p for p in params if p.grad is not None]
+    norms = torch._foreach_norm([p.grad for p in params]) if params else []
+    each = torch.stack(norms) if params else torch.zeros(0, device=step.precision.device)
+    norm = torch.linalg.vector_norm(each)
+    found = Found(
+        step=state.step + 1,
+        names=list(losses),
+        losses=torch.stack(list(losses.values()), 1),
+        norms=each,
+        norm=norm,
+        params=params,
+        files=names_of(group),
+        precision=step.precision.name,
+    )
+    if failed is None:
+        _, grad_norm = found.read(state.model, may_overflow=scaler.is_enabled())
+        makes_step = math.isfinite(grad_norm)
+    else:
+        makes_step, overflows = True, ~norm.isfinite()
+        failed |= ~found.losses.isfinite().all()
+        if not scaler.is_enabled():
+            failed |= overflows
+    if makes_step:
+        if step.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(params, step.clip_grad_norm, norm)
         try:
-            state.scaler.step(state.optimizer)
+            if failed is None:
+                scaler.step(optimizer)
+            else:
+                with gated(optimizer, failed | overflows):
+                    optimizer.step()
         except RuntimeError as error:  # of a setting like lr=1e39, which no float32 holds
             if "without overflow" not in str(error):
                 raise
             raise TrainingError(
-                f"step {state.step + 1}: a number of the optimizer's overflows ({error}). Try a "
+                f"step {found.step}: a number of the optimizer's overflows ({error}). Try a "
                 "lower optimizer.lr"
             ) from error
-    elif not state.scaler.is_enabled():
-        raise TrainingError(
-            f"step {state.step + 1}: the gradient of {_first_bad_layer(state.model)} is not "
-            f"finite. Batch: {_names(group)}. {_unchanged(precision)}"
-        )
-    state.scaler.update()  # to a smaller scale, if a gradient overflowed
-    state.optimizer.zero_grad(set_to_none=True)
-    return grad_norm
-
-
-def _first_bad_layer(model: nn.Module) -> str:
-    bad = (
-        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-    )
-    return next(bad, "all layers together")
+    scaler.update()  # to a smaller scale, if a gradient overflowed
+    optimizer.zero_grad(set_to_none=True)
+    return found
 
 
 @contextmanager

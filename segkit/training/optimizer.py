@@ -1,6 +1,15 @@
-"""Parameters in groups of their own learning rate and weight decay."""
+"""The optimizer of a run: its groups of parameters, its kernels, and a step that may be left out."""
 
-from torch import nn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+"""Have one kernel for all parameters on CUDA, and can leave out a step on the device."""
 
 
 def param_groups(
@@ -23,3 +32,48 @@ def param_groups(
         group: dict[str, object] = {"params": params, "lr": lr * factor, "base_lr": lr * factor}
         result.append(group if decays else group | {"weight_decay": 0.0})
     return result
+
+
+def make_optimizer(
+    make: Callable[..., torch.optim.Optimizer], groups: list[dict[str, Any]], device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer for some groups of parameters; on CUDA a fused one, if nothing else is asked.
+
+    Args:
+        make: A class or a partial of one, called with the groups.
+        groups: As :func:`param_groups` returns them.
+        device: Where the parameters are.
+    """
+    kind, given = getattr(make, "func", make), getattr(make, "keywords", {})
+    chosen = {
+        name for name in ("fused", "foreach", "capturable", "differentiable") if name in given
+    }
+    if device.type == "cuda" and kind in FUSED and not chosen:
+        make = partial(make, fused=True)
+    return make(groups)
+
+
+@contextmanager
+def gated(optimizer: torch.optim.Optimizer, skip: Tensor) -> Iterator[None]:
+    """Inside, a step of a fused optimizer changes nothing where ``skip``, a bool scalar, is true.
+
+    The host never learns of it: these are the attributes by which PyTorch's GradScaler does it.
+    """
+    optimizer.grad_scale, optimizer.found_inf = None, skip.float()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
+    """Move the step counts that a checkpoint brought to where the next step reads them.
+
+    Those of a fused optimizer are beside the parameters, of any other in the host's memory.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            count = optimizer.state.get(p, {}).get("step")
+            if isinstance(count, Tensor):
+                beside = group.get("fused") or group.get("capturable")
+                optimizer.state[p]["step"] = count.to(p.device if beside else "cpu")

@@ -94,13 +94,16 @@ class Recorder:
             yield batch
 
     def on_step(self, values: dict[str, float]) -> None:
-        """After an optimizer step: curves, and a save if one is due.
+        """The values of an optimizer step, by log name, go to the curves."""
+        self._step_scalars(values)
+        self.pace.show(values["train/loss"], self.state)
+
+    def between_steps(self) -> None:
+        """After an optimizer step: a save if one is due.
 
         Raises:
             Stopped: A signal asked any of the processes to stop; the state is saved.
         """
-        self._step_scalars(values)
-        self.pace.show(values["train/loss"], self.state)
         asked = self.runtime.signals.received is not None
         stop, due = self.world.any_rank(asked, self.saver.due(self.state.step))
         if stop or due:
@@ -152,6 +155,7 @@ class Recorder:
 
     def save(self, scores: dict[str, Any], *, stop: bool = False) -> None:
         """Write the state; with ``stop`` the run ends then."""
+        self.state.settle()
         self.state.seconds = time.perf_counter() - self.started
         self._keep_folder()
         self.run_log.flush()

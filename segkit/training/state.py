@@ -1,6 +1,7 @@
 """Everything that goes on changing during a run, in one place: what a checkpoint keeps."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from segkit.runs.saved_state import COUNTERS
 from segkit.runtime.device import Precision
 from segkit.training.ema import ModelEMA
 from segkit.training.monitor import Monitor
-from segkit.training.optimizer import param_groups
+from segkit.training.optimizer import make_optimizer, param_groups, place_step_counts
 
 
 @dataclass
@@ -35,6 +36,7 @@ class TrainState:
         seconds: Time spent so far, over all resumes.
         sums: Log name -> (sum, count) over the steps of the epoch in progress.
         last_values: Log name -> value of the last step.
+        unsettled: Reads the values of the last step, if the device may still be at it.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class TrainState:
     seconds: float = 0.0
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     last_values: dict[str, float] = field(default_factory=dict)
+    unsettled: Callable[[], None] | None = None
 
     @classmethod
     def start(cls, model: nn.Module, settings: TrainConfig, precision: Precision) -> "TrainState":
@@ -64,11 +67,21 @@ class TrainState:
         decay = trainer.ema_decay
         return cls(
             model,
-            build(settings.optimizer, "optimizer")(groups),
+            make_optimizer(build(settings.optimizer, "optimizer"), groups, precision.device),
             precision.grad_scaler(),
             Monitor.of(settings),
             average=None if decay is None else ModelEMA(model, decay),
         )
+
+    def settle(self) -> None:
+        """Wait for the last step, if the device may still be at it, and take in its values.
+
+        Raises:
+            TrainingError: It was no step: a value is not finite.
+        """
+        read, self.unsettled = self.unsettled, None
+        if read is not None:
+            read()
 
     def count(self, values: dict[str, float]) -> None:
         """Add the values of one step to those of the epoch."""
@@ -84,7 +97,8 @@ class TrainState:
         self.epoch, self.images, self.sums = self.epoch + 1, 0, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and builtins only."""
+        """Tensors and builtins only, after :meth:`settle`."""
+        self.settle()
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -114,6 +128,7 @@ class TrainState:
             self.optimizer.load_state_dict(state["optimizer"])
             for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
                 group.update(kept)
+            place_step_counts(self.optimizer)
             _check_buffers(self.optimizer)
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
@@ -149,6 +164,7 @@ def _check_buffers(optimizer: torch.optim.Optimizer) -> None:
     trial.grad = torch.zeros_like(trial)
     known = inspect.signature(type(optimizer)).parameters  # AdamW has one default more
     settings = {name: value for name, value in optimizer.defaults.items() if name in known}
+    settings |= {"fused": None} if "fused" in settings else {}  # it keeps the same
     fresh = type(optimizer)([trial], **settings)
     fresh.step()
     expected = fresh.state[trial]
