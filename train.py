@@ -20,7 +20,11 @@ import torch
 from omegaconf import DictConfig
 
 from segkit.runtime.context import Runtime, open_runtime
-from segkit.runtime.determinism import explain_nondeterminism, make_deterministic
+from segkit.runtime.determinism import (
+    explain_nondeterminism,
+    fastest_convolutions,
+    make_deterministic,
+)
 from segkit.runtime.log import log
 from segkit.training.batch_size import choose_batch_size
 from segkit.training.batches import open_batches
@@ -87,7 +91,11 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> float | None:
         if network is None or plan.unfreezes:
             network = trainable(model, plan, settings, runtime)
         batches = recorder.follow(train_batches.of(plan), plan)
-        with explain_nondeterminism(), out_of_memory_explained(settings, plan, runtime.precision):
+        with (
+            fastest_convolutions(settings.augment.crop_size is not None),
+            explain_nondeterminism(),
+            out_of_memory_explained(settings, plan, runtime.precision),
+        ):
             means = train_one_epoch(
                 state,
                 batches,

@@ -185,7 +185,8 @@ class LoaderConfig:
     )
     num_workers: Any = option(
         "auto",
-        "a number of processes that load, or auto: one per core but the first, at most 4",
+        "a number of processes that load, or auto: one per core but the first, at most 4; on CUDA "
+        "one per core and device but the first, at most 16",
         low=0,
         high=1024,
         choices=("auto",),

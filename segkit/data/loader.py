@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.arrays import Image, Mask
 from segkit.data.dataset import SegmentationDataset
+from segkit.data.labels import check_labels
 from segkit.data.sampler import EpochBatchSampler, Pass, SampleKey
 from segkit.data.workers import TIMEOUT, batches, close, start_worker
 from segkit.errors import DataError, SegkitError
@@ -59,7 +60,7 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         for batch in batches:
             yield batch.to(device)
         return
-    copies = torch.cuda.Stream(device)
+    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     for batch in batches:
         with torch.cuda.stream(copies):
             moved = batch.to(device)
@@ -80,10 +81,21 @@ class Sample(NamedTuple):
 
 
 class Samples(Dataset[Sample | SegkitError]):
-    """A data set whose items are named by :class:`SampleKey`, augmented if ``augment`` is given."""
+    """A data set whose items are named by :class:`SampleKey`, augmented if ``augment`` is given.
 
-    def __init__(self, dataset: SegmentationDataset, augment: "Augment | None", seed: int) -> None:
+    Whatever data set or transform they come from, all values of a mask are class ids or
+    ``ignore_index``: on CUDA any other would end the process in a kernel, without a file's name.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        augment: "Augment | None",
+        seed: int,
+        ignore_index: int = 255,
+    ) -> None:
         self.dataset, self.augment, self.seed = dataset, augment, seed
+        self.num_classes, self.ignore_index = len(dataset.classes), ignore_index
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -100,12 +112,15 @@ class Samples(Dataset[Sample | SegkitError]):
 
     def read(self, epoch: int, index: int) -> "tuple[Image, Mask]":
         image, mask = self.dataset.read(index)
-        if self.augment is None:
-            return image, mask
-        try:
-            return self.augment(image, mask, np.random.default_rng([self.seed, epoch, index]))
-        except DataError as error:
-            raise DataError(f"{self.dataset.ids[index]}: {error}") from error
+        name = self.dataset.ids[index]
+        if self.augment is not None:
+            try:
+                rng = np.random.default_rng([self.seed, epoch, index])
+                image, mask = self.augment(image, mask, rng)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from error
+        check_labels(mask, self.num_classes, self.ignore_index, name=name)
+        return image, mask
 
 
 @dataclass(frozen=True)
@@ -189,7 +204,7 @@ class TrainBatches:
         self.sampler = EpochBatchSampler(
             len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        samples = Samples(dataset, augment, seed)
+        samples = Samples(dataset, augment, seed, collate.ignore_index)
         self.loader = _loader(samples, self.sampler, collate, num_workers, seed, device)
 
     def of(self, plan: Pass) -> Iterator[Batch]:
@@ -237,7 +252,7 @@ class EvalBatches:
             [SampleKey(0, index) for index in self.indices[first : first + batch_size]]
             for first in range(0, len(self.indices), batch_size)
         ]
-        samples = Samples(dataset, None, seed=0)
+        samples = Samples(dataset, None, 0, collate.ignore_index)
         self.loader = _loader(samples, order, CollateBySize(collate), num_workers, 0, device)
 
     def __len__(self) -> int:

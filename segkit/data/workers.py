@@ -148,8 +148,15 @@ def shm_warning(batch_bytes: int, num_workers: int) -> str | None:
     )
 
 
-def resolve_num_workers(num_workers: int | str) -> int:
-    """``auto`` is one process per core but the first, at most 4; none where none can work.
+def resolve_num_workers(num_workers: int | str, device: torch.device) -> int:
+    """How many processes load; none of ``auto`` where none can work.
+
+    ``auto`` is one per core but the first, at most 4. Beside a CUDA device, which is fed faster, it
+    is one per core that there is for each device of the machine but the first, at most 16.
+
+    Args:
+        num_workers: A number, or ``auto``.
+        device: Where the batches go.
 
     Raises:
         TrainingError: Processes are asked for, and there is no shared memory.
@@ -161,8 +168,12 @@ def resolve_num_workers(num_workers: int | str) -> int:
         return int(num_workers)
     if problem:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(4, max(0, (cores or 1) - 1))
+    counted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = counted or 1
+    if device.type != "cuda":
+        return min(4, cores - 1)
+    sharing = max(1, torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(16, max(0, cores // sharing - 1))
 
 
 def start_worker(worker_id: int) -> None:

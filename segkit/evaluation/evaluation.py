@@ -45,7 +45,7 @@ class Evaluation:
             split.dataset,
             collate=Collate((0, 0, 0), split.ignore_index),  # pads nothing: equal sizes only
             batch_size=settings.loader.batch_size,
-            num_workers=resolve_num_workers(settings.loader.num_workers),
+            num_workers=resolve_num_workers(settings.loader.num_workers, runtime.device),
             device=runtime.device,
             rank=runtime.world.rank,
             world_size=runtime.world.size,

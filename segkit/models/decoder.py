@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from segkit.models.layers import ConvNormAct
+from segkit.models.layers import ConvNormAct, upsample
 
 
 class Decoder(nn.Module):
@@ -41,8 +40,6 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor, low_level: Tensor) -> Tensor:
         """(N, in_channels, h, w) and (N, low_level_in_channels, H, W) -> (N, channels, H, W)."""
         low_level = self.reduce(low_level)
-        features = F.interpolate(
-            features, size=low_level.shape[2:], mode="bilinear", align_corners=False
-        )
+        features = upsample(features, low_level.shape[2:])
         out: Tensor = self.fuse(torch.cat([features, low_level], dim=1))
         return out

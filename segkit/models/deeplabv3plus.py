@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.models.aspp import ASPP
@@ -15,7 +15,7 @@ from segkit.models.atrous import (
 )
 from segkit.models.backbones import BACKBONES
 from segkit.models.decoder import Decoder
-from segkit.models.layers import init_convolutions
+from segkit.models.layers import init_convolutions, upsample
 
 
 class DeepLabV3Plus(nn.Module):
@@ -123,15 +123,18 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, image: Tensor, resize: bool = True) -> Tensor:
         """Logits (N, num_classes, H, W) of an image, float (N, in_channels, H, W), H and W >= 1.
 
-        Without ``resize`` they are those of the decoder, a quarter of the size, for a loss that
-        resizes them itself (see ``segkit.losses.weighted_sum.takes_low_resolution``).
+        They are float32 (float64 for a model of that type), whatever autocast says. Without
+        ``resize`` they are those of the decoder, a quarter of the size, for a loss that resizes
+        them itself (see ``segkit.losses.weighted_sum.takes_low_resolution``).
         """
         features = self.backbone(image)
         out = self.decoder(self.aspp(features[-1]), features[0])
         logits: Tensor = self.classifier(out)
         if not resize:
             return logits
-        return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+        # Said here, since autocast resizes in float32 on some devices and in some modes only.
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return upsample(wide, image.shape[2:])
 
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
         """Train or eval mode as usual, but what is frozen stays in eval mode."""

@@ -1,5 +1,8 @@
 """The blocks that ASPP, decoder and the tiny backbone are made of."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +44,19 @@ class SafeConv2d(nn.Conv2d):
                     out: Tensor = self._conv_forward(input.float(), self.weight.float(), bias)
                 return out.to(dtype)
         return super().forward(input)
+
+
+def upsample(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, (N, C, h, w) to (N, C, *size), in the precision that the features have.
+
+    Autocast would make them float32, of twice the size, that the next convolution rounds to the
+    same bits.
+    """
+    kind = features.device.type
+    # Only where it is on: a graph that is exported has no need of the context.
+    off = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    with off:
+        return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:

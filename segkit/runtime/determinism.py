@@ -74,6 +74,21 @@ def make_deterministic(wanted: bool = True) -> None:
 
 
 @contextmanager
+def fastest_convolutions(wanted: bool) -> Iterator[None]:
+    """While it lasts cuDNN tries its algorithms on each new shape, and keeps the fastest.
+
+    Worth it where one shape comes again and again; never with ``trainer.deterministic=true``.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = wanted and not cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+@contextmanager
 def explain_nondeterminism() -> Iterator[None]:
     """Around forward and backward: what has no deterministic form ends in a message, not a trace.
 

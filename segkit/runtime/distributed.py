@@ -3,6 +3,7 @@
 Gradients and sums travel by NCCL where they are on CUDA, everything else by gloo.
 """
 
+import inspect
 import os
 import re
 import time
@@ -235,8 +236,10 @@ def wrap(model: nn.Module, world: DistributedContext, device: torch.device) -> n
     if world.size == 1:
         return model
     device_ids = [device] if device.type == "cuda" else None
+    known = inspect.signature(DistributedDataParallel).parameters
+    no_sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(
-        model, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
+        model, device_ids=device_ids, gradient_as_bucket_view=True, **{no_sync: False}
     )
 
 

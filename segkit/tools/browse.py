@@ -56,7 +56,7 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
         raise ConfigError(f"out={request.out}: expected a name that ends in .png")
     path = output_file("out", request.out, request.force)
     dataset = build(cfg.data.dataset)(split=cfg.data.train_split)
-    fed = Samples(dataset, build_augment(cfg), cfg.seed)
+    fed = Samples(dataset, build_augment(cfg), cfg.seed, cfg.data.ignore_index)
     count = min(request.images, len(dataset))
     rows = []
     palettes: dict[str, list[Any]] = {}

@@ -87,8 +87,11 @@ def trial_steps(
     target = torch.zeros(batch_size, *image_size, dtype=torch.uint8, device=device)
     count = 2 * accumulate
     plan = EpochPlan(1, 1, count * batch_size, batch_size, accumulate=accumulate)
+    # Where the gradients of fp16 overflowed, no step would be made and the optimizer's state, which
+    # takes memory, be missing. At this scale those of a mean do not.
+    scaler = torch.amp.GradScaler(device.type, 1.0, enabled=step.precision.name == "fp16")
     train_one_epoch(
-        replace(state, scaler=step.precision.grad_scaler(), average=None, sums={}, images=0),
+        replace(state, scaler=scaler, average=None, sums={}, images=0),
         [Batch(image, target, ("trial",) * batch_size)] * count,
         replace(step, world=ALONE),
         plan,

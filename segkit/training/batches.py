@@ -20,7 +20,7 @@ def open_batches(
         runtime: The processes and the device.
     """
     fill = tuple(round(255 * value) for value in settings.data.mean)
-    num_workers = resolve_num_workers(settings.loader.num_workers)
+    num_workers = resolve_num_workers(settings.loader.num_workers, runtime.device)
     height, width = data.image_size
     if full := shm_warning(4 * height * width * batch_size, num_workers):
         log.warning("warning: %s", full)

@@ -90,7 +90,7 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
         for warning in report.warnings:
             log.warning("warning: %s", warning)
     augment = build_augment(cfg)
-    size = typical_size(Samples(train, augment, cfg.seed))
+    size = typical_size(Samples(train, augment, cfg.seed, cfg.data.ignore_index))
     return Data(train, val, augment, size, classes, palette, pixels, val_pixels, table)
 
 

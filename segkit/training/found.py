@@ -44,7 +44,7 @@ class Found:
         if values.device.type == "cuda":  # to pinned memory, behind all that is computed so far
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
-            self._ready = torch.cuda.Event()
+            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._ready.record()
 
     def read(self, model: nn.Module, *, may_overflow: bool) -> tuple[dict[str, float], float]:

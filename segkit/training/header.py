@@ -64,10 +64,11 @@ def run_header(
         device += f" ({torch.get_num_threads()} threads)"
     processes = f"{runtime.world.size} processes x " if runtime.world.size > 1 else ""
     view = f"; {view_text(settings.model)}" if atrous_rates(settings.model) else ""
+    num_workers = resolve_num_workers(settings.loader.num_workers, runtime.device)
     return (
         f"segkit {segkit.__version__}, torch {torch.__version__}, {processes}{device}, "
-        f"{runtime.precision.name}, {resolve_num_workers(settings.loader.num_workers)} loader "
-        f"processes\n{settings.data.num_classes} classes; "
+        f"{runtime.precision.name}, {num_workers} loader processes\n"
+        f"{settings.data.num_classes} classes; "
         f"{parameters / 1e6:.2f} M parameters{view}; loss: {loss_text(settings)}; "
         f"batch size {processes}{batch_size} x {settings.trainer.accumulate}"
     )

@@ -160,7 +160,7 @@ def _optimizer_step(
     params = [p for settings in optimizer.param_groups for p in settings["params"]]
     params = [p for p in params if p.grad is not None]
     norms = torch._foreach_norm([p.grad for p in params]) if params else []
-    each = torch.stack(norms) if params else torch.zeros(0, device=step.precision.device)
+    each = torch.stack([*norms]) if params else torch.zeros(0, device=step.precision.device)
     norm = torch.linalg.vector_norm(each)
     found = Found(
         step=state.step + 1,

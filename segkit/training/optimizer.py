@@ -1,4 +1,4 @@
-"""The optimizer of a run: its groups of parameters, its kernels, and a step that may be left out."""
+"""The optimizer of a run: its groups of parameters, its kernels, a step that may be left out."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

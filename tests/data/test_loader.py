@@ -51,6 +51,33 @@ class Broken(Images):
         return super().read(index)
 
 
+class Wrong(Images):
+    """Its third mask holds what is no class, with a data set that does not look."""
+
+    def read(self, index: int) -> tuple[Any, Any]:
+        image, mask = super().read(index)
+        mask[0, :2] = 7 if index == 2 else mask[0, :2]
+        return image, mask
+
+
+def to_seven(image: Any, mask: Any) -> dict[str, Any]:
+    """A transform of somebody's that makes an id that is no class."""
+    return {"image": image, "mask": np.where(mask == 2, 7, mask).astype(np.uint8)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_is_no_class_is_named_before_it_reaches_a_device(num_workers: int) -> None:
+    message = r"^image_2: holds 7 \(2 pixels\); expected 0 to 2 or 255 \(ignored\)"
+    loaders = (
+        make_train_loader(Wrong(4), augment=Augment([]), num_workers=num_workers),
+        make_eval_loader(Wrong(4), num_workers=num_workers),
+        make_train_loader(Images(4), augment=Augment([to_seven]), num_workers=num_workers),
+    )
+    for loader, expected in zip(loaders, (message, message, r"^image_2: holds 7 "), strict=True):
+        with pytest.raises(DataError, match=expected):
+            list(batches(loader))
+
+
 def make_train_loader(
     dataset: Any,
     *,

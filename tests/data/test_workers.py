@@ -41,7 +41,7 @@ LIMIT = 180.0  # seconds: for imports of torch on a machine that is busy
 class Images:
     """Four images; each holds the number of the process that read it."""
 
-    ids, classes = ("a", "b", "c", "d"), ("x", "y")
+    ids, classes = ("a", "b", "c", "d"), range(2**40)  # masks hold numbers of processes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -123,10 +123,23 @@ def test_a_process_has_one_thread_and_leaves_signals_to_its_parent() -> None:
 
 
 def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_num_workers(3) == 3
-    for cores, expected in ((1, 0), (2, 1), (5, 4), (64, 4)):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    assert resolve_num_workers(3, cpu) == resolve_num_workers(3, cuda) == 3
+    for cores, on_cpu, on_one, on_four in (
+        (1, 0, 0, 0),
+        (2, 1, 1, 0),
+        (5, 4, 4, 0),
+        (64, 4, 16, 15),
+    ):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
-        assert resolve_num_workers("auto") == expected
+        assert resolve_num_workers("auto", cpu) == on_cpu
+        for devices, expected in ((1, on_one), (4, on_four)):
+            monkeypatch.setattr("torch.cuda.device_count", lambda n=devices: n)
+            assert resolve_num_workers("auto", cuda) == expected
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert resolve_num_workers("auto", cuda) == on_four
+        monkeypatch.delenv("LOCAL_WORLD_SIZE")
 
 
 def test_a_pass_uses_the_processes_of_the_one_before() -> None:
@@ -389,8 +402,8 @@ def test_without_shared_memory_no_process_is_started(
             rf"loader\.num_workers={number}: .*shm {kind}, .*: use loader\.num_workers=0, which"
         )
         with pytest.raises(TrainingError, match=message):
-            resolve_num_workers(number)
-    assert resolve_num_workers(0) == 0  # as advised
-    assert resolve_num_workers("auto") == 0
+            resolve_num_workers(number, torch.device("cpu"))
+    assert resolve_num_workers(0, torch.device("cpu")) == 0  # as advised
+    assert resolve_num_workers("auto", torch.device("cpu")) == 0
     failure = loader_failure(RuntimeError("unable to open shared memory object </torch_1_2>, shm"))
     assert "use loader.num_workers=0" in str(failure)

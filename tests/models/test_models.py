@@ -13,7 +13,7 @@ from segkit.models import DeepLabV3Plus
 from segkit.models.aspp import ASPP
 from segkit.models.backbones import MobileNet, Tiny
 from segkit.models.decoder import Decoder
-from segkit.models.layers import BatchNorm, ConvNormAct, SafeConv2d, make_norm
+from segkit.models.layers import BatchNorm, ConvNormAct, SafeConv2d, make_norm, upsample
 
 
 def small(backbone: Any = "tiny", num_classes: int = 3, **settings: Any) -> DeepLabV3Plus:
@@ -58,6 +58,20 @@ def test_eval_treats_every_image_of_a_batch_alone() -> None:
     model = small().double().eval()
     images = torch.randn(3, 3, 40, 56).double()
     assert_close(model(images), torch.cat([model(image[None]) for image in images]))
+
+
+def test_logits_are_float32_and_the_decoder_resizes_in_the_networks_precision() -> None:
+    """With the bits that a resize in float32 has once the next layer has rounded them."""
+    torch.manual_seed(0)
+    # In planes the kernel of the CPU rounds in between, with and without the function.
+    features = torch.randn(2, 8, 5, 7).bfloat16().to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = upsample(features, (17, 30))
+        logits = small()(torch.randn(2, 3, 33, 40))
+    wide = F.interpolate(features.float(), (17, 30), mode="bilinear", align_corners=False)
+    assert torch.equal(found, wide.bfloat16())
+    assert logits.dtype == torch.float32
+    assert small().double()(torch.randn(2, 3, 33, 40).double()).dtype == torch.float64
 
 
 def test_exports_with_free_size() -> None:
@@ -325,7 +339,7 @@ def test_every_weight_gradient_in_bfloat16_channels_last() -> None:
         logits = model(image)
     F.cross_entropy(logits.float(), torch.randint(3, (2, 96, 128))).backward()
 
-    assert logits.dtype == torch.bfloat16
+    assert inputs["classifier"].dtype == torch.bfloat16
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     for name, conv in convolutions.items():
         expected = torch.nn.grad.conv2d_weight(

@@ -19,6 +19,7 @@ from segkit.models.backbones import BACKBONES, Tiny
 from segkit.runtime.determinism import (
     CUBLAS_VARIABLE,
     explain_nondeterminism,
+    fastest_convolutions,
     make_deterministic,
     seed_step,
 )
@@ -251,3 +252,15 @@ def train_two_steps(loss_fn: nn.Module, device: str) -> list[Tensor]:
 def test_two_runs_on_cuda_give_the_same_bits(name: str, deterministic: None) -> None:
     first, second = (train_two_steps(LOSSES[name]().to("cuda"), "cuda") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_algorithms_are_raced_only_where_shapes_repeat(deterministic: None) -> None:
+    cudnn = torch.backends.cudnn
+    with fastest_convolutions(True):
+        assert not cudnn.benchmark  # deterministic
+    make_deterministic(False)
+    for wanted in (True, False):
+        with pytest.raises(ZeroDivisionError), fastest_convolutions(wanted):
+            assert cudnn.benchmark is wanted
+            raise ZeroDivisionError
+        assert not cudnn.benchmark

@@ -22,10 +22,12 @@ from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
 from segkit.runtime.memory import CudaMemory, is_out_of_memory
 from segkit.schedules import Poly
-from segkit.training.batch_size import MARGIN, largest_batch_size, untouched
+from segkit.training.batch_size import MARGIN, largest_batch_size, trial_steps, untouched
 from segkit.training.loop import out_of_memory_explained
+from segkit.training.monitor import Best, Monitor
 from segkit.training.plan import EpochPlan
 from segkit.training.precision_check import try_precision
+from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
 
 GIB = 2.0**30
@@ -168,6 +170,27 @@ def test_trial_steps_leave_nothing_behind() -> None:
         step(2)
         raise ZeroDivisionError
     check(before, rng)
+
+
+def test_trial_steps_in_fp16_measure_the_state_of_the_optimizer() -> None:
+    """Where the gradients overflow at the scale that fp16 begins with, no step would be made."""
+    model = nn.Conv2d(3, 2, 1)
+    optimizer = torch.optim.AdamW([{"params": model.parameters(), "base_lr": 0.5}], lr=0.5)
+    precision = Precision("fp16", torch.device("cpu"))
+    scaler = precision.grad_scaler()
+    state = TrainState(model, optimizer, scaler, Monitor(Best("val/miou", "max")))
+
+    class Overflowing(nn.Module):
+        def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            logits = logits.float()
+            logits.register_hook(lambda g: g * math.inf if g.abs().max() > 1 else g)  # type: ignore[no-untyped-call]
+            return CrossEntropyLoss()(logits, target)  # type: ignore[no-any-return]
+
+    normalize = Normalize((0.5,) * 3, (0.25,) * 3)
+    step = TrainStep(Overflowing(), normalize, precision, Poly())
+    trial_steps(state, step, (8, 8), batch_size=2)
+    assert {name for kept in optimizer.state.values() for name in kept} >= {"exp_avg", "step"}
+    assert state.scaler is scaler and state.skipped_steps == 0
 
 
 def test_what_is_put_back_lies_in_the_cpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
