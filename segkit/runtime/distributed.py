@@ -238,8 +238,9 @@ def wrap(model: nn.Module, world: DistributedContext, device: torch.device) -> n
     device_ids = [device] if device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel).parameters
     no_sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    settings: dict[str, Any] = {no_sync: False}
     return DistributedDataParallel(
-        model, device_ids=device_ids, gradient_as_bucket_view=True, **{no_sync: False}
+        model, device_ids=device_ids, gradient_as_bucket_view=True, **settings
     )
 
 

@@ -61,17 +61,22 @@ def test_eval_treats_every_image_of_a_batch_alone() -> None:
 
 
 def test_logits_are_float32_and_the_decoder_resizes_in_the_networks_precision() -> None:
-    """With the bits that a resize in float32 has once the next layer has rounded them."""
-    torch.manual_seed(0)
-    # In planes the kernel of the CPU rounds in between, with and without the function.
-    features = torch.randn(2, 8, 5, 7).bfloat16().to(memory_format=torch.channels_last)
+    model, image, seen = small(), torch.randn(2, 3, 33, 40), []
+    model.decoder.fuse.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(image)
+    assert logits.dtype == torch.float32 and seen == [torch.bfloat16]
+    assert small().double()(image.double()).dtype == torch.float64
+
+
+@pytest.mark.gpu
+def test_a_resize_in_bfloat16_has_the_bits_of_one_in_float32() -> None:
+    """Once the next layer has rounded them; on the CPU some kernels round in between."""
+    features = torch.randn(2, 8, 5, 7, device="cuda").bfloat16()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
         found = upsample(features, (17, 30))
-        logits = small()(torch.randn(2, 3, 33, 40))
     wide = F.interpolate(features.float(), (17, 30), mode="bilinear", align_corners=False)
-    assert torch.equal(found, wide.bfloat16())
-    assert logits.dtype == torch.float32
-    assert small().double()(torch.randn(2, 3, 33, 40).double()).dtype == torch.float64
+    assert found.dtype == torch.bfloat16 and torch.equal(found, wide.bfloat16())
 
 
 def test_exports_with_free_size() -> None:
