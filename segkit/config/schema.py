@@ -223,7 +223,7 @@ class TrainerConfig:
     precision: str = option("auto", "number format of the forward pass", choices=PRECISIONS)
     check_precision: bool = option(True, "try a reduced precision on one batch before step 1")
     channels_last: bool = option(True, "memory order of images and convolutions")
-    compile: bool = option(False, "torch.compile the model")
+    compile: bool = option(False, "torch.compile normalisation, network and loss, as one graph")
     accumulate: int = option(1, "batches that make one step, as one large batch would", low=1)
     clip_grad_norm: Optional[float] = option(None, "largest norm of all gradients", above=0)
     freeze_epochs: int = option(0, "first epochs that leave the backbone as it is", low=0)

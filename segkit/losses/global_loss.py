@@ -32,7 +32,12 @@ def global_loss(
     if part is None:
         (part,) = parts(summands(loss_fn), [target], world_size)
     with of_step(part):
-        if isinstance(loss_fn, WeightedSum):
-            loss: Tensor = loss_fn(logits, target)
-            return loss
-        return contribution(loss_fn, logits, target)
+        return step_loss(loss_fn, logits, target)
+
+
+def step_loss(loss_fn: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+    """:func:`global_loss` of a batch inside of :func:`segkit.losses.parts.of_step`."""
+    if isinstance(loss_fn, WeightedSum):
+        loss: Tensor = loss_fn(logits, target)
+        return loss
+    return contribution(loss_fn, logits, target)

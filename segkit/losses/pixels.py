@@ -40,7 +40,8 @@ class PixelScores:
     Raises:
         ValueError: For shapes that do not fit and wrong dtypes; on the CPU also for a target value
             that is no class. On other devices that look would wait for the device in every step;
-            there the kernels that read the target stop the process.
+            there the kernels that read the target stop the process. A compiled graph does not look
+            either.
     """
 
     def __init__(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> None:
@@ -50,7 +51,7 @@ class PixelScores:
         self._ignored = target == ignore_index
         self.valid = ~self._ignored
         self.target = target.masked_fill(self._ignored, 0)
-        if self.target.device.type == "cpu":
+        if self.target.device.type == "cpu" and not torch.compiler.is_compiling():
             check_class_ids(self.target, self.num_classes, ignore_index)
         self._raw = as_float(logits)
         self.dtype = self._raw.dtype

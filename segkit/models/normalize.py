@@ -23,7 +23,14 @@ class Normalize:
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to float32 (N, C, H, W)."""
-        mean, std = (per_channel(values, image.device) for values in (self.mean, self.std))
+        return self.by(image, *self.constants(image.device))
+
+    def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation on a device, float32 (C, 1, 1)."""
+        return per_channel(self.mean, device), per_channel(self.std, device)
+
+    def by(self, image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """The same with the :meth:`constants` at hand, for a graph, which could not keep them."""
         order = memory_order(self.channels_last)
         return image.to(torch.float32, memory_format=order).div_(255).sub_(mean).div_(std)
 

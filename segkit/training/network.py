@@ -77,6 +77,6 @@ def trainable(
         always = settings.model.get("freeze_backbone", False)
         model.set_frozen_backbone(plan.frozen or always)  # type: ignore[operator]
     network = wrap(model, runtime.world, runtime.device)
-    if settings.trainer.compile:
+    if settings.trainer.compile:  # alone too: a step of several batches is no one graph
         network = torch.compile(network)  # type: ignore[assignment]
     return network

@@ -1,7 +1,8 @@
 """From a batch to its loss, and how a step is made of it: the same in every step of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from segkit.config import build
 from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch
-from segkit.losses import global_loss
+from segkit.losses.global_loss import global_loss, step_loss
 from segkit.losses.parts import Part, needs_sums, parts
 from segkit.losses.processes import collecting
 from segkit.losses.weighted_sum import summands, takes_low_resolution
@@ -35,6 +36,7 @@ class TrainStep:
         world: The processes that share each step.
         clip_grad_norm: Largest norm of all gradients together; None clips nothing.
         seed: Seed of the random numbers that layers draw, as dropout does.
+        compile: Make one graph of normalisation, network and loss.
     """
 
     loss_fn: nn.Module
@@ -44,6 +46,7 @@ class TrainStep:
     world: DistributedContext = ALONE
     clip_grad_norm: float | None = None
     seed: int = 0
+    compile: bool = False
 
     @classmethod
     def build(cls, settings: TrainConfig, runtime: Runtime) -> "TrainStep":
@@ -57,6 +60,7 @@ class TrainStep:
             world=runtime.world,
             clip_grad_norm=trainer.clip_grad_norm,
             seed=settings.seed,
+            compile=trainer.compile,
         )
 
     def loss(self, network: nn.Module, batch: Batch, part: Part | None = None) -> Tensor:
@@ -68,9 +72,36 @@ class TrainStep:
             part: Its part of a step with several batches; None if it is the only one.
         """
         moved = batch.to(self.precision.device)
+        if self.compile and part is None and self.world.size == 1:
+            # What a batch is of a larger step would be a constant of the graph: not compiled then.
+            constants = self.normalize.constants(moved.image.device)
+            loss: Tensor = self._compiled(network, moved.image, moved.target, *constants)
+            return loss
         logits = self._logits(network, moved)
-        target = moved.target if takes_low_resolution(self.loss_fn) else moved.target.long()
-        return global_loss(self.loss_fn, logits, target, self.world.size, part)
+        return global_loss(self.loss_fn, logits, self._ids(moved.target), self.world.size, part)
+
+    def whole(
+        self, network: nn.Module, image: Tensor, target: Tensor, mean: Tensor, std: Tensor
+    ) -> Tensor:
+        """The loss of a step that is one batch, without a look at anything but tensors.
+
+        Args:
+            network: From normalised images to logits.
+            image: uint8 (N, C, H, W).
+            target: Class ids or ``ignore_index``, (N, H, W).
+            mean: Of :meth:`Normalize.constants <segkit.models.normalize.Normalize.constants>`.
+            std: Likewise.
+        """
+        with self.precision.autocast():
+            logits = self._network(network, self.normalize.by(image, mean, std))
+        return step_loss(self.loss_fn, logits, self._ids(target))
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Tensor]:
+        return torch.compile(self.whole)
+
+    def _ids(self, target: Tensor) -> Tensor:
+        return target if takes_low_resolution(self.loss_fn) else target.long()
 
     def parts(self, model: nn.Module, group: Sequence[Batch]) -> list[Part] | list[None]:
         """What each batch is of the step that they make together.
@@ -102,7 +133,9 @@ class TrainStep:
 
     def _logits(self, network: nn.Module, moved: Batch) -> Tensor:
         with self.precision.autocast():
-            if takes_low_resolution(self.loss_fn) and gives_low_resolution(network):
-                return network(self.normalize(moved.image), resize=False)  # type: ignore[no-any-return]
-            logits: Tensor = network(self.normalize(moved.image))
-        return logits
+            return self._network(network, self.normalize(moved.image))
+
+    def _network(self, network: nn.Module, image: Tensor) -> Tensor:
+        if takes_low_resolution(self.loss_fn) and gives_low_resolution(network):
+            return network(image, resize=False)  # type: ignore[no-any-return]
+        return network(image)  # type: ignore[no-any-return]
