@@ -1,10 +1,11 @@
 """segkit beside segmentation_models.pytorch: the same work in both, turn by turn in one run.
 
     python -m pip install -e ".[bench]"
-    python benchmarks/peers.py --out peers.md
+    python benchmarks/peers.py --data CAMVID --out peers.md
 
-Two processes, one for each, live as long as the run. Each part is done by one, then by the other,
-again and again, and its CPU seconds and wall seconds are counted; a ratio is the peer's median over
+CAMVID is a data set in VOC layout with JPEG images; without it the loaders are left out. Two
+processes, one for each, live as long as the run. Each part is done by one, then by the other, again
+and again, and its CPU seconds and wall seconds are counted; a ratio is the peer's median over
 segkit's, so above 1 segkit is faster. The peer's loop is that of its README: float32 images that
 the data set normalised, ``loss.backward()``, ``optimizer.step()``. Prints a Markdown table.
 """
@@ -13,8 +14,10 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,22 +39,31 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--parts", nargs="+", help="beginnings of the parts to run; default: all")
+    parser.add_argument("--data", type=Path, help="data set in VOC layout, for the loaders")
     parser.add_argument("--out", type=Path, help="file for the table")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        serve(args.side)
+        serve(args.side, args.data)
         return
-    names = [n for n in parts("segkit") if not args.parts or n.startswith(tuple(args.parts))]
-    table = compare(names, args.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.data:
+            from loader import SIZES, prepare
+
+            for size, _ in SIZES:
+                prepare(args.data, Path(folder) / str(size[0]), size, 64)
+        data = Path(folder) if args.data else None
+        names = [*parts("segkit", data)]
+        names = [n for n in names if not args.parts or n.startswith(tuple(args.parts))]
+        table = compare(names, args.rounds, data)
     print(table)
     if args.out is not None:
         args.out.write_text(table + "\n", encoding="utf-8")
 
 
-def compare(names: list[str], rounds: int) -> str:
+def compare(names: list[str], rounds: int, data: Path | None) -> str:
     """The table of some parts."""
-    sides = {side: Side(side) for side in SIDES}
+    sides = {side: Side(side, data) for side in SIDES}
     lines = [
         f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
         + sides["smp"].ask("versions")["versions"],
@@ -90,8 +102,9 @@ def row(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]])
 class Side:
     """A process that does parts when it is asked to."""
 
-    def __init__(self, side: str) -> None:
+    def __init__(self, side: str, data: Path | None) -> None:
         command = [sys.executable, __file__, "--side", side]
+        command += ["--data", str(data)] if data else []
         self.process: Any = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -102,7 +115,7 @@ class Side:
         return json.loads(self.process.stdout.readline())  # type: ignore[no-any-return]
 
 
-def serve(side: str) -> None:
+def serve(side: str, data: Path | None) -> None:
     """Answer each name on standard input by what its part took."""
     if side == "segkit":
         from segkit.runtime.device import set_up
@@ -115,13 +128,20 @@ def serve(side: str) -> None:
             print(json.dumps({"versions": versions()}), flush=True)
             continue
         if name not in works:
-            works[name] = parts(side)[name]()
-        cpu, wall = time.process_time(), time.perf_counter()
+            works[name] = parts(side, data)[name]()
+        cpu, wall = cpu_seconds(), time.perf_counter()
         kept = works[name]()
-        took = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        took = {"cpu": cpu_seconds() - cpu, "wall": time.perf_counter() - wall}
         if isinstance(kept, int):
             took["kept"] = kept
         print(json.dumps(took), flush=True)
+
+
+def cpu_seconds() -> float:
+    """Of this process, and of those that it waited for."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    used = [resource.getrusage(kind) for kind in kinds]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def versions() -> str:
@@ -136,15 +156,26 @@ def versions() -> str:
     )
 
 
-def parts(side: str) -> dict[str, Callable[[], Work]]:
+def parts(side: str, data: Path | None) -> dict[str, Callable[[], Work]]:
     """Name -> what makes ready for a part and returns it."""
     ours = side == "segkit"
-    step, evaluation = (our_step, our_evaluation) if ours else (their_step, their_evaluation)
+    step = our_step if ours else their_step
+
+    def evaluation(everything: bool) -> Work:
+        return our_evaluation(everything) if ours else their_evaluation()
+
     found: dict[str, Callable[[], Work]] = {
         "training step, the same model (smp's DeepLabV3+), CE": lambda: step(same=True),
         "training step, each one's default model and loss": lambda: step(same=False),
-        "evaluation, the same model, scores of the whole split": evaluation,
+        "evaluation, the same model, IoU, F1 and accuracy": lambda: evaluation(False),
+        "evaluation, ours with all that evaluate.py measures": lambda: evaluation(True),
+        "start-up: a process until its model is made": lambda: start_up(side),
     }
+    for height, kind in ((360, None), (360, "ram"), (960, None), (960, "ram")) if data else ():
+        label = f"loader, {height} pixels high" + (
+            f", ours with loader.cache={kind}" if kind else ""
+        )
+        found[label] = lambda h=height, k=kind: load(side, data, h, k)  # type: ignore[misc]
     loss = our_loss if ours else their_loss
     for label, terms in SUMS.items():
         for count in LOSS_CLASSES:
@@ -173,7 +204,9 @@ def batch(count: int, size: tuple[int, int]) -> Any:
 
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (count, *size, 3), dtype=torch.uint8, generator=generator)
-    target = torch.randint(CLASSES, (count, *size), dtype=torch.uint8, generator=generator)
+    cells = (count, 1, size[0] // 32, size[1] // 32)  # of 32 x 32 pixels: masks have few borders
+    labels = torch.randint(CLASSES, cells, generator=generator).float()
+    target = torch.nn.functional.interpolate(labels, size)[:, 0].to(torch.uint8)
     target[:, :8] = 255
     return Batch(image.permute(0, 3, 1, 2), target, tuple(map(str, range(count))))
 
@@ -241,11 +274,12 @@ def their_step(same: bool) -> Work:
     return work
 
 
-def our_evaluation() -> Work:
-    """What evaluate.py makes of a split: all its measures."""
+def our_evaluation(everything: bool) -> Work:
+    """What evaluate.py makes of a split: all its measures, or the confusion matrix alone."""
     from segkit.evaluation.measures import Measures
-    from segkit.inference.predictions import predict_masks
+    from segkit.inference.predictions import images, predict_masks
     from segkit.inference.predictor import Inference
+    from segkit.metrics import ConfusionMatrix
     from segkit.models.normalize import memory_order
     from segkit.runtime.device import Precision
 
@@ -253,13 +287,19 @@ def our_evaluation() -> Work:
     inference = Inference(model, normalize(True), Precision("fp32", CPU()))
     given = batch(EVALUATED, FULL)
 
+    def matrix_alone() -> None:
+        matrix = ConfusionMatrix(CLASSES)
+        for image in images([given], inference.precision.device):
+            matrix.update(inference(image.image), image.target)
+        matrix.compute()
+
     def work() -> None:
         measures = Measures(CLASSES, 255, trimap_widths=[5])
         for image in predict_masks(inference, [given]):
             measures.update(image)
         measures.scores()
 
-    return work
+    return work if everything else matrix_alone
 
 
 def their_evaluation() -> Work:
@@ -286,6 +326,46 @@ def their_evaluation() -> Work:
             metric(tp, fp, fn, tn, reduction="macro")
 
     return work
+
+
+START = {
+    "segkit": """
+import segkit
+from segkit.training.loop import train_one_epoch
+from segkit.data.augment import Augment
+from segkit.models import DeepLabV3Plus
+DeepLabV3Plus("mobilenet_v2", 11)
+""",
+    "smp": """
+import albumentations, cv2, torch
+import segmentation_models_pytorch as smp
+smp.DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=11)
+""",
+}
+
+
+def start_up(side: str) -> Work:
+    """A process that imports what a training needs, and makes a model."""
+    return lambda: subprocess.run([sys.executable, "-c", START[side]], check=True) and None
+
+
+def load(side: str, data: Path | None, height: int, cache: str | None) -> Work:
+    """Four batches of 8 from files, with the transforms of augment=standard; see loader.py."""
+    from loader import SIZES, our_batches, same_transforms, usual_batches
+
+    assert data is not None
+    (crop,) = (crop for size, crop in SIZES if size[0] == height)
+    if side == "segkit":
+        from segkit.data.augment import one_thread
+
+        one_thread()
+        batches = our_batches(data / str(height), crop, 8, cache)
+    else:
+        import cv2
+
+        cv2.setNumThreads(0)
+        batches = usual_batches(data / str(height), same_transforms(crop), 8)
+    return lambda: [next(batches) for _ in range(4)] and None
 
 
 def loss_inputs(count: int) -> tuple[Any, Any]:
