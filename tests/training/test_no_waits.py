@@ -9,6 +9,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from segkit.schedules import Poly
 from segkit.training.ema import ModelEMA
 from segkit.training.loop import MAX_SKIPPED_IN_A_ROW, train_one_epoch
 from segkit.training.monitor import Best, Monitor
-from segkit.training.optimizer import param_groups
+from segkit.training.optimizer import make_optimizer, param_groups, place_step_counts
 from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
@@ -294,9 +295,20 @@ def test_a_checkpoint_of_the_other_kind_of_optimizer_goes_on(kind: str, before: 
     assert kind == "sgd" or {float(count) for count in counts} == {3}
 
 
-def test_step_counts_go_beside_the_parameters_of_a_fused_optimizer() -> None:
-    from segkit.training.optimizer import place_step_counts
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_on_cuda_an_optimizer_is_fused_unless_something_else_is_asked(kind: Any) -> None:
+    def made(device: str, maker: Any = kind, **given: Any) -> Any:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
+            groups = [{"params": [nn.Parameter(torch.zeros(2))]}]
+            asked = partial(maker, lr=0.1, **given)
+            return make_optimizer(asked, groups, torch.device(device)).defaults.get("fused")
 
+    assert made("cuda") is True
+    assert made("cuda", fused=False) is False and not made("cuda", foreach=True)
+    assert not made("cpu") and not made("cuda", torch.optim.RMSprop)
+
+
+def test_step_counts_go_beside_the_parameters_of_a_fused_optimizer() -> None:
     saved = start("adamw", fused=False)
     run(saved, [batch(0)])
     params = [p for group in saved.optimizer.param_groups for p in group["params"]]
