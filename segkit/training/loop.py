@@ -18,7 +18,7 @@ from segkit.runtime.determinism import seed_step
 from segkit.runtime.device import Precision
 from segkit.runtime.memory import is_out_of_memory
 from segkit.training.found import Found, names_of
-from segkit.training.optimizer import gated
+from segkit.training.optimizer import gated, leaves_out_steps
 from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
@@ -60,7 +60,7 @@ def train_one_epoch(
     network = state.model if network is None else network
     network.train()
     num_batches, skipped_in_a_row, has_stepped = 0, 0, False
-    fused = all(params.get("fused") for params in state.optimizer.param_groups)
+    fused = leaves_out_steps(state.optimizer)
     failed = torch.zeros((), dtype=torch.bool, device=step.precision.device)
     first, started = state.images, time.perf_counter()
 

@@ -53,6 +53,11 @@ def make_optimizer(
     return make(groups)
 
 
+def leaves_out_steps(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether :func:`gated` works with it: a fused one of PyTorch's own, no subclass."""
+    return type(optimizer) in FUSED and all(group["fused"] for group in optimizer.param_groups)
+
+
 @contextmanager
 def gated(optimizer: torch.optim.Optimizer, skip: Tensor) -> Iterator[None]:
     """Inside, a step of a fused optimizer changes nothing where ``skip``, a bool scalar, is true.
