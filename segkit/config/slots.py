@@ -39,7 +39,10 @@ def _of(module: str, names: str) -> tuple[str, ...]:
 
 
 LOSSES = (
-    *_of("segkit.losses", "CrossEntropyLoss FocalLoss DiceLoss BCELoss MSELoss"),
+    *_of(
+        "segkit.losses",
+        "CrossEntropyLoss FocalLoss DiceLoss TverskyLoss LovaszLoss TopKLoss BCELoss MSELoss",
+    ),
     "torch.nn.CrossEntropyLoss",
 )
 # Those that work on whole parameters, without a closure or sparse gradients.

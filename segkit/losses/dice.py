@@ -1,17 +1,12 @@
 """Soft Dice loss (Milletari et al. 2016, arXiv:1606.04797; Sudre et al. 2017, arXiv:1707.03237)."""
 
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from segkit.losses.class_sums import ClassSums
-from segkit.losses.pixels import PixelLoss, PixelScores, ratio
-from segkit.losses.processes import all_reduce_sum
-from segkit.losses.settings import checked_number, class_values
-
-Average = Literal["present", "all"]
+from segkit.losses.overlap import Average, OverlapLoss
+from segkit.losses.pixels import ratio
+from segkit.losses.settings import checked_number
 
 
 def dice_loss(
@@ -50,14 +45,11 @@ def dice_loss(
     return loss.forward(logits, target)
 
 
-class DiceLoss(PixelLoss):
+class DiceLoss(OverlapLoss):
     """Mean over classes of ``1 - ((1 + beta^2) tp + s) / ((1 + beta^2) tp + beta^2 fn + fp + s)``.
 
-    ``tp``, ``fn`` and ``fp`` are sums of softmax probabilities over the valid pixels of the whole
-    step, of all processes and accumulated batches together. A class absent from its target has no
-    say by default: it can neither dilute the mean with easy zeros nor reward predicting nothing.
-    Without any class to average (all pixels ignored, or all of classes that are left out or have
-    weight 0) the loss is 0 with a zero gradient.
+    The sums and the mean are those of :class:`~segkit.losses.overlap.OverlapLoss`: over the valid
+    pixels of the whole step, and the classes that its target shows.
 
     Args:
         beta: Above 0; larger values punish missed pixels (``fn``) more than false ones (``fp``).
@@ -73,8 +65,6 @@ class DiceLoss(PixelLoss):
         ValueError: For settings outside their range or a weighting given by name.
     """
 
-    class_weights: Tensor | None
-
     def __init__(
         self,
         beta: float = 1.0,
@@ -84,46 +74,12 @@ class DiceLoss(PixelLoss):
         class_weights: Sequence[float] | Tensor | None = None,
         ignore_index: int = 255,
     ) -> None:
-        super().__init__(ignore_index)
+        super().__init__(smooth, average, include_background, class_weights, ignore_index)
         self.beta = checked_number("beta", beta)
         if self.beta == 0.0:
             raise ValueError("beta must be above 0: with 0 no missed pixel would count, got 0")
-        self.smooth = checked_number("smooth", smooth)
-        if average not in ("present", "all"):
-            raise ValueError(f"average must be 'present' or 'all', got {average!r}")
-        self.average = average
-        self.include_background = include_background
-        self.register_buffer("class_weights", class_values("class_weights", class_weights))
 
-    def on(self, pixels: PixelScores) -> Tensor:
-        p_true = torch.exp(-pixels.nll)
-        tp = pixels.sum_per_class(p_true)  # (C,)
-        labelled = pixels.sum_per_class(torch.ones_like(p_true))
-        predicted = pixels.probs.sum((2, 3)).to(tp.dtype).sum(0)
-        return self.of_pixels_and_sums(pixels, tp, labelled, predicted)
-
-    def of_sums(self, sums: ClassSums) -> Tensor:
-        return self.of_pixels_and_sums(sums, sums.p_true, sums.count, sums.probs)
-
-    def of_pixels_and_sums(
-        self, pixels: PixelScores | ClassSums, tp: Tensor, labelled: Tensor, predicted: Tensor
-    ) -> Tensor:
-        """The loss of the local sums over the pixels of each class, each (C,)."""
-        tp, labelled, predicted = all_reduce_sum(torch.stack((tp, labelled, predicted)))
+    def of_classes(self, tp: Tensor, labelled: Tensor, predicted: Tensor) -> Tensor:
         missed = self.beta**2 * (labelled - tp)
         # The score's complement, (denominator - numerator) / denominator, has no 0/0 to define.
-        loss = ratio(missed + predicted - tp, self.beta**2 * labelled + predicted + self.smooth)
-        weights = self.weights_of_classes(pixels, labelled)
-        return ratio((weights * loss).sum(), weights.sum()).to(pixels.dtype)
-
-    def weights_of_classes(self, pixels: PixelScores | ClassSums, labelled: Tensor) -> Tensor:
-        """Weight of each class in the mean, (C,); 0 for those that are left out."""
-        if self.class_weights is None:
-            weights = torch.ones_like(labelled)
-        else:
-            weights = pixels.per_class(self.class_weights, "class_weights").to(labelled.dtype)
-        if self.average == "present":
-            weights = weights * (labelled > 0)
-        if not self.include_background:
-            weights = torch.cat((torch.zeros_like(weights[:1]), weights[1:]))
-        return weights
+        return ratio(missed + predicted - tp, self.beta**2 * labelled + predicted + self.smooth)

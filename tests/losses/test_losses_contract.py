@@ -12,13 +12,19 @@ from segkit.losses import (
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
+    LovaszLoss,
     MSELoss,
+    TopKLoss,
+    TverskyLoss,
     bce_loss,
     cross_entropy,
     dice_loss,
     focal_loss,
     global_loss,
+    lovasz_loss,
     mse_loss,
+    topk_loss,
+    tversky_loss,
 )
 
 WEIGHTLESS = {"mse", "all", "fused_sum"}  # no class weights, in one term at least
@@ -130,7 +136,7 @@ class TestEveryLoss:
     def test_twice_the_same_batch_is_once(self, make: Make) -> None:
         loss = make(UNEVEN, 255)
         for module in loss.modules():
-            if isinstance(module, DiceLoss):
+            if isinstance(module, DiceLoss | TverskyLoss):
                 module.smooth = 0.0  # a number of pixels, so it weighs half in twice the pixels
         logits, target = batch()
         twice = loss(torch.cat((logits, logits)), torch.cat((target, target)))
@@ -143,7 +149,7 @@ class TestEveryLoss:
         if request.node.callspec.id in WEIGHTLESS:
             pytest.skip("has no class weights")
         value, slope = value_and_slope(make([0, 0, 0, 1.0], 255), *batch())
-        if request.node.callspec.id == "dice_all":
+        if request.node.callspec.id in ("dice_all", "tversky_all"):
             assert value.isfinite()  # class 3 is averaged though absent
         else:
             assert value == 0
@@ -230,6 +236,21 @@ class TestEveryLoss:
         ),
         (bce_loss, BCELoss, {"class_weights": UNEVEN, "label_smoothing": 0.2}),
         (mse_loss, MSELoss, {}),
+        (lovasz_loss, LovaszLoss, {"average": "all", "class_weights": UNEVEN}),
+        (topk_loss, TopKLoss, {"fraction": 0.4, "class_weights": UNEVEN}),
+        (
+            tversky_loss,
+            TverskyLoss,
+            {
+                "alpha": 0.8,
+                "beta": 0.3,
+                "gamma": 2.0,
+                "smooth": 0.5,
+                "average": "all",
+                "include_background": False,
+                "class_weights": UNEVEN,
+            },
+        ),
     ],
 )
 def test_function_is_its_module(

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit.losses import bce_loss, cross_entropy, dice_loss, focal_loss, mse_loss
+from segkit.losses import (
+    bce_loss,
+    cross_entropy,
+    dice_loss,
+    focal_loss,
+    lovasz_loss,
+    mse_loss,
+    topk_loss,
+    tversky_loss,
+)
 
 LN2 = math.log(2.0)
 THREE_LOGITS = [[0.7, 1.2, 0.3], [0.4, 0.2, 0.9], [0.6, 0.3, 0.4]]
@@ -130,13 +139,54 @@ def test_adding_unused_classes_does_not_change_dice() -> None:
     torch.testing.assert_close(dice_loss(more, target), dice_loss(logits, target))
 
 
+def test_tversky_of_two_pixels() -> None:
+    # The pixels of Dice above: (tp, fn, fp) are (3/4, 1/4, 1/2) and (1/2, 1/2, 1/4).
+    pixels = pixel_row([of_probs(0.75, 0.25), of_probs(0.5, 0.5)], [0, 1])
+    first = 1 - 0.75 / (0.75 + 0.7 * 0.25 + 0.3 * 0.5)
+    second = 1 - 0.5 / (0.5 + 0.7 * 0.5 + 0.3 * 0.25)
+    assert tversky_loss(*pixels, smooth=0).item() == pytest.approx((first + second) / 2)
+    squared = tversky_loss(*pixels, smooth=0, gamma=2).item()
+    assert squared == pytest.approx((first**2 + second**2) / 2)
+    dice = tversky_loss(*pixels, alpha=0.5, beta=0.5, smooth=0.5)  # half of numerator and all
+    torch.testing.assert_close(dice, dice_loss(*pixels, smooth=1))
+
+
+def test_lovasz_of_two_pixels() -> None:
+    # Class 0: the other pixel errs by 1/2, its own by 1/4; the Jaccard loss rises to 1/2, then 1.
+    # Class 1: its own pixel errs by 1/2, and with it missed the loss is 1 at once.
+    pixels = pixel_row([of_probs(0.75, 0.25), of_probs(0.5, 0.5)], [0, 1])
+    by_hand = ((1 / 2 * 1 / 2 + 1 / 2 * 1 / 4) + 1 / 2) / 2
+    assert lovasz_loss(*pixels).item() == pytest.approx(by_hand)
+    assert lovasz_loss(*pixels, class_weights=[0, 1]).item() == pytest.approx(1 / 2)
+
+
+def test_lovasz_of_sure_predictions_is_one_minus_their_iou() -> None:
+    target = torch.tensor([[[0, 0, 1, 1, 1, 1]]])
+    predicted = torch.tensor([[[0, 1, 1, 1, 1, 0]]])
+    logits = 100.0 * torch.nn.functional.one_hot(predicted, 2).permute(0, 3, 1, 2)
+    # IoU of class 0: 1 of 3; of class 1: 3 of 5.
+    assert lovasz_loss(logits, target).item() == pytest.approx((2 / 3 + 2 / 5) / 2)
+
+
+def test_topk_of_four_pixels() -> None:
+    pixels = pixel_row([of_probs(p, 1 - p) for p in (0.9, 0.5, 0.99, 0.25)], [0, 0, 0, 0])
+    assert topk_loss(*pixels, fraction=0.25).item() == pytest.approx(2 * LN2)
+    assert topk_loss(*pixels, fraction=0.5).item() == pytest.approx(1.5 * LN2)
+    # One pixel and a half: (2 + 1/2 * 1) ln 2 / 1.5.
+    assert topk_loss(*pixels, fraction=0.375).item() == pytest.approx(2.5 / 1.5 * LN2)
+    torch.testing.assert_close(topk_loss(*pixels, fraction=1.0), cross_entropy(*pixels))
+
+
 def test_brier_score_of_two_pixels() -> None:
     # (1/4)^2 + (1/4)^2 and (1/2)^2 + (1/2)^2.
     pixels = pixel_row([of_probs(0.75, 0.25), of_probs(0.5, 0.5)], [0, 1])
     assert mse_loss(*pixels).item() == pytest.approx((1 / 8 + 1 / 2) / 2)
 
 
-@pytest.mark.parametrize("name", ["bce", "cross_entropy", "dice", "focal", "mse"])
+@pytest.mark.parametrize(
+    "name", ["bce", "cross_entropy", "dice", "focal", "lovasz", "mse", "topk", "tversky"]
+)
 def test_example_in_the_docstring(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"segkit.losses.{name}"))
-    assert (result.failed, result.attempted) == (0, 3)
+    assert result.failed == 0
+    assert result.attempted in (3, 4)

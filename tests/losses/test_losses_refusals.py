@@ -7,7 +7,16 @@ import torch
 from loss_cases import UNEVEN, Make, batch, every_loss
 from torch import nn
 
-from segkit.losses import BCELoss, CrossEntropyLoss, DiceLoss, FocalLoss, MSELoss
+from segkit.losses import (
+    BCELoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    LovaszLoss,
+    MSELoss,
+    TopKLoss,
+    TverskyLoss,
+)
 
 
 @every_loss
@@ -71,6 +80,12 @@ class TestEveryLoss:
         (lambda: DiceLoss(beta=0), "beta must be above 0"),
         (lambda: DiceLoss(smooth=-1), "smooth must be a finite number at least 0"),
         (lambda: DiceLoss(average="mean"), "average must be 'present' or 'all', got 'mean'"),  # type: ignore[arg-type]
+        (lambda: TverskyLoss(beta=0), "beta must be above 0"),
+        (lambda: TverskyLoss(gamma=0), "gamma must be above 0"),
+        (lambda: TverskyLoss(alpha=-1), "alpha must be a finite number at least 0, got -1"),
+        (lambda: LovaszLoss(average="mean"), "average must be 'present' or 'all', got 'mean'"),  # type: ignore[arg-type]
+        (lambda: TopKLoss(0), "fraction must be above 0"),
+        (lambda: TopKLoss(1.5), r"fraction must be a finite number in \[0, 1\], got 1\.5"),
         (lambda: MSELoss(ignore_index=25.5), r"ignore_index must be an int, got 25\.5"),  # type: ignore[arg-type]
     ],
 )

@@ -159,6 +159,9 @@ LOSSES = {  # made inside of a test, so that their weights are fake, too
     "dice": partial(losses.DiceLoss, class_weights=[1.0, 2.0, 3.0]),
     "bce": partial(losses.BCELoss, 0.1, [1.0, 2.0, 3.0]),
     "mse": losses.MSELoss,
+    "tversky": partial(losses.TverskyLoss, class_weights=[1.0, 2.0, 3.0]),
+    "lovasz": partial(losses.LovaszLoss, class_weights=[1.0, 2.0, 3.0]),
+    "topk": partial(losses.TopKLoss, 0.3, [1.0, 2.0, 3.0]),
 }
 NETWORKS = {name: partial(DeepLabV3Plus, backbone, 3) for name, backbone in BACKBONES.items()} | {
     "tiny, gn": partial(DeepLabV3Plus, partial(Tiny, norm="gn"), 3, norm="gn"),

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segkit.losses import BCELoss, CrossEntropyLoss, DiceLoss, FocalLoss, MSELoss, WeightedSum
+from segkit.losses import (
+    BCELoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    LovaszLoss,
+    MSELoss,
+    TopKLoss,
+    TverskyLoss,
+    WeightedSum,
+)
 
 NUM_CLASSES = 4
 EVEN = [1.0] * NUM_CLASSES
@@ -17,7 +27,7 @@ Make = Callable[[Sequence[float] | None, int], nn.Module]
 
 
 def sum_of(**losses: nn.Module) -> WeightedSum:
-    weights = (1.0, 0.5, 2.0, 0.25, 3.0)
+    weights = (1.0, 0.5, 2.0, 0.25, 3.0, 0.5, 1.5)
     parts = zip(losses.items(), weights, strict=False)
     return WeightedSum({name: {"weight": w, "loss": loss} for (name, loss), w in parts})
 
@@ -36,6 +46,12 @@ LOSSES: dict[str, Make] = {
     "dice_foreground": lambda w, i: DiceLoss(
         include_background=False, class_weights=w, ignore_index=i
     ),
+    "tversky": lambda w, i: TverskyLoss(class_weights=w, ignore_index=i),
+    "tversky_all": lambda w, i: TverskyLoss(
+        1.0, 0.5, gamma=0.75, average="all", class_weights=w, ignore_index=i
+    ),
+    "lovasz": lambda w, i: LovaszLoss(class_weights=w, ignore_index=i),
+    "topk": lambda w, i: TopKLoss(class_weights=w, ignore_index=i),
     "bce": lambda w, i: BCELoss(class_weights=w, ignore_index=i),
     "bce_smooth": lambda w, i: BCELoss(0.1, class_weights=w, ignore_index=i),
     "mse": lambda w, i: MSELoss(ignore_index=i),
@@ -48,11 +64,14 @@ LOSSES: dict[str, Make] = {
         bce=BCELoss(class_weights=w, ignore_index=i),
         mse=MSELoss(ignore_index=i),
         ce=CrossEntropyLoss(w, 0.1, ignore_index=i),
+        lovasz=LovaszLoss(class_weights=w, ignore_index=i),
+        topk=TopKLoss(0.5, w, ignore_index=i),
     ),
 }
 if os.environ.get("SEGKIT_TESTS_FUSED") == "1":
     # The same contract for the kernels, on a CPU through Triton's interpreter: test_fused.py.
-    LOSSES = {name: make for name, make in LOSSES.items() if "bce" not in name and name != "all"}
+    others = ("bce", "lovasz", "topk", "all")
+    LOSSES = {n: make for n, make in LOSSES.items() if not n.startswith(others)}
     LOSSES["fused_sum"] = lambda w, i: sum_of(
         focal=FocalLoss(0.5, class_weights=w, ignore_index=i),
         dice=DiceLoss(class_weights=w, ignore_index=i),
