@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.losses import CrossEntropyLoss, DiceLoss, FocalLoss, WeightedSum
+from segkit.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, WeightedSum
 from segkit.models import DeepLabV3Plus
 from segkit.runtime.memory import keep_freed_memory
 
@@ -79,7 +79,24 @@ def pairs(num_classes: int) -> dict[str, tuple[LossFn, LossFn]]:
         "CE, both": (CrossEntropyLoss(weights, 0.1), partial(weighted, label_smoothing=0.1)),
         "CE+dice": (duo, plain),
         "CE+focal+dice": (trio, plain),
+        "lovasz; beside it: by sorting": (LovaszLoss(), lovasz_by_sorting),
     }
+
+
+def lovasz_by_sorting(logits: Tensor, target: Tensor) -> Tensor:
+    """The loss as its paper computes it (Berman et al. 2018), class by class."""
+    valid = (target != 255).flatten()
+    probs, labels = logits.softmax(1).movedim(1, 0).flatten(1)[:, valid], target.flatten()[valid]
+    losses = []
+    for class_id, p in enumerate(probs):
+        own = (labels == class_id).float()
+        errors, order = (own - p).abs().sort(descending=True)
+        missed = own[order].cumsum(0)
+        union = own.sum() + (1 - own[order]).cumsum(0)
+        jaccard = 1 - (own.sum() - missed) / union
+        rise = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+        losses.append((errors * rise).sum())
+    return torch.stack(losses).mean()
 
 
 def beside_the_network(rounds: int) -> None:

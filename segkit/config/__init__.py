@@ -11,6 +11,7 @@ from segkit.config.weightings import (
     check_class_values,
     fill_class_weights,
     needs_class_counts,
+    rare_class_hint,
 )
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "fill_class_weights",
     "needs_class_counts",
     "plain_config",
+    "rare_class_hint",
     "rebuild",
     "without_effects",
 ]

@@ -62,6 +62,37 @@ def fill_class_weights(
         yield f"class weights ({name}): " + ", ".join(f"{c} {w:.3g}" for c, w in weights)
 
 
+RARE = 0.01
+"""Share of the training pixels below which a class is learned late, or never in a short run."""
+
+
+def rare_class_hint(loss: DictConfig, classes: list[str], pixels: list[int] | None) -> str | None:
+    """Which key makes rare classes count more; None where none is rare, or some key does already.
+
+    Args:
+        loss: The loss node.
+        classes: Names in index order.
+        pixels: Pixels of each class in the training split; None: not counted.
+    """
+    paths = [
+        (path, node["class_weights"])
+        for path, node in _dicts(loss, "loss")
+        if "class_weights" in node
+    ]
+    if pixels is None or not paths or any(value is not None for _, value in paths):
+        return None
+    total = sum(pixels)
+    rare = {c: n / total for c, n in zip(classes, pixels, strict=True) if 0 < n < RARE * total}
+    if not rare:
+        return None
+    rarest = min(rare, key=lambda name: rare[name])
+    others = f" ({len(rare)} classes are below {100 * RARE:.0f} %)" if len(rare) > 1 else ""
+    return (
+        f"{rarest} holds {100 * rare[rarest]:.2f} % of the training pixels{others}, and the loss "
+        f"has no class weights: {paths[0][0]}.class_weights=enet makes rare classes count more"
+    )
+
+
 def _dicts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     """A node and all below it that are mappings, with their paths."""
     if OmegaConf.is_dict(node):

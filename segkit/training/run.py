@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.config import fill_class_weights, plain_config
+from segkit.config import fill_class_weights, plain_config, rare_class_hint
 from segkit.config.schema import TrainConfig, to_settings
 from segkit.errors import ConfigError
 from segkit.runs.checkpoint import Checkpoint
@@ -64,6 +64,8 @@ class Run:
         for line in fill_class_weights(self.cfg.loss, data.classes, data.pixels):
             log.info("%s", line)
         if self.checkpoint is None:
+            if hint := rare_class_hint(self.cfg.loss, data.classes, data.pixels):
+                log.info("hint: %s", hint)
             complete_model(self.cfg.model, data.image_size)
         return to_settings(TrainConfig, self.cfg)
 

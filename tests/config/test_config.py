@@ -20,6 +20,7 @@ from segkit.config import (
     fill_class_weights,
     needs_class_counts,
     plain_config,
+    rare_class_hint,
     rebuild,
     without_effects,
 )
@@ -324,3 +325,20 @@ def test_one_value_per_class() -> None:
     check_class_values(loss, ["a", "b"])
     with pytest.raises(ConfigError, match=r"alpha has 2 values; expected .* 3 classes: a, b, c$"):
         check_class_values(loss, ["a", "b", "c"])
+
+
+def test_a_hint_for_rare_classes_names_the_key_that_helps() -> None:
+    loss = OmegaConf.create(
+        {"terms": {"ce": {"loss": {"class_weights": None}}, "mse": {"loss": {"x": 1}}}}
+    )
+    classes = ["road", "pole", "sign", "absent"]
+    hint = rare_class_hint(loss, classes, [9850, 60, 90, 0])
+    assert hint == (
+        "pole holds 0.60 % of the training pixels (2 classes are below 1 %), and the loss has no "
+        "class weights: loss.terms.ce.loss.class_weights=enet makes rare classes count more"
+    )
+    assert rare_class_hint(loss, classes, [9000, 900, 100, 0]) is None
+    assert rare_class_hint(loss, classes, None) is None
+    loss.terms.ce.loss.class_weights = [1, 2, 3, 4]
+    assert rare_class_hint(loss, classes, [9850, 60, 90, 0]) is None
+    assert rare_class_hint(OmegaConf.create({"terms": {}}), classes, [9850, 60, 90, 0]) is None
