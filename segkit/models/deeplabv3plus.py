@@ -13,6 +13,7 @@ from segkit.models.atrous import (
     fitting_rates,
     start_unreached_taps_at_zero,
 )
+from segkit.models.aux_head import AuxHead
 from segkit.models.backbones import BACKBONES
 from segkit.models.decoder import Decoder
 from segkit.models.layers import init_convolutions, upsample
@@ -46,6 +47,8 @@ class DeepLabV3Plus(nn.Module):
         freeze_backbone: True: the backbone keeps its parameters and statistics, in train mode too.
             ``low_level``: its part up to stride 4 does, which no gradient has to reach then; a
             third of a training step on a CPU, and little lost after ImageNet.
+        aux_weight: Of the loss of a second classifier, of the backbone's last features, in
+            training; 0 has none. Nothing of it is computed elsewhere. PSPNet's is 0.4.
 
     Raises:
         ValueError: For a value out of range, or a backbone that breaks the contract.
@@ -68,6 +71,7 @@ class DeepLabV3Plus(nn.Module):
         norm: str = "bn",
         freeze_bn: bool = False,
         freeze_backbone: bool | str = False,
+        aux_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if output_stride not in ATROUS_RATES:
@@ -87,6 +91,8 @@ class DeepLabV3Plus(nn.Module):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
+        if not 0 <= aux_weight < float("inf"):
+            raise ValueError(f"aux_weight must be a number of at least 0, got {aux_weight!r}")
         check_freeze_backbone(freeze_backbone)
         if atrous_rates is not None:
             rates = tuple(atrous_rates)
@@ -116,25 +122,31 @@ class DeepLabV3Plus(nn.Module):
         # Near-zero logits: the first loss is that of a fair guess, log(num_classes).
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.aux_weight = aux_weight
+        # Made last: the other weights are those of a network without it.
+        self.aux = AuxHead(channels[-1], num_classes, norm=norm) if aux_weight else None
 
         self.freeze_bn, self.freeze_backbone = freeze_bn, freeze_backbone
         self.set_frozen_backbone(freeze_backbone)
 
-    def forward(self, image: Tensor, resize: bool = True) -> Tensor:
+    def forward(
+        self, image: Tensor, resize: bool = True, aux: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (N, num_classes, H, W) of an image, float (N, in_channels, H, W), H and W >= 1.
 
         They are float32 (float64 for a model of that type), whatever autocast says. Without
         ``resize`` they are those of the decoder, a quarter of the size, for a loss that resizes
-        them itself (see ``segkit.losses.weighted_sum.takes_low_resolution``).
+        them itself (see ``segkit.losses.weighted_sum.takes_low_resolution``). With ``aux`` those of
+        the second classifier come, too, likewise resized or not.
         """
         features = self.backbone(image)
         out = self.decoder(self.aspp(features[-1]), features[0])
         logits: Tensor = self.classifier(out)
-        if not resize:
-            return logits
-        # Said here, since autocast resizes in float32 on some devices and in some modes only.
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return upsample(wide, image.shape[2:])
+        if not aux:
+            return _resized(logits, image) if resize else logits
+        assert self.aux is not None
+        second: Tensor = self.aux(features[-1])
+        return (_resized(logits, image), _resized(second, image)) if resize else (logits, second)
 
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
         """Train or eval mode as usual, but what is frozen stays in eval mode."""
@@ -172,12 +184,28 @@ class DeepLabV3Plus(nn.Module):
         return frozen
 
 
+def _resized(logits: Tensor, image: Tensor) -> Tensor:
+    # Said here, since autocast resizes in float32 on some devices and in some modes only.
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return upsample(wide, image.shape[2:])
+
+
 def gives_low_resolution(network: nn.Module) -> bool:
     """Whether a network, wrapped or compiled or not, takes ``resize=False``."""
+    return isinstance(_unwrapped(network), DeepLabV3Plus)
+
+
+def aux_weight_of(network: nn.Module) -> float:
+    """What the loss of a network's second classifier counts; 0 where it has none."""
+    inner = _unwrapped(network)
+    return inner.aux_weight if isinstance(inner, DeepLabV3Plus) else 0.0
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
     # DistributedDataParallel holds it as `module`, torch.compile as `_orig_mod`.
     while (inner := getattr(network, "module", getattr(network, "_orig_mod", None))) is not None:
         network = inner
-    return isinstance(network, DeepLabV3Plus)
+    return network
 
 
 def check_freeze_backbone(value: bool | str) -> None:

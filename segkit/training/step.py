@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from segkit.config import build
 from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch
-from segkit.losses.global_loss import global_loss, step_loss
-from segkit.losses.parts import Part, needs_sums, parts
+from segkit.losses.global_loss import step_loss
+from segkit.losses.parts import Part, needs_sums, of_step, parts
 from segkit.losses.processes import collecting
-from segkit.losses.weighted_sum import summands, takes_low_resolution
-from segkit.models.deeplabv3plus import gives_low_resolution
+from segkit.losses.weighted_sum import WeightedSum, summands, takes_low_resolution
+from segkit.models.deeplabv3plus import aux_weight_of, gives_low_resolution
 from segkit.models.normalize import Normalize
 from segkit.runtime.context import Runtime
 from segkit.runtime.device import Precision
@@ -78,7 +78,10 @@ class TrainStep:
             loss: Tensor = self._compiled(network, moved.image, moved.target, *constants)
             return loss
         logits = self._logits(network, moved)
-        return global_loss(self.loss_fn, logits, self._ids(moved.target), self.world.size, part)
+        if part is None:
+            (part,) = parts(summands(self.loss_fn), [moved.target], self.world.size)
+        with of_step(part):
+            return self._loss_of(network, logits, moved.target)
 
     def whole(
         self, network: nn.Module, image: Tensor, target: Tensor, mean: Tensor, std: Tensor
@@ -94,14 +97,21 @@ class TrainStep:
         """
         with self.precision.autocast():
             logits = self._network(network, self.normalize.by(image, mean, std))
-        return step_loss(self.loss_fn, logits, self._ids(target))
+        return self._loss_of(network, logits, target)
 
     @cached_property
     def _compiled(self) -> Callable[..., Tensor]:
         return torch.compile(self.whole)
 
-    def _ids(self, target: Tensor) -> Tensor:
-        return target if takes_low_resolution(self.loss_fn) else target.long()
+    def _loss_of(self, network: nn.Module, logits: Sequence[Tensor], target: Tensor) -> Tensor:
+        """What a batch contributes to the step, inside of :func:`of_step`."""
+        target = target if takes_low_resolution(self.loss_fn) else target.long()
+        *others, own = [step_loss(self.loss_fn, one, target) for one in reversed(logits)]
+        if not others:
+            return own
+        if isinstance(self.loss_fn, WeightedSum):  # has the terms of the call before, of `own`
+            self.loss_fn.last_terms["aux"] = others[0].detach()
+        return own + aux_weight_of(network) * others[0]
 
     def parts(self, model: nn.Module, group: Sequence[Batch]) -> list[Part] | list[None]:
         """What each batch is of the step that they make together.
@@ -125,17 +135,21 @@ class TrainStep:
             moved = batch.to(self.precision.device)
             logits = self._logits(model, moved)
             with collecting() as seen:
-                self.loss_fn(logits, moved.target.long())
+                self._loss_of(model, logits, moved.target)
             sums = [a + b for a, b in zip(sums, seen, strict=True)] if sums else seen
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
         return [self.world.all_reduce_sum(one) for one in sums]
 
-    def _logits(self, network: nn.Module, moved: Batch) -> Tensor:
+    def _logits(self, network: nn.Module, moved: Batch) -> Sequence[Tensor]:
         with self.precision.autocast():
             return self._network(network, self.normalize(moved.image))
 
-    def _network(self, network: nn.Module, image: Tensor) -> Tensor:
+    def _network(self, network: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        """Logits, and those of the second classifier where there is one."""
+        settings = {}
         if takes_low_resolution(self.loss_fn) and gives_low_resolution(network):
-            return network(image, resize=False)  # type: ignore[no-any-return]
-        return network(image)  # type: ignore[no-any-return]
+            settings["resize"] = False
+        if aux_weight_of(network):
+            return network(image, aux=True, **settings)  # type: ignore[no-any-return]
+        return (network(image, **settings),)

@@ -69,6 +69,28 @@ def test_logits_are_float32_and_the_decoder_resizes_in_the_networks_precision() 
     assert small().double()(image.double()).dtype == torch.float64
 
 
+def test_a_second_classifier_is_of_training_alone() -> None:
+    plain, model = small().eval(), small(aux_weight=0.4).eval()
+    image = torch.randn(2, 3, 33, 40)
+    assert_close(model(image), plain(image))  # the same weights, and nothing else is computed
+    logits, second = model(image, aux=True)
+    assert_close(logits, plain(image))
+    assert second.shape == logits.shape and second.dtype == torch.float32
+    assert not torch.equal(second, logits)
+    low, second_low = model(image, resize=False, aux=True)
+    assert low.shape[2:] == (9, 10) and second_low.shape[2:] == (3, 3)
+    names = {name.split(".")[0] for name, _ in model.named_parameters()}
+    assert names == {"backbone", "aspp", "decoder", "classifier", "aux"}
+    graph = torch.export.export(model, (image,))
+    assert not any(
+        "p_aux" in spec.arg.name
+        for spec in graph.graph_signature.input_specs
+        if spec.arg.name in {str(n) for n in graph.graph.nodes if n.users}
+    )
+    with pytest.raises(ValueError, match="aux_weight must be a number of at least 0, got -1"):
+        small(aux_weight=-1)
+
+
 @pytest.mark.gpu
 def test_a_resize_in_bfloat16_has_the_bits_of_one_in_float32() -> None:
     """Once the next layer has rounded them; on the CPU some kernels round in between."""
