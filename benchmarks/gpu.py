@@ -12,20 +12,21 @@ CUDA can do.
 """
 
 import argparse
+import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from gpu_parts import PARTS, Options, Part, Row
+from gpu_parts.process import PartProcess
 
 HERE = Path(__file__).resolve().parent
-TAIL = 12  # lines of the log that tell of a failure
 IN_A_ROW = 3  # failures after which a part is given up
 
 
@@ -55,14 +56,12 @@ class Bench:
         options: What the parts are to do.
         out: Folder of the three files.
         scratch: Where the processes run; emptied afterwards.
-        paths: Folders to import from, besides those of the environment.
         until: End of all parts, by ``time.monotonic``.
     """
 
     options: Options
     out: Path
     scratch: Path
-    paths: list[str]
     until: float
     results: list[Result] = field(default_factory=list)
 
@@ -88,7 +87,10 @@ class Bench:
         """One process for all cases, and after each that it does not survive one for the rest."""
         first, failed = 0, 0
         while True:
-            process = PartProcess(self, part, result, first)
+            process = PartProcess(
+                part.module or f"gpu_parts.{result.part}", self.options, first,
+                self.scratch, self.out / "gpu.log", partial(self._add, result),
+            )  # fmt: skip
             ended = process.wait(until)
             if ended == "status 0":
                 result.outcome = "failed: see the notes" if result.tails else "done"
@@ -105,6 +107,10 @@ class Bench:
                 return
             first = process.number + 1
 
+    def _add(self, result: Result, row: Row) -> None:
+        result.rows.append(row)
+        self.write()
+
     def write(self) -> None:
         """gpu.json and gpu.md, each whole."""
         content = json.dumps([asdict(result) for result in self.results], indent=1)
@@ -117,76 +123,6 @@ class Bench:
             sections += [f"\n## {result.part}\n", f"{result.title}\n", *table(result.rows)]
             sections += [f"\n```\n{tail}\n```" for tail in result.tails]
         replace(self.out / "gpu.md", "\n".join(sections))
-
-
-class PartProcess:
-    """A process that does the cases of a part from number ``first`` on.
-
-    Attributes:
-        case: The one in progress; None between two.
-        number: Its number.
-        finished: How many cases were done.
-        error: The exception that ended it, in a line.
-    """
-
-    def __init__(self, bench: Bench, part: Part, result: Result, first: int) -> None:
-        self.bench, self.result = bench, result
-        self.case: str | None = None
-        self.number, self.finished, self.error = first, 0, ""
-        self.said = bench.scratch / "said.jsonl"
-        self.said.write_text("")
-        self.read = 0
-        self.log = (bench.out / "gpu.log").open("a+", encoding="utf-8", errors="replace")
-        self.log.write(f"\n## {result.part}, from case {first} on\n")
-        self.log.flush()
-        self.began = self.log.tell()
-        paths = [*bench.paths, *filter(None, [os.environ.get("PYTHONPATH")])]
-        options = json.dumps(asdict(bench.options))
-        self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "gpu_parts",
-             part.module or f"gpu_parts.{result.part}", str(first), str(self.said), options],
-            cwd=bench.scratch,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
-            stdout=self.log,  # no pipe: what a dead process leaves behind would keep it open
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def wait(self, until: float) -> str:
-        """How it ended: ``status N``, the name of a signal, or ``cut off``."""
-        while (status := self.process.poll()) is None and time.monotonic() < until:
-            self.listen()
-            time.sleep(0.05)
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # with all that it started
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-        self.listen()
-        if status is None:
-            return "cut off"
-        return f"status {status}" if status >= 0 else signal.Signals(-status).name
-
-    def listen(self) -> None:
-        """Take in what it has said since."""
-        lines = self.said.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        for line in whole[self.read :]:
-            kind, value = json.loads(line)
-            if kind == "begin":
-                self.number, self.case = value
-            elif kind == "row":
-                self.result.rows.append(value)
-                self.bench.write()
-            elif kind == "end":
-                self.case, self.finished = None, self.finished + 1
-            else:
-                self.error = value
-        self.read = len(whole)
-
-    def tail(self) -> str:
-        self.log.seek(self.began)
-        return "\n".join(self.log.read().strip().splitlines()[-TAIL:])
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -217,16 +153,31 @@ def replace(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def install(wheels: Path, site: Path, out: Path) -> None:
+def install(wheels: Path, site: Path, log: Path) -> None:
     """Unpack all wheels of a folder into another, with nothing from anywhere else."""
     files = sorted(map(str, wheels.glob("*.whl")))
     if not files:
         raise SystemExit(f"--wheels {wheels}: no *.whl in it")
     options = ["--quiet", "--no-index", "--find-links", str(wheels), "--no-deps", "--no-compile"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *files]
-    with (out / "gpu.log").open("a") as log:
-        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
-            raise SystemExit(f"--wheels {wheels}: pip cannot install them; see {out / 'gpu.log'}")
+    with log.open("a") as said:
+        if subprocess.run(command, stdout=said, stderr=subprocess.STDOUT).returncode:
+            raise SystemExit(f"--wheels {wheels}: pip cannot install them; see {log}")
+
+
+def prepare_imports(paths: list[str]) -> None:
+    """Import what most parts need, once for all of them, without touching the device."""
+    sys.path[1:1] = paths
+    # For what the parts start by its name, as train.py.
+    inherited = filter(None, [os.environ.get("PYTHONPATH")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *inherited])
+    # PyTorch asks the driver's library for devices then, which a fork survives.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    try:
+        importlib.import_module("gpu_parts.training")
+        importlib.import_module("torch._dynamo")  # which the first step of an optimizer imports
+    except ImportError as error:
+        raise SystemExit(f"{error}; --wheels FOLDER brings what this machine lacks") from error
 
 
 def main() -> None:
@@ -234,9 +185,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", default=os.environ.get("OUT"), help="folder; default: $OUT")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels that this machine lacks")
-    parser.add_argument("--data", help="CamVid, or a part of it, in VOC layout")
-    parser.add_argument("--weights", help="folder with mobilenet_v2.pth")
+    parser.add_argument("--wheels", type=folder, help="folder of wheels that this machine lacks")
+    parser.add_argument("--data", type=folder, help="CamVid, or a part of it, in VOC layout")
+    parser.add_argument("--weights", type=folder, help="folder with mobilenet_v2.pth")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS])
@@ -245,28 +196,29 @@ def main() -> None:
     until = time.monotonic() + args.seconds
     if not args.out:
         parser.error("--out, or the environment variable OUT, must name a folder")
-    for name in ("data", "weights"):
-        given = getattr(args, name)
-        if given is not None and not Path(given).is_dir():
-            parser.error(f"--{name} {given}: no such folder")
     out = Path(args.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu.log").write_text("")
-    folders = {n: None if (f := getattr(args, n)) is None else str(Path(f).absolute())
-               for n in ("data", "weights")}  # fmt: skip
-    options = Options(args.device, args.quick, **folders)
+    options = Options(args.device, args.quick, args.data, args.weights)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         site, scratch = Path(temporary, "site"), Path(temporary, "scratch")
         scratch.mkdir()
         if args.wheels is not None:
-            install(args.wheels.absolute(), site, out)
-        paths = [str(HERE), str(HERE.parent), str(site)]
-        bench = Bench(options, out, scratch, paths, until)
+            install(args.wheels, site, out / "gpu.log")
+        prepare_imports([str(site), str(HERE.parent)])
+        bench = Bench(options, out, scratch, until)
         for name in args.parts:
             result = bench.run(name, PARTS[name])
             if name == "machine" and result.outcome != "done":
                 raise SystemExit(f"{result.outcome}; see {out / 'gpu.md'}")
     raise SystemExit(any(result.outcome != "done" for result in bench.results))
+
+
+def folder(path: str) -> Path:
+    """An argument that names a folder, absolute."""
+    if not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"no such folder: {path}")
+    return Path(path).absolute()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ other exception is a failure, after which a new process goes on with the next ca
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -30,8 +31,8 @@ class Options:
 
     device: str = "cuda"
     quick: bool = False
-    data: str | None = None
-    weights: str | None = None
+    data: Path | None = None
+    weights: Path | None = None
 
     @property
     def backbones(self) -> tuple[str, ...]:
@@ -71,43 +72,44 @@ class Part:
     module: str = ""
 
 
+# About 480 seconds are used; the least telling parts come last, so that they are what is cut off.
 PARTS = {
-    "machine": Part("Device and versions.", 40),
+    "machine": Part("What the numbers were seen on.", 30),
     "gpu_tests": Part("The tests that are marked `gpu`.", 90, needs_cuda=True),
     "steps": Part(
-        "A training step on a batch that stays on the device: segkit, segkit's loop with smp's "
-        "model, and a bare loop with smp's model and losses, turn by turn. Medians.",
-        110,
+        "A training step on a batch that stays on the device, in turn: segkit with its own model, "
+        "segkit with smp's model, and a bare loop with smp's model and losses. Medians of wall "
+        "time, peaks of memory; in the ratios above 1 segkit is faster.",
+        115,
     ),
     "shares": Part(
-        "Shares of the device's busy time in a step of segkit, by the profiler; busy time and wall "
-        "time of a step; how much of the latter the device idles; kernels, and waits for the "
-        "device, per step.",
-        30,
+        "Where the device's busy time goes in a step of segkit (CE+focal+dice, EMA), by the "
+        "profiler; busy time beside the wall time of a step that is not profiled; kernels and "
+        "waits of a step. Below each row its longest kernels.",
+        25,
     ),
-    "factors": Part(
-        "A step with one thing changed, turn by turn; above 1 it is faster with it.", 45
-    ),
+    "factors": Part("A step of segkit with one thing changed, in turn, in bf16.", 55),
     "fused_loss": Part(
-        "loss.fused=true: relative error of value and gradient to float64, and value and gradient "
-        "beside segkit's other way and F.interpolate + F.cross_entropy (CE only).",
-        35,
+        "loss.fused: relative errors against float64; value and gradient by the kernels, by the "
+        "resize and the loss (full), and with CE by the resize and nn.CrossEntropyLoss (F).",
+        30,
         needs_cuda=True,
     ),
-    "compiled": Part("trainer.compile=true beside false, turn by turn.", 60),
+    "compiled": Part("trainer.compile=true beside false, in turn.", 70),
     "loading": Part(
-        "An epoch from files: the loader alone, the training with it, and how much of that waits.",
-        40,
+        "An epoch from files, with the fastest network: what the loader alone gives, what the "
+        "training takes, and the share of it that waits for the loader.",
+        35,
     ),
-    "validation": Part("Validation of 200 images beside the network alone.", 25),
+    "validation": Part("Validation of 200 images, in turn with the network alone.", 20),
     "deterministic": Part(
-        "trainer.deterministic=true: whether two runs end with the same bits, and what it costs.",
-        30,
+        "trainer.deterministic=true: whether two runs end with the same bits, and its price.", 35
     ),
     "processes": Part(
-        "Two processes on the one device, by gloo, beside one process with both halves of the "
-        "batch: relative differences of loss and weights after three steps.",
-        30,
+        "Two processes on the one device, each with half of a batch, beside one process with all "
+        "of it: relative differences of the first loss, and of what three steps change, in float32 "
+        "without TF32.",
+        40,
     ),
-    "whole_run": Part("train.py from its start to its end.", 60),
+    "whole_run": Part("train.py as it is started.", 75),
 }

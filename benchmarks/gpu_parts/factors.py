@@ -49,7 +49,9 @@ def pairs(make: Callable[..., Training]) -> dict[str, tuple[Make, Make]]:
 def cases(options: Options) -> Cases:
     names = pairs(partial(train, options))
     every = product(options.backbones[:2], names)
-    return {f"{backbone}: {name}": partial(row, options, backbone, name) for backbone, name in every}
+    return {
+        f"{backbone}: {name}": partial(row, options, backbone, name) for backbone, name in every
+    }
 
 
 def row(options: Options, backbone: str, name: str) -> Iterator[Row]:

@@ -53,7 +53,6 @@ def row(options: Options, classes: int, dtype: str, loss: str) -> Iterator[Row]:
         "fused MiB": found["fused"].mib,
         "full MiB": found["full"].mib,
         "F MiB": plain and plain.mib,
-        "first call s": found["fused"].first,
     }
 
 

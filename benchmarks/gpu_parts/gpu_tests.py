@@ -44,7 +44,7 @@ def tests(path: Path) -> Iterator[Row]:
 
     reports = Reports()
     # Not the options of the project: they ask for several processes, and leave these tests out.
-    options = ["-o", "addopts=", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    options = ["-o", "addopts=", "-v", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:benchmark"]
     pytest.main([*options, "--rootdir", str(TESTS.parent), str(path)], plugins=[reports])
     yield from reports.rows
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,23 +29,15 @@ def cases(options: Options) -> Cases:
     }
 
 
-@dataclass(frozen=True)
 class Repeated:
     """A data set with each of its images several times, so that an epoch is long enough."""
 
-    dataset: SegmentationDataset
-    times: int
-
-    @property
-    def classes(self) -> Any:
-        return self.dataset.classes
-
-    @property
-    def ids(self) -> list[str]:
-        return [f"{name}_{i}" for i in range(self.times) for name in self.dataset.ids]
+    def __init__(self, dataset: SegmentationDataset, times: int) -> None:
+        self.dataset, self.classes = dataset, dataset.classes
+        self.ids = [f"{name}_{i}" for i in range(times) for name in dataset.ids]
 
     def __len__(self) -> int:
-        return self.times * len(self.dataset)
+        return len(self.ids)
 
     def read(self, index: int) -> Any:
         return self.dataset.read(index % len(self.dataset))
@@ -73,7 +65,9 @@ def epoch(options: Options, workers: int, cache: str) -> Iterator[Row]:
         train_batches, _ = open_batches(data, settings, options.batch_size, runtime)
         plan = epoch_plan(settings, len(data.train), state, options.batch_size, 1)
         batches = train_batches.of(plan)
-        training.on([next(batches)] * 3)  # the loader processes have started, the network is warm
+        training.on([next(batches)] * 3)  # warm
+        for _ in range(3 * workers):  # what was loaded meanwhile does not count
+            next(batches)
         begun = time.perf_counter()
         count = sum(len(batch) for batch in batches)
         alone = count / (time.perf_counter() - begun)

@@ -12,7 +12,7 @@ from gpu_parts import Options
 
 Work = Callable[[int], object]
 """Does something so many times."""
-SECONDS, ROUNDS, BLOCK, WARM_UP = 2.0, 3, 5, 3
+SECONDS, ROUNDS, BLOCK, WARM_UP = 1.0, 3, 5, 3
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,10 @@ class Measured:
     mib: float | None
 
 
-def measure(options: Options, makers: Mapping[str, Callable[[], Work]]) -> dict[str, Measured]:
-    """Make each, warm it up, and do all in turn: A B A B ..."""
+def measure(
+    options: Options, makers: Mapping[str, Callable[[], Work]], block: int = BLOCK
+) -> dict[str, Measured]:
+    """Make each, warm it up, and do all in turn, ``block`` times each: A B A B ..."""
     works, firsts, peaks = {}, {}, {}
     for name, make in makers.items():
         before, begun = allocated(options), time.perf_counter()
@@ -43,8 +45,8 @@ def measure(options: Options, makers: Mapping[str, Callable[[], Work]]) -> dict[
         firsts[name] = time.perf_counter() - begun
         works[name](0 if options.quick else WARM_UP)
         peaks[name] = peak(options, works[name], before)
-    rounds, block = (1, 1) if options.quick else (ROUNDS, BLOCK)
-    until = time.monotonic() + (0 if options.quick else SECONDS)
+    rounds, block, seconds = (1, 1, 0.0) if options.quick else (ROUNDS, block, SECONDS)
+    until = time.monotonic() + seconds
     taken: dict[str, list[float]] = {name: [] for name in works}
     while len(min(taken.values())) < rounds or time.monotonic() < until:
         for name, work in works.items():

@@ -5,21 +5,18 @@ which takes tensors on CUDA too. Each of the two has half of a batch, with diffe
 ignored pixels; the first compares with what it finds alone with both halves.
 """
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
+from multiprocessing.connection import Connection
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gpu_parts import Cases, Options, Row
+from gpu_parts.process import FORK
 from gpu_parts.training import TRIO, Training, compose, open_runtime, random_images
 from segkit.data.loader import Batch
 from segkit.runtime.distributed import DistributedContext
@@ -39,35 +36,43 @@ def row(options: Options, kind: str) -> Iterator[Row]:
     if "trainer.sync_bn=true" in KINDS[kind]:
         options.need_cuda()
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "store")
-        given = [kind, str(file), json.dumps(asdict(options))]
-        other = subprocess.Popen([sys.executable, "-m", "gpu_parts.processes", *given])
-        try:
-            loss, weights = take_part(options, kind, 0, file)
-            if status := other.wait(TIMEOUT.total_seconds()):
-                raise RuntimeError(f"the second process ended with status {status}")
-        finally:
-            other.kill()
+        line, theirs = FORK.Pipe(duplex=False)
+        both = [
+            FORK.Process(target=take_part, args=(options, kind, rank, f"{folder}/store", theirs))
+            for rank in (0, 1)
+        ]
+        for process in both:
+            process.start()
+        theirs.close()
+        for process in both:
+            process.join()
+    if statuses := [process.exitcode for process in both if process.exitcode]:
+        raise RuntimeError(f"a process ended with status {statuses[0]}; the log says more")
+    yield line.recv()
+
+
+def take_part(options: Options, kind: str, rank: int, store: str, line: Connection) -> None:
+    """One of the two processes; the first sends the row."""
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2, timeout=TIMEOUT
+    )
+    loss, weights = trained(options, kind, DistributedContext(rank, 2))
+    dist.barrier()
+    dist.destroy_process_group()
+    if rank > 0:
+        return
     expected, right = trained(options, kind, DistributedContext())
-    start = start_of(options, kind)
-    yield {
-        "loss": loss,
-        "loss differs by": abs(loss / expected - 1),
-        # What the steps changed, not the weights, which hardly differ from their start.
-        "change of weights differs by": float((weights - right).norm() / (right - start).norm()),
-    }
-
-
-def take_part(options: Options, kind: str, rank: int, file: Path) -> tuple[float, Tensor]:
-    """:func:`trained` in one of the two."""
-    store = dist.FileStore(str(file), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=TIMEOUT)
-    try:
-        result = trained(options, kind, DistributedContext(rank, 2))
-        dist.barrier()
-        return result
-    finally:
-        dist.destroy_process_group()
+    start = flat(prepared(options, kind, DistributedContext()))
+    line.send(
+        {
+            "loss": loss,
+            "loss differs by": abs(loss / expected - 1),
+            # What the steps changed, not the weights, which hardly differ from their start.
+            "change of weights differs by": float(
+                (weights - right).norm() / (right - start).norm()
+            ),
+        }
+    )
 
 
 def trained(options: Options, kind: str, world: DistributedContext) -> tuple[float, Tensor]:
@@ -79,10 +84,6 @@ def trained(options: Options, kind: str, world: DistributedContext) -> tuple[flo
     loss = training.values["train/loss"]
     training.on(mine * (STEPS - 1))
     return loss, flat(training)
-
-
-def start_of(options: Options, kind: str) -> Tensor:
-    return flat(prepared(options, kind, DistributedContext()))
 
 
 def prepared(options: Options, kind: str, world: DistributedContext) -> Training:
@@ -117,7 +118,3 @@ def flat(training: Training) -> Tensor:
     """All parameters and running statistics, float64 on the CPU."""
     values = training.model.state_dict().values()
     return torch.cat([v.detach().double().cpu().flatten() for v in values if v.is_floating_point()])
-
-
-if __name__ == "__main__":
-    take_part(Options(**json.loads(sys.argv[3])), sys.argv[1], 1, Path(sys.argv[2]))

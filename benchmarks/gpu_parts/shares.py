@@ -47,7 +47,8 @@ def shares(options: Options, precision: str, backbone: str) -> Iterator[Row]:
     if not cuda:
         yield row | {"wall ms": wall, "note": "CPU time of operations; the rest needs CUDA"}
         return
-    kernels = [e for e in events if is_on_device(e) and not e.name.startswith(MARK)]
+    # Ranges that have a name, as an optimizer's step, are shown on the device too.
+    kernels = [e for e in events if is_on_device(e) and not e.is_user_annotation]
     busy = union([(e.time_range.start, e.time_range.end) for e in kernels]) / 1e3 / steps
     waits = sum(e.name in WAITS for e in events)
     yield row | {
@@ -77,7 +78,7 @@ def of_phases(events: list[Any], cuda: bool) -> Counter[str]:
         if event.name.startswith(MARK):
             phase = event.name.removeprefix(MARK)
         elif cuda:
-            spent[phase] += sum(kernel.duration for kernel in event.kernels)
+            spent[phase] += sum(k.duration for k in event.kernels if k.name != event.name)
         else:
             spent[phase] += event.self_cpu_time_total
     return spent

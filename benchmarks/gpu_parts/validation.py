@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from gpu_parts import Cases, Options, Row
-from gpu_parts.measure import measure
+from gpu_parts.measure import ROUNDS, measure
 from gpu_parts.training import CLASSES, TRIO, random_images, train
 from segkit.data.loader import Batch
 from segkit.metrics import PRCurves
@@ -25,7 +25,6 @@ def cases(options: Options) -> Cases:
 
 
 def row(options: Options, classes: int, curves: bool) -> Iterator[Row]:
-    count = 8 if options.quick else IMAGES
     backbone, precision = options.backbones[:2][-1], options.precisions[0]
     choice = (f"model/backbone={backbone}", f"trainer.precision={precision}", TRIO)
     training = train(options, *choice, f"model.num_classes={classes}")
@@ -36,30 +35,33 @@ def row(options: Options, classes: int, curves: bool) -> Iterator[Row]:
     def on_image(image: Prediction) -> None:
         counts.update(image.logits, image.batch.target)
 
-    def validate(times: int) -> None:
-        for _ in range(times):
-            passes = [batches[i % len(batches)] for i in range(count // LOADED)]
-            evaluate(
-                model, passes, step, num_classes=classes, ignore_index=255,
-                on_image=on_image if curves else None,
-            )  # fmt: skip
+    def validate(loads: int) -> None:
+        evaluate(
+            model,
+            [batches[i % len(batches)] for i in range(loads)],
+            step,
+            num_classes=classes,
+            ignore_index=255,
+            on_image=on_image if curves else None,
+        )
 
     @torch.no_grad()
-    def network(times: int) -> None:
-        for _ in range(times * count):
+    def network(loads: int) -> None:
+        for i in range(loads * LOADED):
+            image = batches[0].image[i % LOADED : i % LOADED + 1].to(step.precision.device)
             with step.precision.autocast():
-                model(step.normalize(batches[0].image[:1].to(step.precision.device)))
+                model(step.normalize(image))
 
-    found = measure(options, {"validation": lambda: validate, "network": lambda: network})
+    makers = {"validation": lambda: validate, "network": lambda: network}
+    found = measure(options, makers, block=IMAGES // LOADED // ROUNDS)
     whole, alone = found["validation"], found["network"]
     yield {
-        "images/s": 1e3 * count / whole.ms,
-        "ms an image": whole.ms / count,
-        "network ms": alone.ms / count,
+        "images/s": 1e3 * LOADED / whole.ms,
+        "ms an image": whole.ms / LOADED,
+        "network ms": alone.ms / LOADED,
         "beside the network %": 100 * (whole.ms / alone.ms - 1),
         "MiB": whole.mib,
         "network MiB": alone.mib,
-        "images": count,
     }
 
 
@@ -67,7 +69,5 @@ def host_batches(options: Options, classes: int) -> list[Batch]:
     """Two loads, pinned where a device takes them from."""
     image, target = random_images(2 * LOADED, (options.size, options.size), classes)
     ids = tuple(map(str, range(LOADED)))
-    loads = [
-        Batch(image[i : i + LOADED], target[i : i + LOADED], ids) for i in (0, LOADED)
-    ]
+    loads = [Batch(image[i : i + LOADED], target[i : i + LOADED], ids) for i in (0, LOADED)]
     return [load.pin_memory() for load in loads] if options.device == "cuda" else loads

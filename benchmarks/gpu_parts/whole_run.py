@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -27,19 +28,19 @@ def cases(options: Options) -> Cases:
 def camvid(options: Options) -> Iterator[Row]:
     if options.quick or options.data is None or options.weights is None:
         raise Unavailable("quick" if options.quick else "no --data and --weights")
-    weights = Path(options.weights) / "mobilenet_v2.pth"
+    weights = options.weights / "mobilenet_v2.pth"
     places = (f"data.root='{options.data}'", f"model.backbone.weights='{weights}'")
     settings = ("experiment=camvid", "trainer.max_epochs=10", "trainer.val_every=5")
     yield from run(options, (*settings, *places))
 
 
 def run(options: Options, overrides: tuple[str, ...]) -> Iterator[Row]:
-    folder = Path("run")
-    fixed = (f"out_dir={folder}", f"trainer.device={options.device}")
-    subprocess.run([sys.executable, str(TRAIN), *overrides, *fixed], check=True)
-    summary = json.loads((folder / "summary.json").read_text())
-    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    folder.rename(f"was_{overrides[0] if overrides else 'shapes'}")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        fixed = (f"out_dir='{folder}'", f"trainer.device={options.device}")
+        subprocess.run([sys.executable, str(TRAIN), *overrides, *fixed], check=True)
+        summary = json.loads(Path(folder, "summary.json").read_text())
+        lines = Path(folder, "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
     yield {
         "best mIoU": summary["best_score"],
         "seconds": summary["seconds"],
