@@ -44,7 +44,7 @@ class Result:
     title: str
     rows: list[Row] = field(default_factory=list)
     tails: list[str] = field(default_factory=list)
-    outcome: str = "not run"
+    outcome: str = "in progress"
     seconds: float = 0.0
 
 
@@ -57,12 +57,14 @@ class Bench:
         out: Folder of the three files.
         scratch: Where the processes run; emptied afterwards.
         until: End of all parts, by ``time.monotonic``.
+        start: How processes are started, fork or spawn.
     """
 
     options: Options
     out: Path
     scratch: Path
     until: float
+    start: str = "fork"
     results: list[Result] = field(default_factory=list)
 
     def run(self, name: str, part: Part) -> Result:
@@ -89,7 +91,7 @@ class Bench:
         while True:
             process = PartProcess(
                 part.module or f"gpu_parts.{result.part}", self.options, first,
-                self.scratch, self.out / "gpu.log", partial(self._add, result),
+                self.scratch, self.out / "gpu.log", partial(self._add, result), self.start,
             )  # fmt: skip
             ended = process.wait(until)
             if ended == "status 0":
@@ -192,6 +194,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS])
     parser.add_argument("--seconds", type=float, default=480, help="for all parts together")
+    parser.add_argument("--start", default="fork", choices=("fork", "spawn"), help="of a process")
     args = parser.parse_args()
     until = time.monotonic() + args.seconds
     if not args.out:
@@ -206,7 +209,7 @@ def main() -> None:
         if args.wheels is not None:
             install(args.wheels, site, out / "gpu.log")
         prepare_imports([str(site), str(HERE.parent)])
-        bench = Bench(options, out, scratch, until)
+        bench = Bench(options, out, scratch, until, args.start)
         for name in args.parts:
             result = bench.run(name, PARTS[name])
             if name == "machine" and result.outcome != "done":

@@ -1,6 +1,6 @@
 """The fused loss on the device: equal to float64, and how fast."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 
@@ -29,17 +29,17 @@ def cases(options: Options) -> Cases:
 def row(options: Options, classes: int, dtype: str, loss: str) -> Iterator[Row]:
     low, target = inputs(options, classes, DTYPES[dtype])
     exact = value_and_slope(of(loss, False), low[:CHECKED].double(), target[:CHECKED])
-    seen = {
+    computed = {
         "fused": value_and_slope(of(loss, True), low[:CHECKED], target[:CHECKED]),
         "full": value_and_slope(of(loss, False), low[:CHECKED], target[:CHECKED]),
     }
     errors: Row = {}
-    for name, found in seen.items():
-        for what, mine, right in zip(("value", "gradient"), found, exact, strict=True):
+    for name, both in computed.items():
+        for what, mine, right in zip(("value", "gradient"), both, exact, strict=True):
             errors[f"{name} {what} error"] = relative(mine, right)
-    makers = {
-        name: partial(lambda fused: timed(of(loss, fused), low, target), fused)
-        for name, fused in (("fused", True), ("full", False))
+    makers: dict[str, Callable[[], Work]] = {
+        "fused": lambda: timed(of(loss, True), low, target),
+        "full": lambda: timed(of(loss, False), low, target),
     }
     if loss == "CE":
         makers["F"] = lambda: timed(nn.CrossEntropyLoss(ignore_index=255), low, target)

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 from gpu_parts import Cases, Options, Row, Unavailable
 
@@ -39,7 +40,7 @@ def version(name: str) -> str | None:
     return str(importlib.import_module(name).__version__)
 
 
-def smp() -> object:
+def smp() -> Any:
     """segmentation_models.pytorch, the peer.
 
     Raises:

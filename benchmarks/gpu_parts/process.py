@@ -12,12 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from gpu_parts import Options, Row, Unavailable
 
-# All that is imported before is there at once. What forks must not have touched the device.
 FORK = multiprocessing.get_context("fork")
-TAIL = 12  # lines
+"""What is imported before is there at once; what forks must not have touched the device."""
+TAIL = 40  # lines, with room for the stack of a crash
 
 
 class PartProcess:
@@ -30,6 +31,7 @@ class PartProcess:
         folder: Where the process runs.
         log: File to which all that is said is appended.
         on_row: Called with each row.
+        start: How it is started: fork, or where that does not work spawn.
 
     Attributes:
         case: The one in progress; None between two.
@@ -46,6 +48,7 @@ class PartProcess:
         folder: Path,
         log: Path,
         on_row: Callable[[Row], None],
+        start: str = "fork",
     ) -> None:
         self.on_row, self.log = on_row, log
         self.case: str | None = None
@@ -53,8 +56,9 @@ class PartProcess:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"\n## {module}, from case {first} on\n")
             self.began = file.tell()
-        self.line, theirs = FORK.Pipe(duplex=False)
-        self.process = FORK.Process(
+        context: Any = multiprocessing.get_context(start)
+        self.line, theirs = context.Pipe(duplex=False)
+        self.process = context.Process(
             target=do_cases, args=(module, options, first, folder, log, theirs)
         )
         self.process.start()
@@ -96,7 +100,7 @@ class PartProcess:
         """The end of what it has written."""
         with self.log.open(encoding="utf-8", errors="replace") as file:
             file.seek(self.began)
-            return "\n".join(file.read().strip().splitlines()[-TAIL:])
+            return "\n".join(line[:300] for line in file.read().strip().splitlines()[-TAIL:])
 
 
 def do_cases(

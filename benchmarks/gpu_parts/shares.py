@@ -7,8 +7,8 @@ from functools import partial, wraps
 from itertools import product
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from gpu_parts import Cases, Options, Row
@@ -66,7 +66,7 @@ def shares(options: Options, precision: str, backbone: str) -> Iterator[Row]:
 
 
 def is_on_device(event: Any) -> bool:
-    return bool(event.device_type == torch.autograd.DeviceType.CUDA)
+    return bool(event.device_type == DeviceType.CUDA)
 
 
 def of_phases(events: list[Any], cuda: bool) -> Counter[str]:

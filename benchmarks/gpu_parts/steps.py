@@ -34,14 +34,14 @@ def steps(options: Options, precision: str, backbone: str, loss: str) -> Iterato
     except Unavailable as reason:
         note["note"] = str(reason)
     found = measure(options, makers)
-    ours, same, peer = (found.get(name) for name in ("segkit", "smp's model", "smp"))
+    ours, same, peer = found["segkit"], found.get("smp's model"), found.get("smp")
     yield {
         "segkit ms": ours.ms,
         "(least to most)": ours.spread,
         "segkit's loop, smp's model ms": same and same.ms,
         "smp ms": peer and peer.ms,
         "smp / segkit": peer and peer.ms / ours.ms,
-        "smp / segkit's loop": peer and peer.ms / same.ms,
+        "smp / segkit's loop": peer and same and peer.ms / same.ms,
         "segkit MiB": ours.mib,
         "loop MiB": same and same.mib,
         "smp MiB": peer and peer.mib,
