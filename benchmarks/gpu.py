@@ -35,7 +35,8 @@ class Result:
     """What is known of a part.
 
     Attributes:
-        rows: One for each thing that was seen; ``case`` comes first, ``note`` says what was not.
+        rows: One for each thing that was seen; ``case`` comes first, ``note`` says what was not,
+            and an ``outcome`` of failed that all of the part is.
         tails: Ends of the log where a process died.
         outcome: done; or failed, cut off, not run, with the reason.
     """
@@ -95,7 +96,8 @@ class Bench:
             )  # fmt: skip
             ended = process.wait(until)
             if ended == "status 0":
-                result.outcome = "failed: see the notes" if result.tails else "done"
+                bad = result.tails or any(row.get("outcome") == "failed" for row in result.rows)
+                result.outcome = "failed: see the notes" if bad else "done"
                 return
             if process.case is not None:
                 result.rows.append({"case": process.case, "note": process.error or ended})

@@ -75,8 +75,9 @@ def test_a_case_that_fails_or_dies_does_not_end_the_others(
     assert "| two | 1234567 | - |" in table
     assert "| three | - | - |" in table
     assert "ValueError: no such thing\nand more of it\n" in table  # the end of the log
-    assert "last words" in table
-    assert "Fatal Python error: Segmentation fault" in table
+    log = (tmp_path / "gpu.log").read_text()
+    assert "last words\nFatal Python error: Segmentation fault" in log
+    assert "dies" in table  # the function in which it died
 
 
 def test_rows_are_written_before_the_next_one_is_there(
@@ -126,6 +127,11 @@ def test_a_part_that_cannot_begin_fails_at_once(gpu: Any, tmp_path: Path) -> Non
     assert result.outcome == f"failed: given up after {name}"
 
 
+def test_what_a_case_calls_failed_is_a_failure(run: Callable[..., Any]) -> None:
+    assert run({"tests": lambda: iter([{"outcome": "passed"}])}).outcome == "done"
+    assert run({"tests": lambda: iter([{"outcome": "failed"}])}).outcome == "failed: see the notes"
+
+
 def test_what_cannot_run_here_is_told_apart_from_failures(gpu: Any, tmp_path: Path) -> None:
     over = gpu.Bench(gpu.Options("cpu"), tmp_path, tmp_path, time.monotonic())
     late = over.run("late", gpu.Part("Too late.", 60, module="made_up"))
@@ -166,7 +172,7 @@ def test_kernels_count_for_the_phase_in_which_they_were_launched() -> None:
 @pytest.mark.slow
 def test_all_parts_at_tiny_sizes(gpu: Any, tmp_path: Path) -> None:
     names = [f"image_{i}" for i in range(8)]
-    make_voc(tmp_path / "voc", {"train": names, "val": names[:2]})
+    make_voc(tmp_path / "voc", {"train": names, "val": ["a", "b"]})
     command = [sys.executable, ROOT / "benchmarks/gpu.py", "--device", "cpu", "--quick"]
     done = subprocess.run(
         [*command, "--data", tmp_path / "voc", "--out", tmp_path / "out", "--seconds", "550"],
