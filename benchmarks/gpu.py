@@ -215,7 +215,7 @@ def main() -> None:
         for name in args.parts:
             result = bench.run(name, PARTS[name])
             if name == "machine" and result.outcome != "done":
-                raise SystemExit(f"{result.outcome}; see {out / 'gpu.md'}")
+                raise SystemExit(f"{result.rows[-1]['note']}; {out / 'gpu.md'} says more")
     raise SystemExit(any(result.outcome != "done" for result in bench.results))
 
 

@@ -41,7 +41,7 @@ def pairs(make: Callable[..., Training]) -> dict[str, tuple[Make, Make]]:
             partial(resized_from, make, torch.channels_last),
         ),
         "EMA by foreach, else tensor by tensor": (partial(make, EMA), partial(slow_ema, make)),
-        "no EMA, else by foreach": (make, partial(make, EMA)),
+        "EMA by foreach, else none": (partial(make, EMA), make),
         "channels_last": (make, partial(make, "trainer.channels_last=false")),
     }
 

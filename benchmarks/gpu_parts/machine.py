@@ -21,7 +21,7 @@ def machine(options: Options) -> Iterator[Row]:
 
     cuda = options.device == "cuda"
     if cuda and not torch.cuda.is_available():
-        raise RuntimeError("PyTorch sees no CUDA device; --device cpu --quick tries the script")
+        raise RuntimeError("PyTorch sees no CUDA device (--device cpu --quick tries the script)")
     packages = ("triton", "segmentation_models_pytorch")
     yield {
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),

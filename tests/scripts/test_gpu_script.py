@@ -140,6 +140,28 @@ def test_what_cannot_run_here_is_told_apart_from_failures(gpu: Any, tmp_path: Pa
     assert (needy.rows, needy.outcome) == ([{"case": "all", "note": "needs CUDA"}], "done")
 
 
+def test_a_machine_without_a_device_is_refused(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(gpu, "prepare_imports", lambda paths: None)  # they are there
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"PyTorch sees no CUDA device .*gpu\.md says more"):
+        gpu.main()
+    assert "PyTorch sees no CUDA device" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_folder_without_wheels_is_refused(gpu: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no \*\.whl in it"):
+        gpu.install(tmp_path, tmp_path / "site", tmp_path / "gpu.log")
+
+
+def test_the_page_tells_of_all_parts(gpu: Any) -> None:
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for name, part in gpu.PARTS.items():
+        assert f"\n| `{name}` | {part.seconds} | " in page
+
+
 def test_kernels_count_for_the_phase_in_which_they_were_launched() -> None:
     shares = importlib.import_module("gpu_parts.shares")
     cpu, cuda = shares.DeviceType.CPU, shares.DeviceType.CUDA
