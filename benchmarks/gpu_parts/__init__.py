@@ -88,7 +88,7 @@ PARTS = {
         "waits of a step. Below each row its longest kernels.",
         25,
     ),
-    "factors": Part("A step of segkit with one thing changed, in turn, in bf16.", 55),
+    "factors": Part("A step of segkit with one thing changed, in turn, in bf16.", 60),
     "fused_loss": Part(
         "loss.fused: relative errors against float64; value and gradient by the kernels, by the "
         "resize and the loss (full), and with CE by the resize and nn.CrossEntropyLoss (F).",

@@ -19,6 +19,7 @@ from segkit.training.ema import ModelEMA
 
 Make = Callable[[], Training]
 ADAMW, EMA = "optimizer=adamw", "trainer.ema_decay=0.999"
+NEED_CUDA = ("cudnn.benchmark", "loss.fused")
 
 
 def pairs(make: Callable[..., Training]) -> dict[str, tuple[Make, Make]]:
@@ -40,6 +41,7 @@ def pairs(make: Callable[..., Training]) -> dict[str, tuple[Make, Make]]:
             partial(resized_from, make, torch.contiguous_format),
             partial(resized_from, make, torch.channels_last),
         ),
+        "loss.fused": (partial(make, "loss.fused=true"), partial(make, "loss.fused=false")),
         "EMA by foreach, else tensor by tensor": (partial(make, EMA), partial(slow_ema, make)),
         "EMA by foreach, else none": (partial(make, EMA), make),
         "channels_last": (make, partial(make, "trainer.channels_last=false")),
@@ -55,9 +57,9 @@ def cases(options: Options) -> Cases:
 
 
 def row(options: Options, backbone: str, name: str) -> Iterator[Row]:
-    fixed = (f"model/backbone={backbone}", "trainer.precision=bf16", TRIO)
+    fixed = (f"model/backbone={backbone}", f"trainer.precision={options.precisions[0]}", TRIO)
     with_it, without = pairs(partial(train, options, *fixed))[name]
-    if name == "cudnn.benchmark":
+    if name in NEED_CUDA:
         options.need_cuda()
     found = measure(options, {"with": with_it, "without": without})
     yield {

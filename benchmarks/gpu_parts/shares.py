@@ -42,7 +42,7 @@ def shares(options: Options, precision: str, backbone: str) -> Iterator[Row]:
         synchronize(options)
     events = list(profiled.events())
     spent = of_phases(events, cuda)
-    total = sum(spent.values())
+    total = max(sum(spent.values()), 1e-9)  # a profiler that sees no kernel sees no time
     row: Row = {f"{phase} %": 100 * spent[phase] / total for phase in PHASES}
     if not cuda:
         yield row | {"wall ms": wall, "note": "CPU time of operations; the rest needs CUDA"}
