@@ -15,13 +15,14 @@ def cases(options: Options) -> Cases:
 
 def machine(options: Options) -> Iterator[Row]:
     import torch
-    import torchvision
-
-    import segkit
 
     cuda = options.device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no CUDA device (--device cpu --quick tries the script)")
+    import torchvision
+
+    import segkit
+
     packages = ("triton", "segmentation_models_pytorch")
     yield {
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),

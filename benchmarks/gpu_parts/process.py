@@ -66,13 +66,15 @@ class PartProcess:
 
     def wait(self, until: float) -> str:
         """How it ended: ``status N``, the name of a signal, or ``cut off``."""
-        while self.process.is_alive() and (left := until - time.monotonic()) > 0:
-            self._listen(min(left, 0.2))
-        status = self.process.exitcode
-        self.process.kill()
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid or 0, signal.SIGKILL)  # with all that it started
-        self.process.join()
+        try:
+            while self.process.is_alive() and (left := until - time.monotonic()) > 0:
+                self._listen(min(left, 0.2))
+            status = self.process.exitcode
+        finally:
+            self.process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # with all that it started
+            self.process.join()
         self._listen(0)
         if status is None:
             return "cut off"
