@@ -12,7 +12,6 @@ from gpu_parts.training import Training, compose, open_runtime
 from segkit.data.dataset import SegmentationDataset
 from segkit.training.batches import open_batches
 from segkit.training.data import load_data
-from segkit.training.loop import train_one_epoch
 from segkit.training.pace import Pace
 from segkit.training.plan import epoch_plan
 
@@ -72,18 +71,11 @@ def epoch(options: Options, workers: int, cache: str) -> Iterator[Row]:
         count = sum(len(batch) for batch in batches)
         alone = count / (time.perf_counter() - begun)
         pace = Pace()
-        values = train_one_epoch(
-            state,
-            pace.follow(train_batches.of(plan), plan),
-            training.step,
-            plan,
-            on_step=lambda _: None,
-            network=training.network,
-        )
+        training.follow(pace.follow(train_batches.of(plan), plan), plan)
         synchronize(options)
     yield {
         "loader alone, images/s": alone,
-        "training, images/s": values["images_per_second"],
+        "training, images/s": training.values["images_per_second"],
         "waiting %": 100 * pace.waiting,
         "images": plan.images_per_epoch,
     }

@@ -3,7 +3,7 @@
 import segkit  # isort: skip  # noqa: F401
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -105,10 +105,13 @@ class Training:
 
     def on(self, batches: Sequence[Batch]) -> None:
         """One step on each of the batches, of equal sizes."""
+        self.state.epoch = 0
+        self.follow(batches, self._plan(sum(map(len, batches)) * self.runtime.world.size))
+
+    def follow(self, batches: Iterable[Batch], plan: EpochPlan) -> None:
+        """An epoch of the loop of train.py."""
         make_deterministic(self.settings.trainer.deterministic)
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
-        self.state.epoch = 0
-        plan = self._plan(sum(map(len, batches)) * self.runtime.world.size)
         self.values = train_one_epoch(
             self.state, batches, self.step, plan, on_step=lambda _: None, network=self.network
         )
