@@ -99,7 +99,7 @@ def slow_ema(make: Callable[..., Training]) -> Training:
     """The average with a kernel for every tensor."""
 
     @torch.no_grad()
-    def update(self: ModelEMA, model: nn.Module) -> None:
+    def update(self: ModelEMA, model: nn.Module, failed: Tensor | None = None) -> None:
         for mine, theirs in zip(
             self.model.state_dict().values(), model.state_dict().values(), strict=True
         ):

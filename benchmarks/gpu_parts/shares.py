@@ -17,7 +17,7 @@ from gpu_parts.training import TRIO, Training, train
 
 PHASES = ("network", "loss", "optimizer", "EMA", "other")
 MARK = "phase: "
-WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
+WAIT, LATE_READ = "cudaStreamSynchronize", "cudaEventSynchronize"  # of the step before
 STEPS, TOP = 5, 10
 
 
@@ -50,13 +50,14 @@ def shares(options: Options, precision: str, backbone: str) -> Iterator[Row]:
     # Ranges that have a name, as an optimizer's step, are shown on the device too.
     kernels = [e for e in events if is_on_device(e) and not e.is_user_annotation]
     busy = union([(e.time_range.start, e.time_range.end) for e in kernels]) / 1e3 / steps
-    waits = sum(e.name in WAITS for e in events)
+    waits = Counter(e.name for e in events)
     yield row | {
         "wall ms": wall,
         "busy ms": busy,
         "idle %": 100 * (1 - busy / wall),
         "kernels": len(kernels) / steps,
-        "waits": waits / steps,
+        "waits": waits[WAIT] / steps,
+        "late reads": waits[LATE_READ] / steps,
     }
     longest: Counter[str] = Counter()
     for kernel in kernels:

@@ -16,7 +16,7 @@ from segkit.config.schema import TrainConfig, to_settings
 from segkit.data.loader import Batch
 from segkit.models.normalize import memory_order
 from segkit.runtime.context import Runtime
-from segkit.runtime.determinism import make_deterministic
+from segkit.runtime.determinism import fastest_convolutions, make_deterministic
 from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.signals import StopSignals
 from segkit.training.data import Data, with_classes
@@ -65,7 +65,7 @@ class Training:
         data: Splits from files; None: none, and CLASSES classes.
 
     Attributes:
-        cudnn_benchmark: Set before every pass, since what is beside it may change it.
+        cudnn_benchmark: Whether cuDNN tries its algorithms, as train.py lets it for fixed crops.
         values: Means over the last pass by log name.
     """
 
@@ -96,7 +96,7 @@ class Training:
         self.step = TrainStep.build(settings, runtime)
         share_batch_norm(self.model, settings, runtime)
         self.network = trainable(self.model, self._plan(1), settings, runtime)
-        self.cudnn_benchmark = torch.backends.cudnn.benchmark
+        self.cudnn_benchmark = settings.augment.crop_size is not None
         self.values: dict[str, float] = {}
 
     def _plan(self, images: int) -> EpochPlan:
@@ -111,10 +111,10 @@ class Training:
     def follow(self, batches: Iterable[Batch], plan: EpochPlan) -> None:
         """An epoch of the loop of train.py."""
         make_deterministic(self.settings.trainer.deterministic)
-        torch.backends.cudnn.benchmark = self.cudnn_benchmark
-        self.values = train_one_epoch(
-            self.state, batches, self.step, plan, on_step=lambda _: None, network=self.network
-        )
+        with fastest_convolutions(self.cudnn_benchmark):
+            self.values = train_one_epoch(
+                self.state, batches, self.step, plan, network=self.network
+            )
         self.state.finish_epoch()
 
     def __call__(self, count: int) -> None:
