@@ -13,6 +13,7 @@ Array = NDArray[Any]
 
 # What OpenCV resamples as it is; ids of other types fit into int32.
 _MASK_TYPES = ("uint8", "uint16", "int16", "int32")
+OPENCV_CHANNELS = 4
 _INVERSE = cv2.WARP_INVERSE_MAP
 
 
@@ -35,7 +36,8 @@ class RandomScaleRotateCrop:
         rotate_p: Probability of a rotation, in [0, 1].
 
     Attributes:
-        fill: RGB of the holes, each in [0, 255]; :class:`~segkit.data.augment.Augment` sets it.
+        fill: Of the holes, per channel, in the image's numbers;
+            :class:`~segkit.data.augment.Augment` sets it.
         ignore_index: Mask value of the holes; set by the same.
 
     Raises:
@@ -70,10 +72,10 @@ class RandomScaleRotateCrop:
         self._random = py_random
 
     def __call__(self, *, image: Array, mask: Array, holes: Array | None = None) -> dict[str, Any]:
-        """Transform uint8 (H, W, 3) and integer (H, W); neither is written to.
+        """Transform uint8 or float32 (H, W, C) and integer (H, W); neither is written to.
 
         Args:
-            image: RGB.
+            image: The image.
             mask: Class ids or ``ignore_index``.
             holes: Map of the mask's shape and type: ``ignore_index`` where earlier transforms left
                 a hole, another value elsewhere. None if there are none.
@@ -151,8 +153,9 @@ class _View(NamedTuple):
     degrees: float
 
     def image(self, image: Array, fill: Sequence[float]) -> Array:
-        """The crop of uint8 (H, W, 3), linear, with ``fill`` where there is nothing."""
-        color = [round(value) for value in fill]
+        """The crop of (H, W, C), linear, with ``fill`` where there is nothing."""
+        whole = image.dtype.kind == "u"
+        color = [round(value) if whole else value for value in fill]
         part = self._resampled(image, cv2.INTER_LINEAR, cv2.INTER_LINEAR, color)
         return self._padded(part, color) if self._is_padded else part
 
@@ -171,8 +174,18 @@ class _View(NamedTuple):
     def _is_padded(self) -> bool:
         return (self.rows.length, self.columns.length) != (self.rows.crop, self.columns.crop)
 
-    def _resampled(self, array: Array, resize: int, warp: int, border: list[int]) -> Array:
+    def _resampled(self, array: Array, resize: int, warp: int, border: list[Any]) -> Array:
         """The part of the scaled and rotated image that the crop shows."""
+        if array.ndim == 3 and (array.shape[2] == 1 or array.shape[2] > OPENCV_CHANNELS):
+            # OpenCV drops the axis of one channel, and takes a border of four at most.
+            slices = [slice(n, n + OPENCV_CHANNELS) for n in range(0, array.shape[2], 4)]
+            if array.shape[2] == 1:
+                return self._resampled(array[..., 0], resize, warp, border)[..., None]
+            parts = [
+                self._resampled(np.ascontiguousarray(array[..., at]), resize, warp, border[at])
+                for at in slices
+            ]
+            return np.dstack(parts)
         size = (self.columns.length, self.rows.length)  # OpenCV's order
         if not self.degrees:
             window = array[self.rows.source(), self.columns.source()]

@@ -22,10 +22,11 @@ class Normalize:
     channels_last: bool = True
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to float32 (N, C, H, W)."""
+        """uint8 or uint16 (N, C, H, W) to float32 (N, C, H, W)."""
         mean, std = (per_channel(values, image.device) for values in (self.mean, self.std))
         order = memory_order(self.channels_last)
-        return image.to(torch.float32, memory_format=order).div_(255).sub_(mean).div_(std)
+        scale = 65535 if image.dtype == torch.uint16 else 255
+        return image.to(torch.float32, memory_format=order).div_(scale).sub_(mean).div_(std)
 
 
 @lru_cache
