@@ -58,7 +58,9 @@ class Augment:
                 )
             check_channels(transform, f"augment.train[{position}]", len(fill), bits)
             if isinstance(transform, A.BasicTransform | A.BaseCompose):
-                fill_holes(transform, ignore_index, fill)
+                # More than four numbers are more than OpenCV takes; the holes are filled below.
+                one = [sum(fill) / len(fill)]
+                fill_holes(transform, ignore_index, fill if len(fill) <= 4 else one)
                 # strict: Compose otherwise only warns of arguments that it does not know.
                 transform = A.Compose([transform], strict=True, additional_targets=HOLES)
             elif isinstance(transform, RandomScaleRotateCrop):
@@ -214,7 +216,7 @@ def fill_holes(
             "ElasticTransform or GridDistortion"
         )
     settings = {
-        "fill": tuple(fill),
+        "fill": tuple(fill) if len(fill) > 1 else fill[0],
         "fill_mask": ignore_index,
         "border_mode": cv2.BORDER_CONSTANT,
         "mask_interpolation": cv2.INTER_NEAREST,

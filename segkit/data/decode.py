@@ -7,6 +7,8 @@ and whatever it raises leaves here as a :class:`~segkit.errors.DataError` that n
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -221,6 +223,16 @@ def load(path: PathLike, channels: int | None = None) -> Stored:
             f"{path}: cannot be decoded ({error}). Copy or download the file again; if other "
             "programs open it, save it as PNG there"
         ) from error
+
+
+@contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """Decode images of up to so many pixels meanwhile, in this process."""
+    before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, pixels
+    try:
+        yield
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = before
 
 
 def _opened(file: BinaryIO, path: Path) -> PIL.Image.Image:

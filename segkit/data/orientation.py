@@ -41,9 +41,14 @@ def to_image(
         bits: As there.
     """
     pixels = image_of(stored, value_range, name, channels, bits)
+    return upright(pixels, stored, size)
+
+
+def upright(array: Pixels, stored: Stored, size: tuple[int, int] | None = None) -> Pixels:
+    """An array (H, W, ...) in the order of a file, in that of :func:`to_image`."""
     if not turned(stored, size):
-        return pixels
-    return np.ascontiguousarray(_TURNS[stored.orientation](pixels))
+        return array
+    return np.ascontiguousarray(_TURNS[stored.orientation](array))
 
 
 def shown_size(stored: Stored, size: tuple[int, int] | None = None) -> tuple[int, int]:

@@ -13,7 +13,6 @@ Array = NDArray[Any]
 
 # What OpenCV resamples as it is; ids of other types fit into int32.
 _MASK_TYPES = ("uint8", "uint16", "int16", "int32")
-OPENCV_CHANNELS = 4
 _INVERSE = cv2.WARP_INVERSE_MAP
 
 
@@ -176,20 +175,22 @@ class _View(NamedTuple):
 
     def _resampled(self, array: Array, resize: int, warp: int, border: list[Any]) -> Array:
         """The part of the scaled and rotated image that the crop shows."""
-        if array.ndim == 3 and (array.shape[2] == 1 or array.shape[2] > OPENCV_CHANNELS):
-            # OpenCV drops the axis of one channel, and takes a border of four at most.
-            slices = [slice(n, n + OPENCV_CHANNELS) for n in range(0, array.shape[2], 4)]
-            if array.shape[2] == 1:
-                return self._resampled(array[..., 0], resize, warp, border)[..., None]
-            parts = [
-                self._resampled(np.ascontiguousarray(array[..., at]), resize, warp, border[at])
-                for at in slices
-            ]
-            return np.dstack(parts)
         size = (self.columns.length, self.rows.length)  # OpenCV's order
         if not self.degrees:
             window = array[self.rows.source(), self.columns.source()]
-            return cv2.resize(window, size, interpolation=resize)
+            part = cv2.resize(window, size, interpolation=resize)
+            return part.reshape(*part.shape[:2], *array.shape[2:])  # one channel loses its axis
+        if array.ndim == 3 and array.shape[2] not in (3, 4):
+            # OpenCV takes a border of four numbers at most, and warps pairs in another way than
+            # all else, which is off by a few levels.
+            step = 1 if array.shape[2] % 4 == 2 else 4
+            parts = []
+            for first in range(0, array.shape[2], step):
+                last = min(first + step, array.shape[2])
+                at = first if last == first + 1 else slice(first, last)
+                one = np.ascontiguousarray(array[..., at])
+                parts.append(self._resampled(one, resize, warp, border[first:last]))
+            return np.dstack(parts)
         return cv2.warpAffine(
             array, self._matrix(), size, None, warp | _INVERSE, cv2.BORDER_CONSTANT, border
         )
