@@ -107,7 +107,9 @@ def _of_today(entries: dict[str, Any]) -> dict[str, Any]:
 
 def _check_agreement(path: Path, metadata: CheckpointMetadata) -> None:
     """Raise a CheckpointError if the configuration says something else of the data."""
-    data = metadata.config.get("data", {})
+    data, model = (metadata.config.get(name, {}) for name in ("data", "model"))
+    channels = model.get("in_channels", len(metadata.mean))
+    expect(path, "mean", metadata.mean, lambda mean: channels == len(mean), f"{channels} numbers")
     said = {"num_classes": len(metadata.classes), "ignore_index": metadata.ignore_index}
     for name, value in said.items():
         found = data.get(name)

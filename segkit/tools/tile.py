@@ -45,12 +45,18 @@ class Request(VOCKeys):
     out: str = option(REQUIRED, "folder for the files", path=True)
     splits: list[str] | None = option(None, "lists to cut, as [train,val]; null: all")
     size: list[int] = option([1024, 1024], "height and width of a tile", low=1, high=LARGEST_SIDE)
-    overlap: int = option(128, "pixels that neighbours share at least", low=0)
+    overlap: int | None = option(
+        None, "pixels that neighbours share at least; null: an eighth of the smaller side", low=0
+    )
     max_pixels: int = option(
         2**30, "of an image; it is decoded whole, in 3 bytes a pixel or more", low=1, high=LARGEST
     )
     force: bool = option(False, "replace files that are there")
     dry_run: bool = option(False, "do everything but write")
+
+    @property
+    def pixels_shared(self) -> int:
+        return min(self.size) // 8 if self.overlap is None else self.overlap
 
 
 def tile(request: Request) -> None:
@@ -66,12 +72,12 @@ def tile(request: Request) -> None:
     given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         raise ConfigError(
-            f"expected one of {', '.join(sources)}; {' and '.join(given) or 'none'} set"
+            f"{' and '.join(given) or 'nothing'} to work on: give one of {', '.join(sources)}"
         )
-    if len(request.size) != 2 or request.overlap >= min(request.size):
+    if len(request.size) != 2 or request.pixels_shared >= min(request.size):
         raise ConfigError(
-            f"size={request.size} overlap={request.overlap}: expected a height and a width, and an "
-            "overlap below both"
+            f"size={request.size} overlap={request.pixels_shared}: expected a height and a width, "
+            "and an overlap below both"
         )
     out, source = user_path(request.out), user_path(str(sources[given[0]]))
     if out.resolve() == source.resolve():
@@ -134,7 +140,7 @@ def cut_pair(request: Request, dataset: VOCSegmentation, index: int, staging: Pa
     size = (item.mask.shape[0], item.mask.shape[1])
     numbers = image_numbers(item.stored, size, str(dataset.files(index)[0]))
     names = []
-    for one in tiles_of(name, size, request.size, request.overlap):
+    for one in tiles_of(name, size, request.size, request.pixels_shared):
         write_image(staging / IMAGES, one.name, one.part(numbers, request.size))
         path = staging / MASKS / f"{one.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +160,7 @@ def cut_images(request: Request, folder: Path, staging: Path) -> Iterator[str]:
     for path in tqdm(files, "tile", leave=False, disable=None):
         numbers = image_numbers(load(path, count_bands(path)), None, str(path))
         name = path.relative_to(folder).with_suffix("").as_posix()
-        for one in tiles_of(name, numbers.shape[:2], request.size, request.overlap):
+        for one in tiles_of(name, numbers.shape[:2], request.size, request.pixels_shared):
             made = staging / f"{one.name}.png", staging / f"{one.name}.tif"
             if any(file.exists() for file in made):
                 raise DataError(f"{path}: another image is called {name} too; rename one")

@@ -155,7 +155,7 @@ def find_tiles(folder: Path, max_pixels: int) -> dict[str, list[tuple[Tile, Path
             raise DataError(f"{folder}: the tiles of {name} are of images of different sizes")
         if (pixels := tiles[0][0].height * tiles[0][0].width) > max_pixels:
             raise DataError(
-                f"{folder}: {name} has {pixels} pixels; expected max_pixels={max_pixels}"
+                f"{folder}: {name} has {pixels} pixels; expected at most max_pixels={max_pixels}"
             )
     return {name: sorted(tiles) for name, tiles in found.items()}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from band_files import make_bands, tiff
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +20,6 @@ from segkit.data.cached import cached
 from segkit.data.check import check_splits
 from segkit.data.decode import read_image
 from segkit.data.loader import Collate, Sample
-from segkit.data.masks import write_mask
 from segkit.data.scale_rotate_crop import RandomScaleRotateCrop
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import ConfigError, DataError
@@ -28,11 +28,6 @@ from segkit.report.images import picture
 
 FOUR = np.array([[[0, 1000, 4095, 5000], [1, 2, 3, 4]]], np.uint16)  # (1, 2, 4)
 RANGE = (0.0, 4095.0)
-
-
-def tiff(path: Path, array: NDArray[np.generic], **settings: object) -> Path:
-    tifffile.imwrite(path, array, **{"photometric": "minisblack", **settings})
-    return path
 
 
 def random_bands(*shape: int, top: int = 65536) -> NDArray[np.uint16]:
@@ -183,24 +178,8 @@ def test_without_tifffile_the_way_out_is_told(
 # --- data sets ----------------------------------------------------------------------------------
 
 
-def make_set(root: Path, channels: int = 5, kind: str = "u2", count: int = 4) -> Path:
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    for number in range(count):
-        mask = np.zeros((40, 48), np.uint8)
-        mask[number : number + 20, 5:30] = 1
-        pixels = np.random.default_rng(number).integers(0, 2000, (40, 48, channels))
-        pixels[mask == 1, -1] += 2000
-        tiff(root / f"JPEGImages/{number}.tif", pixels.astype(kind), planarconfig="contig")
-        write_mask(root / f"SegmentationClass/{number}.png", mask)
-    (root / "ImageSets/Segmentation/train.txt").write_text("0\n1\n2\n")
-    (root / "ImageSets/Segmentation/val.txt").write_text("3\n")
-    (root / "labels.txt").write_text("ground\nthing\n")
-    return root
-
-
 def test_a_set_is_checked_and_cached_as_it_is_read(tmp_path: Path) -> None:
-    root = make_set(tmp_path / "voc")
+    root = make_bands(tmp_path / "voc")
     settings = {"value_range": [0, 4095], "channels": 5, "bits": 16}
     plain = {name: VOCSegmentation(root, name, **settings) for name in ("train", "val")}
     assert check_splits(plain, progress=False).warnings == []
@@ -302,16 +281,14 @@ def test_sixteen_bits_survive_a_flip_exactly() -> None:
     assert (found == image[:, ::-1]).all()
 
 
-COLOURS = (
-    "CLAHE ChromaticAberration ColorJitter Equalize HEStain HueSaturationValue ISONoise "
-    "PlanckianJitter RandomFog RandomGravel RandomRain RandomSnow RandomSunFlare RGBShift Spatter "
-    "ToGray ToSepia"
-).split()
+COLOURS = """CLAHE ChromaticAberration ColorJitter Equalize HEStain HueSaturationValue ISONoise
+PlanckianJitter RandomFog RandomGravel RandomRain RandomSnow RandomSunFlare RGBShift Spatter
+ToGray ToSepia"""
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_colour_transforms_refuse_four_channels_by_name(bits: int) -> None:
-    for name in COLOURS:
+    for name in COLOURS.split():
         transform = getattr(A, name)(p=0.1)
         with pytest.raises(ConfigError) as caught:
             Augment([A.OneOf([transform])], fill=[0] * 4, bits=bits)
@@ -326,7 +303,7 @@ def test_the_way_out_of_that_works() -> None:
     for channels in (1, 2, 4, 9):
         Augment([A.RandomBrightnessContrast()], fill=[0] * channels, bits=16)
     Augment([A.ColorJitter()], fill=[0])  # of grey it changes brightness and contrast
-    assert {f"albumentations.{name}" for name in COLOURS} <= {*TRANSFORMS}
+    assert {f"albumentations.{name}" for name in COLOURS.split()} <= {*TRANSFORMS}
 
 
 # --- pictures -----------------------------------------------------------------------------------
