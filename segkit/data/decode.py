@@ -181,9 +181,10 @@ def load(path: PathLike, channels: int | None = None) -> Stored:
         # Not by its path: Pillow would map some files into memory. That garbles a TIFF whose rows
         # are stored turned, and ends the process if somebody cuts the file meanwhile.
         with open_regular(path) as file:
-            if channels is not None and can_read() and is_garbled(_open(file)):
+            image = _open(file)
+            if channels is not None and is_garbled(image) and can_read():
                 return load_bands(path)
-            image = _opened(file, path)
+            image = _checked(image, file, path)
             raw, more = raw_mode(image), second_decoding(image)
             image.load()
             second = None
@@ -235,9 +236,8 @@ def pixel_limit(pixels: int) -> Iterator[None]:
         PIL.Image.MAX_IMAGE_PIXELS = before
 
 
-def _opened(file: BinaryIO, path: Path) -> PIL.Image.Image:
-    """The only image of a file, not yet decoded."""
-    image = _open(file)
+def _checked(image: PIL.Image.Image, file: BinaryIO, path: Path) -> PIL.Image.Image:
+    """The only image of a file, not yet decoded; ``image`` is what :func:`_open` gave."""
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise PIL.Image.DecompressionBombError

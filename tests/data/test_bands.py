@@ -1,6 +1,7 @@
 """Images of one, three or more channels, of 8 or 16 bits: from the file to the network's floats."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import albumentations as A
@@ -165,6 +166,26 @@ def test_numbers_without_a_range_need_one(tmp_path: Path) -> None:
     path = tiff(tmp_path / "x.tif", FOUR.astype("f4"), planarconfig="contig")
     with pytest.raises(DataError, match=r"\(float32, 0 to 5000\) have no fixed range.*data\.range"):
         read_image(path, channels=4)
+
+
+@pytest.mark.parametrize("layout", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+def test_bytes_that_are_cut_off_or_changed_never_pass_silently(
+    tmp_path: Path, layout: dict[str, object]
+) -> None:
+    array, path = random_bands(30, 20, 4), tmp_path / "x.tif"
+    whole = tiff(path, array, planarconfig="contig", **layout).read_bytes()
+    rng = np.random.default_rng(0)
+    for length in range(8, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"x\.tif: "):
+            read_image(path, channels=4, bits=16)
+    for _ in range(60):
+        changed = np.frombuffer(whole, np.uint8).copy()
+        changed[rng.integers(4, 500, 2)] = rng.integers(0, 256, 2)
+        path.write_bytes(changed.tobytes())
+        assert count_bands(path) > 0
+        with suppress(DataError):  # of a pixel that is another number nothing can be said
+            read_image(path, channels=4, bits=16)
 
 
 def test_without_tifffile_the_way_out_is_told(
