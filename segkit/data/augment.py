@@ -28,7 +28,7 @@ class Augment:
             callables
             ``f(image=uint8 (H, W, 3), mask=(H, W)) -> {"image": ..., "mask": ...}``; one with a
             method ``set_random_state(rng, py_random)`` is given its random numbers through it.
-            With 16 bits all of them see float32 in [0, 1], which albumentations is made for.
+            With 16 bits they see float32 in [0, 1], which albumentations is made for.
         ignore_index: Mask value of the holes.
         fill: Of the holes, a number in [0, 255] for each channel of the images.
         bits: 8 or 16, of each channel.
@@ -47,8 +47,9 @@ class Augment:
         bits: int = 8,
     ) -> None:
         self.ignore_index, self.bits = ignore_index, bits
-        if bits == 16:
-            fill = [value / 255 for value in fill]
+        rounded = [round(value) for value in fill] if bits == 8 else np.divide(fill, 255)
+        self.fill = np.array(rounded, np.uint8 if bits == 8 else np.float32)
+        self._canvas = np.empty((0, 0, len(fill)), self.fill.dtype)
         self.steps: list[Callable[..., Any]] = []
         for position, transform in enumerate(transforms):
             if not callable(transform):
@@ -58,17 +59,15 @@ class Augment:
                 )
             check_channels(transform, f"augment.train[{position}]", len(fill), bits)
             if isinstance(transform, A.BasicTransform | A.BaseCompose):
+                color = [value / 255 for value in fill] if bits == 16 else fill
                 # More than four numbers are more than OpenCV takes; the holes are filled below.
-                one = [sum(fill) / len(fill)]
-                fill_holes(transform, ignore_index, fill if len(fill) <= 4 else one)
+                one = [sum(color) / len(color)]
+                fill_holes(transform, ignore_index, color if len(color) <= 4 else one)
                 # strict: Compose otherwise only warns of arguments that it does not know.
                 transform = A.Compose([transform], strict=True, additional_targets=HOLES)
             elif isinstance(transform, RandomScaleRotateCrop):
                 transform.ignore_index, transform.fill = ignore_index, tuple(fill)
             self.steps.append(transform)
-        rounded = [round(value) for value in fill] if bits == 8 else fill
-        self.fill = np.array(rounded, np.uint8 if bits == 8 else np.float32)
-        self._canvas = np.empty((0, 0, len(fill)), self.fill.dtype)
 
     def __call__(self, image: Pixels, mask: Mask, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """Transform image (H, W, C) and integer (H, W); all random numbers come from ``rng``.
@@ -80,8 +79,6 @@ class Augment:
                 these dtypes and of one size.
         """
         py_random = random.Random(int(rng.integers(2**63)))
-        if self.bits == 16:
-            image = image.astype(np.float32) / np.float32(65535)
         dtype = np.promote_types(mask.dtype, np.min_scalar_type(self.ignore_index))
         mask = mask.astype(dtype, copy=False)
         # A second mask with nothing in it but holes: what comes after a hole may tint it.
@@ -93,12 +90,13 @@ class Augment:
                 step.set_random_state(rng, py_random)
             name = f"augment.train[{position}] ({_name(step)})"
             if not isinstance(step, RandomScaleRotateCrop):  # any other one may write to them
-                image, mask = _own(image), _own(mask)
+                image, mask = _own(_as_floats(image)), _own(mask)
             ours = isinstance(step, A.Compose | RandomScaleRotateCrop)
             if holes is None and isinstance(step, A.Compose):
                 holes = np.full_like(mask, int(self.ignore_index == 0))
             if not ours:  # a user's callable, which may move pixels: nothing tells where to
                 image = self._filled(image, holes)
+            given = image
             try:
                 result = step(image=image, mask=mask, **({"holes": holes} if ours else {}))
             except Exception as error:
@@ -109,11 +107,12 @@ class Augment:
                     f"{image.shape[0]} (width x height): {error}"
                 ) from error
             image, mask = result["image"], result["mask"]
-            _check_result(image, mask, name, self._canvas)
+            _check_result(image, mask, name, given)
             holes = result["holes"] if ours else None
-        image = self._filled(image, holes)
+        image = self._filled(_as_floats(image), holes)
         if self.bits == 16:
-            image = np.rint(np.clip(image, 0, 1) * np.float32(65535)).astype(np.uint16)
+            numbers = image * np.float32(65535)
+            image = np.rint(numbers, out=numbers).clip(0, 65535, out=numbers).astype(np.uint16)
         return image, mask.astype(dtype, copy=False)
 
     def _filled(self, image: Pixels, holes: Mask | None) -> Pixels:
@@ -130,6 +129,11 @@ class Augment:
         filled = np.ascontiguousarray(image).copy()
         cv2.copyTo(self._canvas[:height, :width], hole.view(np.uint8), filled)
         return filled
+
+
+def _as_floats(image: Pixels) -> Pixels:
+    """uint16 as float32 in [0, 1]; any other image as it is."""
+    return np.multiply(image, 1 / 65535, dtype=np.float32) if image.dtype == np.uint16 else image
 
 
 def _own(array: Any) -> Any:

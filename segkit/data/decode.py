@@ -7,6 +7,7 @@ and whatever it raises leaves here as a :class:`~segkit.errors.DataError` that n
 
 import errno
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +38,9 @@ from segkit.data.stored import (
 from segkit.errors import DataError
 
 PathLike = str | os.PathLike[str]
+
+# What Pillow warns of is refused here, in words.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 
 def read_image(

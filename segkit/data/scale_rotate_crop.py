@@ -13,6 +13,8 @@ Array = NDArray[Any]
 
 # What OpenCV resamples as it is; ids of other types fit into int32.
 _MASK_TYPES = ("uint8", "uint16", "int16", "int32")
+# From [0, 255] to the numbers of an image.
+_SCALES = {"uint8": 1, "uint16": 257, "float32": 1 / 255}
 _INVERSE = cv2.WARP_INVERSE_MAP
 
 
@@ -35,8 +37,8 @@ class RandomScaleRotateCrop:
         rotate_p: Probability of a rotation, in [0, 1].
 
     Attributes:
-        fill: Of the holes, per channel, in the image's numbers;
-            :class:`~segkit.data.augment.Augment` sets it.
+        fill: Of the holes, each channel's in [0, 255] of the largest number that the image's type
+            stands for; :class:`~segkit.data.augment.Augment` sets it.
         ignore_index: Mask value of the holes; set by the same.
 
     Raises:
@@ -71,10 +73,10 @@ class RandomScaleRotateCrop:
         self._random = py_random
 
     def __call__(self, *, image: Array, mask: Array, holes: Array | None = None) -> dict[str, Any]:
-        """Transform uint8 or float32 (H, W, C) and integer (H, W); neither is written to.
+        """Transform an image (H, W, C) and integer (H, W); neither is written to.
 
         Args:
-            image: The image.
+            image: uint8, uint16, or float32 in [0, 1].
             mask: Class ids or ``ignore_index``.
             holes: Map of the mask's shape and type: ``ignore_index`` where earlier transforms left
                 a hole, another value elsewhere. None if there are none.
@@ -153,8 +155,8 @@ class _View(NamedTuple):
 
     def image(self, image: Array, fill: Sequence[float]) -> Array:
         """The crop of (H, W, C), linear, with ``fill`` where there is nothing."""
-        whole = image.dtype.kind == "u"
-        color = [round(value) if whole else value for value in fill]
+        scale = _SCALES.get(image.dtype.name, 1)
+        color = [round(value * scale) if scale >= 1 else value * scale for value in fill]
         part = self._resampled(image, cv2.INTER_LINEAR, cv2.INTER_LINEAR, color)
         return self._padded(part, color) if self._is_padded else part
 

@@ -49,7 +49,7 @@ class Request(VOCKeys):
         None, "pixels that neighbours share at least; null: an eighth of the smaller side", low=0
     )
     max_pixels: int = option(
-        2**30, "of an image; it is decoded whole, in 3 bytes a pixel or more", low=1, high=LARGEST
+        2**30, "of an image; one of RGB takes 16 bytes of memory for each", low=1, high=LARGEST
     )
     force: bool = option(False, "replace files that are there")
     dry_run: bool = option(False, "do everything but write")
