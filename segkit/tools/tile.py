@@ -122,21 +122,35 @@ def cut_dataset(request: Request, root: Path, staging: Path) -> Iterator[str]:
         raise DataError(f"{root / LISTS}: no lists; python -m segkit.tools.split data.root={root}")
     refuse_taken(user_path(request.out), [Path(LISTS, f"{n}.txt") for n in names], request.force)
     tiles: dict[str, list[str]] = {}  # of each image that is cut already
+    whites: set[int] = set()
     for name in names:
         dataset = request.open(name)
         for index in tqdm(range(len(dataset)), f"tile {name}", leave=False, disable=None):
             if dataset.ids[index] not in tiles:
-                tiles[dataset.ids[index]] = cut_pair(request, dataset, index, staging)
+                tiles[dataset.ids[index]] = cut_pair(request, dataset, index, staging, whites)
         ids = [tile for image in dataset.ids for tile in tiles[image]]
         split_file(staging, name).parent.mkdir(parents=True, exist_ok=True)
         write_lines(split_file(staging, name), ids)
         yield f"{name}: {len(dataset)} images, {len(ids)} tiles"
     write_lines(staging / LABELS, dataset.classes)
+    yield from range_notes(whites)
 
 
-def cut_pair(request: Request, dataset: VOCSegmentation, index: int, staging: Path) -> list[str]:
+def range_notes(whites: set[int]) -> Iterator[str]:
+    """What must be known of images whose largest number is none that PNG or TIFF tells."""
+    for white in sorted(whites - {1, 3, 15, 255, 65535}):
+        yield (
+            f"note: there are images of numbers up to {white}, which their tiles keep without "
+            f"telling it: give 'data.range=[0,{white}]' wherever you did not give data.range"
+        )
+
+
+def cut_pair(
+    request: Request, dataset: VOCSegmentation, index: int, staging: Path, whites: set[int]
+) -> list[str]:
     """Write the tiles of an image and its mask; returns their names."""
     item, name = dataset.examine(index), dataset.ids[index]
+    whites.add(item.stored.white or 255)
     size = (item.mask.shape[0], item.mask.shape[1])
     numbers = image_numbers(item.stored, size, str(dataset.files(index)[0]))
     names = []
@@ -156,9 +170,11 @@ def cut_images(request: Request, folder: Path, staging: Path) -> Iterator[str]:
     files = list(files_below(folder, SUFFIXES))
     if not files:
         raise DataError(f"images={folder}: holds no images; expected {' '.join(SUFFIXES)}")
-    count = 0
+    count, whites = 0, set[int]()
     for path in tqdm(files, "tile", leave=False, disable=None):
-        numbers = image_numbers(load(path, count_bands(path)), None, str(path))
+        stored = load(path, count_bands(path))
+        whites.add(stored.white or 255)
+        numbers = image_numbers(stored, None, str(path))
         name = path.relative_to(folder).with_suffix("").as_posix()
         for one in tiles_of(name, numbers.shape[:2], request.size, request.pixels_shared):
             made = staging / f"{one.name}.png", staging / f"{one.name}.tif"
@@ -167,6 +183,7 @@ def cut_images(request: Request, folder: Path, staging: Path) -> Iterator[str]:
             write_image(staging, one.name, one.part(numbers, request.size))
             count += 1
     yield f"{len(files)} images, {count} tiles"
+    yield from range_notes(whites)
     yield f"next: python predict.py checkpoint=RUN source={request.out}"
 
 

@@ -260,6 +260,14 @@ def test_floats_are_those_of_the_formula(kind: str, top: int) -> None:
     np.testing.assert_allclose(found[0].permute(1, 2, 0), expected, atol=2e-6)
 
 
+@pytest.mark.gpu
+def test_sixteen_bits_become_the_same_floats_on_a_device() -> None:
+    image = torch.from_numpy(random_bands(2, 9, 7, 5)).permute(0, 3, 1, 2)
+    normalize = Normalize((0.1, 0.2, 0.3, 0.4, 0.5), (0.2,) * 5)
+    on_device = normalize(image.pin_memory().to("cuda", non_blocking=True))
+    torch.testing.assert_close(on_device.cpu(), normalize(image), rtol=1e-6, atol=1e-6)
+
+
 # --- augmentation -------------------------------------------------------------------------------
 
 

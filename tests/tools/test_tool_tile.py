@@ -1,5 +1,6 @@
 """Tiles that cover images, carry their place in their names, and become whole masks again."""
 
+import struct
 from itertools import pairwise
 from pathlib import Path
 
@@ -132,6 +133,30 @@ def test_bands_keep_their_numbers(tmp_path: Path, channels: int, kind: str) -> N
     )
     for index, name in enumerate(tiles.ids):
         assert (tiles.read(index)[0] == Tile.parse(name).part(whole.read(0)[0], (16, 16))).all()
+
+
+def test_images_of_twelve_bits_keep_their_numbers_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (20, 30)).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    first, second = values.ravel()[::2].astype(int), values.ravel()[1::2].astype(int)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+    content = packed.astype(np.uint8).tobytes()  # two numbers in three bytes
+    # Width, height, bits, no compression, 0 is black, place, bands, rows and bytes of the strip.
+    tags = {256: 30, 257: 20, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 20, 279: len(content)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(content))
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "in/a.tif").write_bytes(head + content + directory)
+    whole = read_image(tmp_path / "in/a.tif")  # of 12 bits all, without a range
+    run(f"images={tmp_path}/in", f"out={tmp_path}/out", "size=[16,16]")
+    assert "note: there are images of numbers up to 4095" in capsys.readouterr().out
+    tiles = list(tiles_of("a", (20, 30), (16, 16), 2))
+    assert len(tiles) == len(list((tmp_path / "out").iterdir()))
+    for one in tiles:
+        found = read_image(tmp_path / f"out/{one.name}.png", None, (0, 4095))  # as the note says
+        assert (found == one.part(whole, (16, 16))).all()
 
 
 def test_images_above_the_limit_are_cut_and_others_refused(
