@@ -31,7 +31,7 @@ from segkit.export.images import finite_images, made_up_images, read_images
 from segkit.export.parity import CHECKED_BATCHES, TOLERANCES, check_parity, in_short, latency
 from segkit.export.writer import SUFFIXES, WithPreprocessing, open_exported, write_model
 from segkit.files import atomic_write
-from segkit.inference.loading import load_network, setting
+from segkit.inference.loading import load_network, saved_bits, setting
 from segkit.inference.onnx_network import export_metadata, require
 from segkit.models.normalize import Normalize, memory_order
 from segkit.runs.checkpoint import Checkpoint, read_checkpoint
@@ -59,7 +59,8 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     model: nn.Module = load_network(checkpoint, settings.allow, settings.weights)
     # What few bits do to made-up images says little about those that the network is for.
     in_int8 = settings.precision.startswith("int8")
-    named = read_images(settings, checkpoint) if in_int8 else made_up_images()
+    made_up = made_up_images(len(metadata.mean), saved_bits(metadata))
+    named = read_images(settings, checkpoint) if in_int8 else made_up
     if settings.include_preprocessing:
         model = WithPreprocessing(model, metadata.mean, metadata.std)
     else:

@@ -156,7 +156,8 @@ def _help(settings: type) -> str:
         if f.metadata["choices"]:
             text += f" ({', '.join(f.metadata['choices'])})"
         if not _is_required(f):
-            default = [] if f.default is dataclasses.MISSING else f.default
+            factory = f.default_factory
+            default = f.default if factory is dataclasses.MISSING else factory()
             words = {"None": "null", "True": "true", "False": "false", "[]": "none"}
             text += f" [{words.get(str(default), default)}]"
         lines.append(f"  {f.metadata['name'] or f.name}=... {text}")

@@ -51,7 +51,8 @@ def build_augment(cfg: DictConfig) -> Any:
         except ConfigError as error:
             text = str(error).removeprefix(f"augment.train{i}: ")
             raise ConfigError(f"augment.train[{i}]: {text}") from error
-    return Augment(transforms, ignore_index=cfg.data.ignore_index, fill=fill)
+    data = cfg.data
+    return Augment(transforms, ignore_index=data.ignore_index, fill=fill, bits=data.bits)
 
 
 def without_effects(node: DictConfig) -> DictConfig:

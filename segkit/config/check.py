@@ -80,6 +80,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
         problems += component_problems(plain)
         problems += window_problems(plain["val"]["window"], "val.window")
         problems += cache_problems(plain["loader"])
+        problems += channel_problems(plain["data"])
     if name == "evaluate":
         problems += subject_problems(plain)
     if problems:
@@ -120,6 +121,18 @@ def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
             f"loader.cache_dir={loader['cache_dir']}: is for loader.cache=disk, and loader.cache "
             f"is {loader['cache'] or 'null'}; add the one or leave out the other"
         )
+
+
+def channel_problems(data: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with what is said of the images' channels."""
+    mean, std, bits = len(data["mean"]), len(data["std"]), data["bits"]
+    if mean == 0 or mean != std:
+        yield (
+            f"data.mean has {mean} numbers and data.std has {std}: expected one of each for each "
+            "channel of the images; python -m segkit.tools.stats data.root=PATH prints them"
+        )
+    if bits not in (8, 16):
+        yield f"data.bits={bits}: expected 8, or 16 to keep all of images of more than 8 bits"
 
 
 def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:

@@ -161,12 +161,16 @@ class DataConfig:
         None, "colours of RGB and palette masks in class order, or voc; indices: never the colours"
     )
     range: Optional[list[float]] = range_option("numbers in images that become 0 and 255")
+    bits: int = option(8, "of each channel as a network sees it: 8, or 16 of deeper images")
     check: bool = option(True, "read every file before the first step")
     mean: list[float] = option(
-        [0.485, 0.456, 0.406], "per channel, of values in 0 to 1", low=0, high=1, length=3
+        [0.485, 0.456, 0.406],
+        "per channel, of values in 0 to 1; as many as the images have channels",
+        low=0,
+        high=1,
     )
     std: list[float] = option(
-        [0.229, 0.224, 0.225], "per channel, of values in 0 to 1", above=0, high=1, length=3
+        [0.229, 0.224, 0.225], "per channel, of values in 0 to 1", above=0, high=1
     )
 
 
@@ -518,6 +522,9 @@ def to_settings(schema: type[Settings], cfg: DictConfig) -> Settings:
     assert isinstance(settings, schema)
     return settings
 
+
+# How many numbers a list has, in YAML: `${segkit.count:${data.mean}}` channels.
+OmegaConf.register_new_resolver("segkit.count", len, replace=True)
 
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=schema_node(_schema))

@@ -1,5 +1,6 @@
 """Random transforms of image and mask. The only file that imports albumentations."""
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from segkit.data.arrays import Image, Mask
+from segkit.data.arrays import Mask, Pixels
 from segkit.data.scale_rotate_crop import RandomScaleRotateCrop
 from segkit.errors import ConfigError, DataError
 
@@ -27,11 +28,14 @@ class Augment:
             callables
             ``f(image=uint8 (H, W, 3), mask=(H, W)) -> {"image": ..., "mask": ...}``; one with a
             method ``set_random_state(rng, py_random)`` is given its random numbers through it.
+            With 16 bits they see float32 in [0, 1], which albumentations is made for.
         ignore_index: Mask value of the holes.
-        fill: RGB of the holes, each in [0, 255].
+        fill: Of the holes, a number in [0, 255] for each channel of the images.
+        bits: 8 or 16, of each channel.
 
     Raises:
-        ConfigError: Something in the list is no transform, or would blend mask values.
+        ConfigError: Something in the list is no transform, would blend mask values, or cannot take
+            images of so many channels or bits.
     """
 
     def __init__(
@@ -40,8 +44,12 @@ class Augment:
         *,
         ignore_index: int = 255,
         fill: Sequence[float] = (0.0, 0.0, 0.0),
+        bits: int = 8,
     ) -> None:
-        self.ignore_index = ignore_index
+        self.ignore_index, self.bits = ignore_index, bits
+        rounded = [round(value) for value in fill] if bits == 8 else np.divide(fill, 255)
+        self.fill = np.array(rounded, np.uint8 if bits == 8 else np.float32)
+        self._canvas = np.empty((0, 0, len(fill)), self.fill.dtype)
         self.steps: list[Callable[..., Any]] = []
         for position, transform in enumerate(transforms):
             if not callable(transform):
@@ -49,18 +57,20 @@ class Augment:
                     f"augment.train[{position}] is {transform!r}; expected an albumentations "
                     "transform or a callable (image=, mask=) -> dict"
                 )
+            check_channels(transform, f"augment.train[{position}]", len(fill), bits)
             if isinstance(transform, A.BasicTransform | A.BaseCompose):
-                fill_holes(transform, ignore_index, fill)
+                color = [value / 255 for value in fill] if bits == 16 else fill
+                # More than four numbers are more than OpenCV takes; the holes are filled below.
+                one = [sum(color) / len(color)]
+                fill_holes(transform, ignore_index, color if len(color) <= 4 else one)
                 # strict: Compose otherwise only warns of arguments that it does not know.
                 transform = A.Compose([transform], strict=True, additional_targets=HOLES)
             elif isinstance(transform, RandomScaleRotateCrop):
                 transform.ignore_index, transform.fill = ignore_index, tuple(fill)
             self.steps.append(transform)
-        self.fill = np.array([round(value) for value in fill], np.uint8)
-        self._canvas = np.empty((0, 0, 3), np.uint8)
 
-    def __call__(self, image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
-        """Transform uint8 (H, W, 3) and integer (H, W); all random numbers come from ``rng``.
+    def __call__(self, image: Pixels, mask: Mask, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+        """Transform image (H, W, C) and integer (H, W); all random numbers come from ``rng``.
 
         The mask keeps its dtype if that holds ``ignore_index``, else gets one that does.
 
@@ -80,12 +90,13 @@ class Augment:
                 step.set_random_state(rng, py_random)
             name = f"augment.train[{position}] ({_name(step)})"
             if not isinstance(step, RandomScaleRotateCrop):  # any other one may write to them
-                image, mask = _own(image), _own(mask)
+                image, mask = _own(_as_floats(image)), _own(mask)
             ours = isinstance(step, A.Compose | RandomScaleRotateCrop)
             if holes is None and isinstance(step, A.Compose):
                 holes = np.full_like(mask, int(self.ignore_index == 0))
             if not ours:  # a user's callable, which may move pixels: nothing tells where to
                 image = self._filled(image, holes)
+            given = image
             try:
                 result = step(image=image, mask=mask, **({"holes": holes} if ours else {}))
             except Exception as error:
@@ -96,11 +107,15 @@ class Augment:
                     f"{image.shape[0]} (width x height): {error}"
                 ) from error
             image, mask = result["image"], result["mask"]
-            _check_result(image, mask, name)
+            _check_result(image, mask, name, given)
             holes = result["holes"] if ours else None
-        return self._filled(image, holes), mask.astype(dtype, copy=False)
+        image = self._filled(_as_floats(image), holes)
+        if self.bits == 16:
+            numbers = image * np.float32(65535)
+            image = np.rint(numbers, out=numbers).clip(0, 65535, out=numbers).astype(np.uint16)
+        return image, mask.astype(dtype, copy=False)
 
-    def _filled(self, image: Image, holes: Mask | None) -> Image:
+    def _filled(self, image: Pixels, holes: Mask | None) -> Pixels:
         """A copy with the mean colour in the holes; the image itself where there are none."""
         if holes is None:
             return image
@@ -109,11 +124,16 @@ class Augment:
             return image
         height, width = hole.shape
         if height > self._canvas.shape[0] or width > self._canvas.shape[1]:
-            self._canvas = np.empty((height, width, 3), np.uint8)
+            self._canvas = np.empty((height, width, len(self.fill)), self.fill.dtype)
             self._canvas[:] = self.fill  # kept: it takes longer than all the rest
-        filled = image.copy()
+        filled = np.ascontiguousarray(image).copy()
         cv2.copyTo(self._canvas[:height, :width], hole.view(np.uint8), filled)
         return filled
+
+
+def _as_floats(image: Pixels) -> Pixels:
+    """uint16 as float32 in [0, 1]; any other image as it is."""
+    return np.multiply(image, 1 / 65535, dtype=np.float32) if image.dtype == np.uint16 else image
 
 
 def _own(array: Any) -> Any:
@@ -126,17 +146,59 @@ def _name(step: Callable[..., Any]) -> str:
     return getattr(inner, "__name__", type(inner).__name__)
 
 
-def _check_result(image: Any, mask: Any, name: str) -> None:
+def _check_result(image: Any, mask: Any, name: str, like: Pixels) -> None:
+    kind, channels = like.dtype, like.shape[2]
+    is_alike = image.dtype == kind and image.shape[2:] == (channels,)
     for what, array, fits, expected in (
-        ("image", image, image.dtype == np.uint8 and image.shape[2:] == (3,), "uint8 (H, W, 3)"),
-        ("mask", mask, mask.shape == image.shape[:2], "integer (H, W) of the image's size"),
+        ("image", image, is_alike, f"{kind} (H, W, {channels})"),
+        (
+            "mask",
+            mask,
+            mask.shape == image.shape[:2] and mask.dtype.kind in "iu",
+            "integer (H, W) of the image's size",
+        ),
     ):
-        if not (isinstance(array, np.ndarray) and fits and array.dtype.kind in "iu"):
+        if not (isinstance(array, np.ndarray) and fits):
             raise DataError(
                 f"{name} returned the {what} as {type(array).__name__} {array.dtype} "
                 f"{tuple(array.shape)}; expected an array {expected}. Leave out Normalize and "
                 "ToTensorV2: that is done later, on the device"
             )
+
+
+def check_channels(transform: Any, name: str, channels: int, bits: int) -> None:
+    """Raise a ConfigError if what works on RGB of 8 bits fails on such images: tried on one.
+
+    Args:
+        transform: Of albumentations, with all that it holds; others are not tried.
+        name: Its key in the configuration.
+        channels: Of the images.
+        bits: 8 or 16.
+    """
+    for child in getattr(transform, "transforms", []):
+        check_channels(child, name, channels, bits)
+    if (channels, bits) == (3, 8) or not isinstance(transform, A.BasicTransform):
+        return
+    numbers = np.random.default_rng(0).integers(0, 256, (64, 64, channels))
+    images = [np.zeros((64, 64, 3), np.uint8), numbers.astype(np.uint8)]
+    if bits == 16:
+        images[1] = (numbers / 255).astype(np.float32)
+    works = []
+    for image in images:
+        tried = copy.deepcopy(transform)
+        tried.p = 1
+        try:
+            result = A.Compose([tried])(image=image, mask=np.zeros((64, 64), np.uint8))["image"]
+            works.append((result.dtype, result.shape[2:]) == (image.dtype, image.shape[2:]))
+        except Exception:  # of somebody else's code
+            works.append(False)
+    if works == [True, False]:
+        raise ConfigError(
+            f"{name}: {type(transform).__name__} cannot take images of {channels} "
+            f"channel{'s' * (channels != 1)} and {bits} bits, which data.mean and data.bits say; "
+            "augment=bands has none of this kind, and albumentations.RandomBrightnessContrast in "
+            "its place changes the brightness of any number of channels"
+        )
 
 
 def fill_holes(
@@ -158,7 +220,7 @@ def fill_holes(
             "ElasticTransform or GridDistortion"
         )
     settings = {
-        "fill": tuple(fill),
+        "fill": tuple(fill) if len(fill) > 1 else fill[0],
         "fill_mask": ignore_index,
         "border_mode": cv2.BORDER_CONSTANT,
         "mask_interpolation": cv2.INTER_NEAREST,

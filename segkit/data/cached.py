@@ -14,6 +14,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from segkit.data.arrays import Pixels
 from segkit.data.cache import cache_folder, stamp
 from segkit.data.dataset import Examined, FileDataset, SegmentationDataset, can_examine
 from segkit.data.decode import head_size
@@ -24,7 +25,7 @@ from segkit.data.threads import attempt
 from segkit.errors import ConfigError, DataError
 from segkit.files import refuse_special, user_path
 
-VERSION = 1  # raise it with any change of what files are decoded to
+VERSION = 2  # raise it with any change of what files are decoded to
 SPARE = 2  # times what a cache needs must be free: a full memory ends the run, or another one
 
 
@@ -73,8 +74,8 @@ class CachedDataset:
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]:
-        """Image, uint8 (H, W, 3), and mask, integer (H, W), of the data set."""
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.integer[Any]]]:
+        """Image (H, W, C) and mask, integer (H, W), of the data set."""
         if (kept := self.store.get(index)) is not None:
             return kept
         image, mask = self.dataset.read(index)
@@ -116,6 +117,8 @@ class _Plan(NamedTuple):
     stamps: list[list[int] | None]
     key: bytes
     path: Path  # on disk
+    channels: int
+    bits: int
 
 
 def cached(
@@ -147,7 +150,7 @@ def cached(
         plan = plans[name] = _plan(dataset, name, start, place)
         found = _open(plan) if kind == "disk" else None
         stores[name] = found or _sizes(dataset, name, start)
-    _check_room(start, place, stores)
+    _check_room(start, place, stores, plans)
     made: dict[str, SegmentationDataset] = {}
     for name, dataset in splits.items():
         plan, store = plans[name], stores[name]
@@ -174,7 +177,8 @@ def _plan(dataset: SegmentationDataset, name: str, start: str, folder: Path) -> 
     # One file for each split and its settings: it is replaced if the rest of the key differs.
     parent = str(Path(files[0][1]).parent) if files else ""
     file = f"decoded-{_digest([*settings, parent, name]).hex()[:16]}.bin"
-    return _Plan(dataset, stamps, key, folder / file)
+    channels, bits = getattr(dataset, "channels", 3), getattr(dataset, "bits", 8)
+    return _Plan(dataset, stamps, key, folder / file, channels, bits)
 
 
 def _digest(content: Any) -> bytes:
@@ -201,11 +205,18 @@ def _sizes(dataset: SegmentationDataset, name: str, start: str) -> list[int]:
     return [0 if isinstance(one, DataError) else one for one in found]
 
 
-def _check_room(start: str, folder: Path, stores: Mapping[str, DecodedFile | list[int]]) -> None:
+def _check_room(
+    start: str,
+    folder: Path,
+    stores: Mapping[str, DecodedFile | list[int]],
+    plans: Mapping[str, _Plan],
+) -> None:
     in_memory = start.endswith("=ram")
     needed = sum(
-        store.missing_bytes if isinstance(store, DecodedFile) else file_bytes(store)
-        for store in stores.values()
+        store.missing_bytes
+        if isinstance(store, DecodedFile)
+        else file_bytes(store, plans[name].channels, plans[name].bits)
+        for name, store in stores.items()
     )
     if in_memory:  # each process of a torchrun has its own
         processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
@@ -229,13 +240,17 @@ def _size(number: float) -> str:
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
 
 
+def _create(handle: int, plan: _Plan, sizes: Sequence[int]) -> DecodedFile:
+    return DecodedFile.create(handle, plan.key, sizes, plan.channels, plan.bits)
+
+
 def _in_memory(plan: _Plan, sizes: Sequence[int]) -> DecodedFile:
     """In a file without a name, which is gone with the last process that has it open."""
     try:
         if hasattr(os, "memfd_create"):
-            return DecodedFile.create(os.memfd_create("segkit-cache"), plan.key, sizes)
+            return _create(os.memfd_create("segkit-cache"), plan, sizes)
         with tempfile.TemporaryFile() as file:
-            return DecodedFile.create(os.dup(file.fileno()), plan.key, sizes)
+            return _create(os.dup(file.fileno()), plan, sizes)
     except OSError as error:
         raise ConfigError(
             f"loader.cache=ram: no memory that processes share can be had ({error.strerror}); use "
@@ -285,7 +300,7 @@ def _on_disk(plan: _Plan, sizes: Sequence[int]) -> DecodedFile:
     try:
         handle, name = tempfile.mkstemp(dir=plan.path.parent, prefix=".decoded-")
         try:
-            store = DecodedFile.create(handle, plan.key, sizes)
+            store = _create(handle, plan, sizes)
             Path(name).replace(plan.path)
         finally:
             Path(name).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.arrays import Pixels
 from segkit.data.labels import check_labels
 from segkit.data.levels import Range
 from segkit.data.stored import Stored
@@ -17,7 +18,8 @@ from segkit.errors import DataError
 class SegmentationDataset(Protocol):
     """A sequence of images with their masks; any class with these four members will do.
 
-    Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of images):
+    Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of images;
+    ``channels``, if they are not three, and ``bits=16`` of images that are uint16):
         ids: One name per item, unique; names the files of predictions.
         classes: One name per class, in index order.
     """
@@ -30,7 +32,7 @@ class SegmentationDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]:
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.integer[Any]]]:
         """The image, uint8 (H, W, 3) RGB, and its mask, integer (H, W).
 
         Mask values are class ids or ``ignore_index``. Called from several worker processes.
@@ -65,7 +67,7 @@ class FileDataset(Protocol):
 class Examined(NamedTuple):
     """An item, and what its files hold."""
 
-    image: NDArray[np.uint8]
+    image: Pixels
     mask: NDArray[np.uint8]
     stored: Stored
     labels: Stored
@@ -99,17 +101,20 @@ def can_examine(dataset: SegmentationDataset) -> TypeGuard[ExaminedDataset]:
 
 
 def check_pair(
-    image: NDArray[np.uint8],
+    image: Pixels,
     mask: NDArray[np.integer[Any]],
     num_classes: int,
     ignore_index: int,
     *,
     name: str,
+    channels: int = 3,
+    bits: int | None = None,
 ) -> None:
     """Raise a DataError unless image and mask fit together and hold what the contract says."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    kind = f"uint{bits}" if bits else "uint8 or uint16"
+    if image.dtype.name not in kind.split() or image.ndim != 3 or image.shape[2] != channels:
         raise DataError(
-            f"{name}: the image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)"
+            f"{name}: the image is {image.dtype} {image.shape}; expected {kind} (H, W, {channels})"
         )
     if mask.dtype.kind not in "iu" or mask.ndim != 2:
         raise DataError(f"{name}: the mask is {mask.dtype} {mask.shape}; expected integer (H, W)")

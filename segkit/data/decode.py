@@ -7,6 +7,9 @@ and whatever it raises leaves here as a :class:`~segkit.errors.DataError` that n
 
 import errno
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,13 +19,15 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
-from segkit.data.arrays import Image
+from segkit.data.arrays import Image, Pixels
+from segkit.data.bands import INSTALL, can_read, is_tiff, load_bands
 from segkit.data.file_kinds import FORMATS, describe
 from segkit.data.levels import Range
 from segkit.data.opening import check_image, check_mask_file, compression_loss, open_regular
 from segkit.data.orientation import orientation_of, to_image, turned
 from segkit.data.stored import (
     Stored,
+    is_garbled,
     is_partial,
     mend_bmp,
     raw_mode,
@@ -34,17 +39,25 @@ from segkit.errors import DataError
 
 PathLike = str | os.PathLike[str]
 
+# What Pillow warns of is refused here, in words.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+
 
 def read_image(
-    path: PathLike, size: tuple[int, int] | None = None, value_range: Range | None = None
-) -> Image:
-    """Read an image as uint8 (H, W, 3) RGB.
+    path: PathLike,
+    size: tuple[int, int] | None = None,
+    value_range: Range | None = None,
+    channels: int = 3,
+    bits: int = 8,
+) -> Pixels:
+    """Read an image as uint8 (H, W, 3) RGB, or of another number of channels, or as uint16.
 
     Grey, palette and CMYK images become RGB; an alpha channel is dropped, not composited, so
-    that the pixels are those that a reader without alpha sees. Numbers of another size than 8 bits
-    are scaled to it. The EXIF orientation is applied, unless ``size`` shows that the labels were
-    drawn on the image as it is stored: then it is left alone. (That of a TIFF, which belongs to
-    the format and says in which order it stores its rows, is always applied, by Pillow.)
+    that the pixels are those that a reader without alpha sees. With another number of channels than
+    3 the file must have as many. Numbers of another size than ``bits`` are scaled to it. The EXIF
+    orientation is applied, unless ``size`` shows that the labels were drawn on the image as it is
+    stored: then it is left alone. (That of a TIFF, which belongs to the format and says in which
+    order it stores its rows, is always applied by Pillow, and never by tifffile.)
 
     Args:
         path: A JPEG, PNG, BMP, TIFF, WEBP or GIF file, whatever its name.
@@ -52,12 +65,14 @@ def read_image(
             still differ from it: comparing is left to the caller.
         value_range: ``data.range``: the stored numbers that become 0 and 255; None is the full
             range of the file's type.
+        channels: Of the result.
+        bits: 8 or 16, of the result.
 
     Raises:
         DataError: The file is missing, damaged, not an image, or too large; its numbers have no
             fixed range, or another than ``value_range``.
     """
-    return to_image(load(path), str(path), size, value_range)
+    return to_image(load(path, channels), str(path), size, value_range, channels, bits)
 
 
 def pixels_of(
@@ -65,7 +80,9 @@ def pixels_of(
     name: PathLike,
     size: tuple[int, int] | None = None,
     value_range: Range | None = None,
-) -> Image:
+    channels: int = 3,
+    bits: int = 8,
+) -> Pixels:
     """An image that Pillow has opened already, as :func:`read_image` reads one.
 
     Args:
@@ -73,6 +90,8 @@ def pixels_of(
         name: What errors call it.
         size: As there.
         value_range: As there.
+        channels: As there.
+        bits: As there.
 
     Raises:
         DataError: It cannot be decoded, or its pixels have no fixed range.
@@ -83,7 +102,7 @@ def pixels_of(
     except Exception as error:  # Pillow's decoders leak OSError, SyntaxError, struct.error, ...
         raise DataError(f"{name}: cannot be decoded ({error})") from error
     stored = stored_numbers(image, raw, None, str(name), orientation=orientation_of(image.getexif))
-    return to_image(stored, str(name), size, value_range)
+    return to_image(stored, str(name), size, value_range, channels, bits)
 
 
 def read_labels(path: PathLike) -> NDArray[np.integer[Any]]:
@@ -148,18 +167,28 @@ def head_size(path: PathLike) -> tuple[int, int] | None:
         return None
 
 
-def load(path: PathLike) -> Stored:
+def load(path: PathLike, channels: int | None = None) -> Stored:
     """Decode a file completely and close it.
+
+    Args:
+        path: The file.
+        channels: What an image is read for: TIFFs that Pillow does not read, or of which it leaves
+            bands out, are read by tifffile then. None of masks.
 
     Raises:
         DataError: As for :func:`read_image`.
     """
     path = Path(path)
+    if channels not in (None, 1, 3) and not path.is_dir() and is_tiff(path):
+        return load_bands(path)
     try:
         # Not by its path: Pillow would map some files into memory. That garbles a TIFF whose rows
         # are stored turned, and ends the process if somebody cuts the file meanwhile.
         with open_regular(path) as file:
-            image = _opened(file, path)
+            image = _open(file)
+            if channels is not None and is_garbled(image) and can_read():
+                return load_bands(path)
+            image = _checked(image, file, path)
             raw, more = raw_mode(image), second_decoding(image)
             image.load()
             second = None
@@ -177,10 +206,16 @@ def load(path: PathLike) -> Stored:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         raise DataError(
             f"{path}: too large; at most {PIL.Image.MAX_IMAGE_PIXELS} pixels are decoded, because "
-            "a small damaged or hostile file can fill the memory. Cut the image into tiles"
+            "a small damaged or hostile file can fill the memory. Cut the image into tiles: "
+            "python -m segkit.tools.tile"
         ) from None
     except UnidentifiedImageError:
-        raise DataError("{}: {}. {}".format(path, *describe(path))) from None
+        what, way_out = describe(path)
+        if channels is not None and "TIFF of a kind" in what:
+            if can_read():
+                return load_bands(path)
+            way_out += f", or {INSTALL}"
+        raise DataError(f"{path}: {what}. {way_out}") from None
     except PermissionError:
         raise DataError(f"{path}: no permission to read it") from None
     except Exception as error:  # Pillow's decoders leak OSError, SyntaxError, struct.error, ...
@@ -195,9 +230,18 @@ def load(path: PathLike) -> Stored:
         ) from error
 
 
-def _opened(file: BinaryIO, path: Path) -> PIL.Image.Image:
-    """The only image of a file, not yet decoded."""
-    image = _open(file)
+@contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """Decode images of up to so many pixels meanwhile, in this process."""
+    before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, pixels
+    try:
+        yield
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = before
+
+
+def _checked(image: PIL.Image.Image, file: BinaryIO, path: Path) -> PIL.Image.Image:
+    """The only image of a file, not yet decoded; ``image`` is what :func:`_open` gave."""
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise PIL.Image.DecompressionBombError

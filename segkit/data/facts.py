@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.arrays import Pixels
 from segkit.data.dataset import (
     Examined,
     ExaminedDataset,
@@ -32,7 +33,7 @@ class Facts:
         turn: What its EXIF orientation led to: 1 turned, 2 left alone, 0 nothing to do.
         levels: For an image with other numbers than 8 bits: the least and the largest number, the
             largest that its type holds (0: no limit), how many different ones there are, how many
-            are left in 8 bits, pixels below and above ``data.range``, and pixels in all.
+            are left in ``data.bits``, pixels below and above ``data.range``, and pixels in all.
         bands: Bands of the image that nothing looks at.
         white_is_zero: The mask is a TIFF that shows its 0 as white.
         palette: For a palette mask whose indices count: a check sum of all its colours, then index
@@ -71,10 +72,10 @@ def look(dataset: SegmentationDataset, index: int, ignore_index: int) -> Facts:
     Raises:
         DataError: It cannot be used.
     """
-    num_classes, name = len(dataset.classes), f"{dataset.ids[index]}"
+    name = f"{dataset.ids[index]}"
     if not can_examine(dataset):
         image, mask = dataset.read(index)
-        pixels, ignored = _count(image, mask, num_classes, ignore_index, name)
+        pixels, ignored = _count(dataset, image, mask, ignore_index, name)
         turn = None
         if isinstance(dataset, FileDataset):
             turn = is_turned(dataset.files(index)[0], mask.shape)
@@ -85,27 +86,29 @@ def look(dataset: SegmentationDataset, index: int, ignore_index: int) -> Facts:
 def facts_of(item: Examined, dataset: ExaminedDataset, name: str, ignore_index: int) -> Facts:
     """:func:`look` at an item that is read; ``name`` is what errors call it."""
     image, mask, stored, labels = item
-    pixels, ignored = _count(image, mask, len(dataset.classes), ignore_index, name)
+    pixels, ignored = _count(dataset, image, mask, ignore_index, name)
     varies = stored.alpha is not None and stored.alpha.min() != stored.alpha.max()
     return Facts(
         pixels,
         ignored,
         _turn(turned(stored, mask.shape)),
-        _levels(stored, dataset.value_range, name),
-        stored.unused + int(varies),
+        _levels(stored, dataset.value_range, name, getattr(dataset, "bits", 8)),
+        stored.unused + int(varies) if image.shape[2] == 3 else 0,
         int(labels.white_is_zero),
         used_palette(labels, mask != ignore_index) if dataset.indices_count else [],
     )
 
 
 def _count(
-    image: NDArray[np.uint8],
+    dataset: SegmentationDataset,
+    image: Pixels,
     mask: NDArray[np.integer[Any]],
-    num_classes: int,
     ignore_index: int,
     name: str,
 ) -> tuple[list[int], int]:
-    check_pair(image, mask, num_classes, ignore_index, name=name)
+    num_classes = len(dataset.classes)
+    kind = {"channels": getattr(dataset, "channels", 3), "bits": getattr(dataset, "bits", 8)}
+    check_pair(image, mask, num_classes, ignore_index, name=name, **kind)
     columns = np.where(mask == ignore_index, num_classes, mask.astype(np.int64))
     *pixels, ignored = np.bincount(columns.ravel(), minlength=num_classes + 1).tolist()
     return pixels, ignored
@@ -115,11 +118,11 @@ def _turn(turned: bool | None) -> int:
     return 0 if turned is None else (1 if turned else 2)
 
 
-def _levels(stored: Stored, value_range: Range | None, name: str) -> list[float]:
+def _levels(stored: Stored, value_range: Range | None, name: str, bits: int) -> list[float]:
     if stored.palette is not None or (stored.numbers.dtype == np.uint8 and value_range is None):
         return []
     values, counts = np.unique(stored.numbers, return_counts=True)
-    kept = np.unique(to_bytes(values, stored.white, value_range, name))
+    kept = np.unique(to_bytes(values, stored.white, value_range, name, bits))
     low, high = (0, 0) if value_range is None else value_range
     clipped = [0, 0]
     if value_range is not None:

@@ -143,7 +143,10 @@ def notes(split: str, items: Items, value_range: Sequence[float] | None) -> list
         if names := [name for name, facts in items.items() if facts.turn == turn]:
             found.append(_line(names, items, split, "images", what))
     if names := [name for name, facts in items.items() if facts.bands]:
-        what = "have bands besides grey or RGB, such as transparency or infrared, that are not used"
+        what = (
+            "have bands besides grey or RGB, such as transparency or infrared, that are not used "
+            "(data.mean and data.std of as many numbers as bands use them)"
+        )
         found.append(_line(names, items, split, "images", what))
     if names := [name for name, facts in items.items() if facts.white_is_zero]:
         what = "are TIFFs that show their 0 as white: the stored numbers count, not the look"
@@ -170,7 +173,7 @@ def _level_notes(split: str, items: Items, value_range: Sequence[float] | None) 
         found.append(
             f"{len(deep)} of {len(items)} images of the {split} split hold {least:g} to {most:g} "
             f"of {limits}: of the {levels:.0f} levels of {list(deep)[richest]} only {kept:.0f} are "
-            f"left. Set data.range=[{start},{end}]"
+            f"left. Set data.range=[{start},{end}], or keep all of them: data.bits=16"
         )
     if below + above > CLIPPED * pixels:
         found.append(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segkit.data.arrays import Image, Mask
+from segkit.data.arrays import Mask, Pixels
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.labels import check_labels
 from segkit.data.sampler import EpochBatchSampler, Pass, SampleKey
@@ -30,7 +30,7 @@ class Batch:
     """N samples of one size, in bytes: floats are made on the device.
 
     Attributes:
-        image: uint8 (N, 3, H, W).
+        image: uint8, or uint16 with ``data.bits=16``, (N, C, H, W).
         target: Class ids or ``ignore_index``, uint8 (or int64 if 255 does not hold them) (N, H, W).
         ids: Name of each sample.
     """
@@ -72,10 +72,10 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 
 class Sample(NamedTuple):
-    """One image as it goes into a batch: uint8 (H, W, 3), integer (H, W)."""
+    """One image as it goes into a batch: uint8 or uint16 (H, W, C), integer (H, W)."""
 
-    image: "Image"
-    mask: "Mask"
+    image: Pixels
+    mask: Mask
     name: str
     counts: bool = True
 
@@ -110,7 +110,7 @@ class Samples(Dataset[Sample | SegkitError]):
         except Exception as error:  # a defect of somebody's code: with the name of its image
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
-    def read(self, epoch: int, index: int) -> "tuple[Image, Mask]":
+    def read(self, epoch: int, index: int) -> tuple[Pixels, Mask]:
         image, mask = self.dataset.read(index)
         name = self.dataset.ids[index]
         if self.augment is not None:
@@ -127,12 +127,18 @@ class Samples(Dataset[Sample | SegkitError]):
 class Collate:
     """Puts samples together; smaller ones are padded at the right and bottom."""
 
-    fill: tuple[int, ...]  # RGB
+    fill: tuple[int, ...]  # of each channel, in the images' numbers
     ignore_index: int
 
     def __call__(self, samples: Sequence[Sample | SegkitError]) -> Batch | SegkitError:
         bad = [sample for sample in samples if isinstance(sample, SegkitError)]
         good = [sample for sample in samples if not isinstance(sample, SegkitError)]
+        for sample in good:
+            if sample.image.shape[2] != len(self.fill):
+                return DataError(
+                    f"{sample.name}: the image has {sample.image.shape[2]} channels; expected "
+                    f"{len(self.fill)}, for each of which data.mean has a number"
+                )
         return bad[0] if bad else self.stack(good)
 
     def stack(self, samples: Sequence[Sample]) -> Batch:
@@ -140,7 +146,8 @@ class Collate:
         width = max(sample.image.shape[1] for sample in samples)
         small = 0 <= self.ignore_index <= 255 and all(s.mask.dtype == np.uint8 for s in samples)
         shape = (len(samples), height, width)
-        image, target = np.empty((*shape, 3), np.uint8), np.empty(shape, "u1" if small else "i8")
+        image = np.empty((*shape, len(self.fill)), samples[0].image.dtype)
+        target = np.empty(shape, "u1" if small else "i8")
         for i, sample in enumerate(samples):
             h, w = sample.mask.shape
             image[i, :h, :w], target[i, :h, :w] = sample.image, sample.mask

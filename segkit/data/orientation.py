@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import PIL.Image
 
-from segkit.data.arrays import Image
+from segkit.data.arrays import Pixels
 from segkit.data.levels import Range, image_of
 from segkit.data.stored import Stored
 
-# What the EXIF orientation asks for, on (H, W, 3) arrays; 1 and unknown values ask for nothing.
+# What the EXIF orientation asks for, on (H, W, C) arrays; 1 and unknown values ask for nothing.
 _ORIENTATION_TAG = 0x0112
-_TURNS: dict[int, Callable[[Image], Image]] = {
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -27,7 +27,9 @@ def to_image(
     name: str,
     size: tuple[int, int] | None = None,
     value_range: Range | None = None,
-) -> Image:
+    channels: int = 3,
+    bits: int = 8,
+) -> Pixels:
     """What a file holds as :func:`~segkit.data.decode.read_image` gives it.
 
     Args:
@@ -35,11 +37,18 @@ def to_image(
         name: What errors call it.
         size: As there.
         value_range: As there.
+        channels: As there.
+        bits: As there.
     """
-    pixels = image_of(stored, value_range, name)
+    pixels = image_of(stored, value_range, name, channels, bits)
+    return upright(pixels, stored, size)
+
+
+def upright(array: Pixels, stored: Stored, size: tuple[int, int] | None = None) -> Pixels:
+    """An array (H, W, ...) in the order of a file, in that of :func:`to_image`."""
     if not turned(stored, size):
-        return pixels
-    return np.ascontiguousarray(_TURNS[stored.orientation](pixels))
+        return array
+    return np.ascontiguousarray(_TURNS[stored.orientation](array))
 
 
 def shown_size(stored: Stored, size: tuple[int, int] | None = None) -> tuple[int, int]:

@@ -13,6 +13,8 @@ Array = NDArray[Any]
 
 # What OpenCV resamples as it is; ids of other types fit into int32.
 _MASK_TYPES = ("uint8", "uint16", "int16", "int32")
+# From [0, 255] to the numbers of an image.
+_SCALES = {"uint8": 1, "uint16": 257, "float32": 1 / 255}
 _INVERSE = cv2.WARP_INVERSE_MAP
 
 
@@ -35,7 +37,8 @@ class RandomScaleRotateCrop:
         rotate_p: Probability of a rotation, in [0, 1].
 
     Attributes:
-        fill: RGB of the holes, each in [0, 255]; :class:`~segkit.data.augment.Augment` sets it.
+        fill: Of the holes, each channel's in [0, 255] of the largest number that the image's type
+            stands for; :class:`~segkit.data.augment.Augment` sets it.
         ignore_index: Mask value of the holes; set by the same.
 
     Raises:
@@ -70,10 +73,10 @@ class RandomScaleRotateCrop:
         self._random = py_random
 
     def __call__(self, *, image: Array, mask: Array, holes: Array | None = None) -> dict[str, Any]:
-        """Transform uint8 (H, W, 3) and integer (H, W); neither is written to.
+        """Transform an image (H, W, C) and integer (H, W); neither is written to.
 
         Args:
-            image: RGB.
+            image: uint8, uint16, or float32 in [0, 1].
             mask: Class ids or ``ignore_index``.
             holes: Map of the mask's shape and type: ``ignore_index`` where earlier transforms left
                 a hole, another value elsewhere. None if there are none.
@@ -151,8 +154,9 @@ class _View(NamedTuple):
     degrees: float
 
     def image(self, image: Array, fill: Sequence[float]) -> Array:
-        """The crop of uint8 (H, W, 3), linear, with ``fill`` where there is nothing."""
-        color = [round(value) for value in fill]
+        """The crop of (H, W, C), linear, with ``fill`` where there is nothing."""
+        scale = _SCALES.get(image.dtype.name, 1)
+        color = [round(value * scale) if scale >= 1 else value * scale for value in fill]
         part = self._resampled(image, cv2.INTER_LINEAR, cv2.INTER_LINEAR, color)
         return self._padded(part, color) if self._is_padded else part
 
@@ -171,12 +175,24 @@ class _View(NamedTuple):
     def _is_padded(self) -> bool:
         return (self.rows.length, self.columns.length) != (self.rows.crop, self.columns.crop)
 
-    def _resampled(self, array: Array, resize: int, warp: int, border: list[int]) -> Array:
+    def _resampled(self, array: Array, resize: int, warp: int, border: list[Any]) -> Array:
         """The part of the scaled and rotated image that the crop shows."""
         size = (self.columns.length, self.rows.length)  # OpenCV's order
         if not self.degrees:
             window = array[self.rows.source(), self.columns.source()]
-            return cv2.resize(window, size, interpolation=resize)
+            part = cv2.resize(window, size, interpolation=resize)
+            return part.reshape(*part.shape[:2], *array.shape[2:])  # one channel loses its axis
+        if array.ndim == 3 and array.shape[2] not in (3, 4):
+            # OpenCV takes a border of four numbers at most, and warps pairs in another way than
+            # all else, which is off by a few levels.
+            step = 1 if array.shape[2] % 4 == 2 else 4
+            parts = []
+            for first in range(0, array.shape[2], step):
+                last = min(first + step, array.shape[2])
+                at = first if last == first + 1 else slice(first, last)
+                one = np.ascontiguousarray(array[..., at])
+                parts.append(self._resampled(one, resize, warp, border[first:last]))
+            return np.dstack(parts)
         return cv2.warpAffine(
             array, self._matrix(), size, None, warp | _INVERSE, cv2.BORDER_CONSTANT, border
         )

@@ -39,6 +39,8 @@ class Shapes(VOCSegmentation):
             :class:`~segkit.data.VOCSegmentation`.
         colormap: The same; the masks of the shapes hold ids.
         value_range: Two numbers in the images that become 0 and 255; None is 0 and 255.
+        channels: 3, which the shapes have.
+        bits: 8 or 16, of each channel of the images that are read.
 
     Raises:
         DataError: ``root`` holds something else, or shapes that other settings made, or it is not
@@ -62,6 +64,8 @@ class Shapes(VOCSegmentation):
         label_map: Mapping[int | str, int | str] | None = None,
         colormap: ColorMap | None = None,
         value_range: Sequence[float] | None = None,
+        channels: int = 3,
+        bits: int = 8,
     ) -> None:
         root = user_path(root)
         settings = {
@@ -97,6 +101,8 @@ class Shapes(VOCSegmentation):
             label_map=label_map,
             colormap=colormap,
             value_range=value_range,
+            channels=channels,
+            bits=bits,
         )
 
 

@@ -32,8 +32,8 @@ class Stored:
     """What a file holds.
 
     Attributes:
-        numbers: Grey values or palette indices (H, W), or colours (H, W, 3); uint8 or uint16 in
-            nearly all files, but int32, uint32 or float32 in some.
+        numbers: Grey values or palette indices (H, W), or colours or bands (H, W, C); uint8 or
+            uint16 in nearly all files, but of another integer or floating type in some.
         white: The largest number that the file could hold; None where its kind has no fixed range.
         format: As Pillow calls it.
         mode: Pillow's, for messages.

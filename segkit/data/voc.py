@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.arrays import Pixels
+from segkit.data.bands import count_bands
 from segkit.data.classes import find_classes, parse_label_map, read_lines
 from segkit.data.colors import ColorMap, fill_palette, parse_colormap
 from segkit.data.dataset import Examined, IncompleteSplit, check_pair
@@ -50,6 +52,9 @@ class VOCSegmentation:
             ``"indices"`` those of palette masks count, whatever their colours.
         value_range: ``data.range``: the numbers in images that become 0 and 255. None is the full
             range of each file's type.
+        channels: Of the images, as many as ``data.mean`` has numbers; 3 makes RGB of any image.
+            None: as many as the first image has bands, but RGB of a grey one.
+        bits: 8 or 16, of each channel.
 
     Attributes:
         ids: One name per item, in the order of the split file.
@@ -71,6 +76,8 @@ class VOCSegmentation:
         label_map: Mapping[int | str, int | str] | None = None,
         colormap: ColorMap | None = None,
         value_range: Sequence[float] | None = None,
+        channels: int | None = 3,
+        bits: int = 8,
     ) -> None:
         if not 0 <= ignore_index <= 255:
             raise DataError(f"data.ignore_index is {ignore_index}; expected 0 to 255")
@@ -92,6 +99,7 @@ class VOCSegmentation:
         self.colormap = parse_colormap(colormap)
         self.indices_count = colormap is None
         self.value_range = parse_range(value_range)
+        self.bits = bits
         self.ids: list[str] = []
         self._files: list[tuple[Path, Path]] = []
         try:
@@ -101,6 +109,9 @@ class VOCSegmentation:
             self.ids, self._files = list(pairs), list(pairs.values())
         except DataError as error:
             problems.append(str(error))
+        if channels is None:
+            channels = count_bands(self._files[0][0]) if self._files else 3
+        self.channels = channels
         if problems:
             raise IncompleteSplit(problems, self if self.ids else None)
 
@@ -111,8 +122,10 @@ class VOCSegmentation:
         """The files of image and mask."""
         return self._files[index]
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
         """The image, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W), renumbered and checked.
+
+        The image has ``channels`` instead of 3, and is uint16 with ``bits=16``.
 
         Raises:
             DataError: An unreadable file, unequal sizes, a value that is no class.
@@ -128,10 +141,13 @@ class VOCSegmentation:
         mask = to_labels(labels, self.colormap, self.ignore_index, name)
         if self.label_map:
             mask = apply_label_map(mask, self.label_map, self.ignore_index, name=name)
-        stored = load(image_path)
+        stored = load(image_path, self.channels)
         size = (mask.shape[0], mask.shape[1])
-        image = to_image(stored, str(image_path), size, self.value_range)
-        check_pair(image, mask, self.num_classes, self.ignore_index, name=name)
+        kind = (self.value_range, self.channels, self.bits)
+        image = to_image(stored, str(image_path), size, *kind)
+        check_pair(
+            image, mask, self.num_classes, self.ignore_index, name=name, channels=self.channels
+        )
         return Examined(image, mask.astype(np.uint8, copy=False), stored, labels)
 
     @property
@@ -140,7 +156,8 @@ class VOCSegmentation:
         colors = None if self.colormap is None else self.colormap.tolist()
         labels = sorted(self.label_map.items())
         settings = [self.num_classes, self.ignore_index, labels, colors]
-        return json.dumps([*settings, self.value_range, self.indices_count])
+        kind = [self.channels, self.bits]
+        return json.dumps([*settings, self.value_range, self.indices_count, *kind])
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:

@@ -43,7 +43,9 @@ class Evaluation:
         self.world = runtime.world
         batches = EvalBatches(
             split.dataset,
-            collate=Collate((0, 0, 0), split.ignore_index),  # pads nothing: equal sizes only
+            collate=Collate(  # pads nothing: equal sizes only
+                (0,) * getattr(split.dataset, "channels", 3), split.ignore_index
+            ),
             batch_size=settings.loader.batch_size,
             num_workers=resolve_num_workers(settings.loader.num_workers, runtime.device),
             device=runtime.device,

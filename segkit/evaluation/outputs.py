@@ -19,7 +19,7 @@ from segkit.inference.predictions import PredictedMask
 from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData, read_history, write_report
 from segkit.report.image_result import ImageResult
-from segkit.report.images import confusion_image, write_image
+from segkit.report.images import confusion_image, picture, write_image
 from segkit.report.label_errors import write_suspicious
 from segkit.report.tables import class_table, more_scores
 from segkit.runs.folder import run_of
@@ -159,7 +159,7 @@ def image_result(image: PredictedMask) -> ImageResult:
 
     return ImageResult(
         image.batch.ids[0],
-        array(image.batch.image).transpose(1, 2, 0),
+        picture(array(image.batch.image).transpose(1, 2, 0)),
         array(image.batch.target),
         array(image.pred),
         array(image.confidence),

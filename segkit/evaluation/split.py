@@ -94,7 +94,7 @@ def _given(settings: EvaluateConfig) -> EvaluationSplit:
 
     def make(split: str) -> VOCSegmentation:
         assert data.root is not None  # which the check of the configuration sees to
-        return VOCSegmentation(data.root, split, value_range=data.range, **given)
+        return VOCSegmentation(data.root, split, value_range=data.range, channels=None, **given)
 
     dataset = _open(make, name, settings, given.get("ignore_index", 255))
     assert isinstance(dataset, VOCSegmentation)

@@ -29,16 +29,16 @@ def finite_images(
         yield image
 
 
-def made_up_images() -> Iterator[tuple[str, Tensor]]:
-    """A few images with names, uint8 (1, 3, H, W), that are smooth as photographs are."""
-    rough = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+def made_up_images(channels: int = 3, bits: int = 8) -> Iterator[tuple[str, Tensor]]:
+    """A few images with names, uint8 or uint16 (1, C, H, W), that are smooth as photographs are."""
+    rough = torch.rand(4, channels, 12, 16, generator=torch.Generator().manual_seed(0))
     smooth = F.interpolate(rough, (192, 256), mode="bicubic").clamp(0, 1)
-    for image in (255 * smooth).to(torch.uint8):
+    for image in ((2**bits - 1) * smooth).to(torch.uint8 if bits == 8 else torch.uint16):
         yield "a made-up image", image[None]
 
 
 def read_images(settings: ExportConfig, checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """Images from all over the data of the run with their ids, uint8 (1, 3, H, W), one by one.
+    """Images from all over the data of the run with their ids, bytes (1, C, H, W), one by one.
 
     Raises:
         DataError: The data is not there, or cannot be read.

@@ -119,7 +119,7 @@ def in_short(error: Exception) -> str:
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     resized = F.interpolate(image.float(), size, mode="bilinear", align_corners=False)
-    return resized.round().to(torch.uint8) if image.dtype == torch.uint8 else resized
+    return resized if image.is_floating_point() else resized.round().to(image.dtype)
 
 
 @torch.no_grad()

@@ -38,8 +38,9 @@ class WithPreprocessing(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of images, uint8 (N, 3, H, W) RGB."""
-        logits: Tensor = self.model(image.float().div(255).sub(self.mean).div(self.std))
+        """Logits of images, uint8 (N, 3, H, W) RGB, or of the channels and bits of the run."""
+        scale = 65535 if image.dtype == torch.uint16 else 255
+        logits: Tensor = self.model(image.float().div(scale).sub(self.mean).div(self.std))
         return logits
 
 
@@ -62,7 +63,7 @@ def write_model(
         format: ``onnx``, ``torchscript`` or ``pt2`` (of ``torch.export``, which asks for images
             larger than the network's stride).
         facts: Metadata; in ONNX the properties of the model, else a file ``segkit.json`` in it.
-        example: What the model takes, (1, 3, H, W).
+        example: What the model takes, (1, C, H, W).
         opset: Version of ONNX's operators.
         precision: See :func:`reduce_precision`; other than fp32 with ONNX only.
         calibration: As there.
@@ -70,7 +71,8 @@ def write_model(
     Raises:
         CheckpointError: PyTorch cannot export this model.
     """
-    example = torch.cat([F.pad(example, (0, 96, 0, 64))[:, :, :64, :96]] * 2)
+    padded = F.pad(example.float(), (0, 96, 0, 64))[:, :, :64, :96].to(example.dtype)
+    example = torch.cat([padded] * 2)
     free = (
         {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},
     )

@@ -65,6 +65,11 @@ def load_inference(
     first = checkpoints[0].metadata
     for other in checkpoints[1:]:
         metadata = other.metadata
+        if saved_bits(metadata) != saved_bits(first):
+            raise ConfigError(
+                f"{other.path} is no ensemble with {checkpoints[0].path}: their data.bits is "
+                f"{saved_bits(metadata)} and {saved_bits(first)}, so they see other images"
+            )
         if saved_range(metadata) != saved_range(first):
             raise ConfigError(
                 f"{other.path} is no ensemble with {checkpoints[0].path}: their data.range is "
@@ -158,6 +163,12 @@ def saved_range(metadata: CheckpointMetadata) -> Range | None:
     return parse_range(data.get("range") if isinstance(data, dict) else None)
 
 
+def saved_bits(metadata: CheckpointMetadata) -> int:
+    """The ``data.bits`` that a network was trained with; 8 before there was such a key."""
+    data = metadata.config.get("data")
+    return 16 if isinstance(data, dict) and data.get("bits") == 16 else 8
+
+
 def usual_precision(metadata: CheckpointMetadata, device: torch.device) -> str:
     """What the run computed with: fp32 wherever it is used, fewer bits on such a device only."""
     if metadata.precision == "fp32" or torch.device(metadata.device).type == device.type:
@@ -181,7 +192,7 @@ def load_network(
     """
     metadata, source = checkpoint.metadata, checkpoint.path
     if isinstance(checkpoint, ExportedCheckpoint):
-        check_channels(checkpoint.network, len(metadata.classes), source)
+        check_channels(checkpoint.network, metadata, source)
         return checkpoint.network
     node = metadata.config.get("model")
     tensors = model_weights(checkpoint.state, weights)
@@ -193,7 +204,7 @@ def load_network(
     check_fit(model, tensors, source)
     model.load_state_dict(tensors)
     refuse_weights(model, source, metadata.precision)
-    check_channels(model, len(metadata.classes), source)
+    check_channels(model, metadata, source)
     return model
 
 
@@ -208,14 +219,15 @@ def check_fit(model: nn.Module, tensors: dict[str, Any], source: Path) -> None:
 
 
 @torch.no_grad()
-def check_channels(model: nn.Module, num_classes: int, source: Path) -> None:
+def check_channels(model: nn.Module, metadata: CheckpointMetadata, source: Path) -> None:
     """Raise a CheckpointError unless the logits have a channel for each of the classes.
 
     A small black image is computed; a model that cannot take it says so when it is used.
     """
+    num_classes, channels = len(metadata.classes), len(metadata.mean)
     modes = [(layer, layer.training) for layer in model.modules()]
     try:
-        shape = tuple(model.eval()(torch.zeros(1, 3, 64, 64)).shape)
+        shape = tuple(model.eval()(torch.zeros(1, channels, 64, 64)).shape)
     except CheckpointError:
         raise
     except Exception:
@@ -226,7 +238,7 @@ def check_channels(model: nn.Module, num_classes: int, source: Path) -> None:
     if len(shape) != 4 or shape[1] != num_classes:
         raise CheckpointError(
             f"{source}: names {num_classes} classes, but its model makes {shape} of an image "
-            f"(1, 3, 64, 64); expected (1, {num_classes}, H, W). Was it edited?"
+            f"(1, {channels}, 64, 64); expected (1, {num_classes}, H, W). Was it edited?"
         )
 
 

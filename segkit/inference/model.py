@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segkit.config.check import checked, path_problems
 from segkit.config.schema import InferenceOptions
-from segkit.data.arrays import Image, Mask
+from segkit.data.arrays import Image, Mask, Pixels
 from segkit.data.decode import pixels_of, read_image
 from segkit.data.levels import Range, to_bytes
 from segkit.errors import ConfigError, DataError
@@ -21,6 +21,7 @@ from segkit.inference.loading import (
     OptionNames,
     load_inference,
     read_checkpoints,
+    saved_bits,
     saved_range,
 )
 from segkit.inference.predictor import STRIP, Inference
@@ -29,7 +30,7 @@ from segkit.metrics.counting import row_strips
 from segkit.runtime.device import pick_device
 from segkit.text import join_lines
 
-ImageLike = PathLike | NDArray[np.uint8] | NDArray[np.uint16] | PIL.Image.Image
+ImageLike = PathLike | NDArray[Any] | PIL.Image.Image
 Probabilities = NDArray[np.float32]
 Result = TypeVar("Result")
 
@@ -112,7 +113,11 @@ def open_model(
     metadata = checkpoints[0].metadata
     inference = load_inference(checkpoints, options, pick_device(options.device), names)
     return SegmentationModel(
-        inference, metadata.classes, np.asarray(metadata.palette, np.uint8), saved_range(metadata)
+        inference,
+        metadata.classes,
+        np.asarray(metadata.palette, np.uint8),
+        saved_range(metadata),
+        saved_bits(metadata),
     )
 
 
@@ -122,13 +127,15 @@ class SegmentationModel:
     An image is a path, an array uint8 (H, W, 3) RGB or (H, W) grey, or an image of Pillow; of any
     size. The EXIF orientation is applied, as training does. A list of images gives a list; each
     is computed alone, so that a result does not depend on its neighbours. A model that was trained
-    with ``data.range`` takes arrays uint16 too, and applies its range to all that it is given.
+    with ``data.range`` takes arrays of other numbers too, and applies its range to all that it is
+    given. One that was trained on another number of channels takes arrays (H, W, channels).
 
     Args:
         inference: What computes the scores.
         classes: Names in index order.
         palette: RGB of each class, uint8 (256, 3).
         value_range: The numbers in images that become 0 and 255; None is all of their type.
+        bits: 8 or 16, of each channel as the network sees it.
     """
 
     def __init__(
@@ -137,11 +144,13 @@ class SegmentationModel:
         classes: Sequence[str],
         palette: Image,
         value_range: Range | None = None,
+        bits: int = 8,
     ) -> None:
         self.inference = inference
         self.classes = list(classes)
         self.palette = palette
-        self.value_range = value_range
+        self.value_range, self.bits = value_range, bits
+        self.channels = len(inference.normalize.mean)
 
     @overload
     def predict(self, image: ImageLike) -> Mask: ...
@@ -181,15 +190,15 @@ class SegmentationModel:
 
         return _each(image, one_image)
 
-    def to_pixels(self, given: ImageLike, name: str = "the image") -> Image:
-        """An image of any kind as uint8 (H, W, 3) RGB; see :func:`to_pixels`."""
-        return to_pixels(given, self.value_range, name)
+    def to_pixels(self, given: ImageLike, name: str = "the image") -> Pixels:
+        """An image of any kind as the network's, as uint8 (H, W, 3) RGB; see :func:`to_pixels`."""
+        return to_pixels(given, self.value_range, name, self.channels, self.bits)
 
     @torch.no_grad()
     def compute(
-        self, pixels: Image, *, with_probs: bool = False, name: str = "the image"
+        self, pixels: Pixels, *, with_probs: bool = False, name: str = "the image"
     ) -> tuple[Mask, Probabilities | None]:
-        """Mask (H, W) and on request probabilities (C, H, W) of uint8 (H, W, 3).
+        """Mask (H, W) and on request probabilities (C, H, W) of :meth:`to_pixels`.
 
         On the device the scores of all classes exist only for the rows that are computed together.
 
@@ -218,35 +227,47 @@ def name_of(given: ImageLike) -> str:
     return str(given) if isinstance(given, str | os.PathLike) else "the image"
 
 
-def to_pixels(given: ImageLike, value_range: Range | None = None, name: str = "the image") -> Image:
-    """An image of any kind as uint8 (H, W, 3) RGB.
+def to_pixels(
+    given: ImageLike,
+    value_range: Range | None = None,
+    name: str = "the image",
+    channels: int = 3,
+    bits: int = 8,
+) -> Pixels:
+    """An image of any kind as uint8 (H, W, 3) RGB, or of other channels and bits.
 
     Args:
         image: As for :class:`SegmentationModel`.
         value_range: ``data.range`` of the model.
         name: What errors call it.
+        channels: Of the result.
+        bits: 8 or 16, of the result.
 
     Raises:
         DataError: A file that cannot be read, or an object of another kind.
     """
     if isinstance(given, PIL.Image.Image):
-        return pixels_of(given, name, value_range=value_range)
+        return pixels_of(given, name, None, value_range, channels, bits)
     if isinstance(given, str | os.PathLike):
-        return read_image(user_path(given), value_range=value_range)
+        return read_image(user_path(given), None, value_range, channels, bits)
     if not isinstance(given, np.ndarray):
         raise DataError(
             f"{name} is a {type(given).__name__}; expected a path, an array uint8 (H, W, 3), "
             "or an image of Pillow"
         )
     shape = given.shape
-    kinds = (np.uint8,) if value_range is None else (np.uint8, np.uint16)
-    if given.dtype not in kinds or 0 in shape or not (given.ndim == 2 or shape[2:] == (3,)):
-        raise DataError(
-            f"{name} is an array of {given.dtype} {shape}; expected uint8 (H, W, 3) in the "
-            "order red, green, blue (OpenCV: image[..., ::-1]), or grey (H, W)"
-        )
-    pixels = to_bytes(given, np.iinfo(given.dtype).max, value_range, name)
-    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+    full = {"uint8": 255, "uint16": 65535}.get(given.dtype.name)
+    taken = given.dtype == np.uint8 or (bits == 16 and full is not None)
+    taken |= value_range is not None and given.dtype.kind in "iuf"
+    grey = given.ndim == 2 and channels in (1, 3)
+    if not taken or 0 in shape or not (grey or shape[2:] == (channels,)):
+        expected = "uint8 (H, W, 3) in the order red, green, blue (OpenCV: image[..., ::-1]), or"
+        expected = f"{expected} grey (H, W)"
+        if channels != 3:
+            expected = f"uint8 (H, W, {channels}), of which the network was trained with data.mean"
+        raise DataError(f"{name} is an array of {given.dtype} {shape}; expected {expected}")
+    pixels = to_bytes(given, full, value_range, name, bits)
+    return np.repeat(pixels[..., None], channels, axis=2) if pixels.ndim == 2 else pixels
 
 
 def _each(

@@ -125,7 +125,10 @@ class OnnxModel(nn.Module):
         self.path = Path(path)
         self.facts = read_facts(self.path, self.session.get_modelmeta().custom_metadata_map)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        kind = "tensor(uint8)" if self.facts["preprocessing"] else "tensor(float)"
+        data = self.facts["config"].get("data")
+        bits = 16 if isinstance(data, dict) and data.get("bits") == 16 else 8
+        self.bytes = torch.uint16 if bits == 16 else torch.uint8
+        kind = f"tensor(uint{bits})" if self.facts["preprocessing"] else "tensor(float)"
         if [one.type for one in inputs] != [kind] or len(outputs) != 1:
             raise CheckpointError(
                 f"{path}: takes {', '.join(one.type for one in inputs)} and makes {len(outputs)} "
@@ -134,13 +137,14 @@ class OnnxModel(nn.Module):
         self.input = inputs[0].name
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits float32 (N, C, H, W) of normalised images, float (N, 3, H, W)."""
+        """Logits float32 (N, C, H, W) of normalised images, float (N, C, H, W)."""
         given = image.detach().float()
         if self.facts["preprocessing"]:
             mean, std = (
                 given.new_tensor(self.facts[name]).view(-1, 1, 1) for name in ("mean", "std")
             )
-            given = given.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+            most = torch.iinfo(self.bytes).max
+            given = given.mul(std).add(mean).mul(most).round().clamp(0, most).to(self.bytes)
         try:
             (logits,) = self.session.run(None, {self.input: given.contiguous().cpu().numpy()})
         except Exception as error:  # its own classes, which it does not document

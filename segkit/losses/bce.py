@@ -1,4 +1,4 @@
-"""Sigmoid cross-entropy: each class is its own yes-or-no question, so classes may overlap."""
+"""Sigmoid cross-entropy: each class is its own yes-or-no question, against all others."""
 
 from collections.abc import Sequence
 

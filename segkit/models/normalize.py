@@ -22,7 +22,7 @@ class Normalize:
     channels_last: bool = True
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to float32 (N, C, H, W)."""
+        """uint8 or uint16 (N, C, H, W) to float32 (N, C, H, W)."""
         return self.by(image, *self.constants(image.device))
 
     def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,8 @@ class Normalize:
     def by(self, image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """The same with the :meth:`constants` at hand, for a graph, which could not keep them."""
         order = memory_order(self.channels_last)
-        return image.to(torch.float32, memory_format=order).div_(255).sub_(mean).div_(std)
+        scale = 65535 if image.dtype == torch.uint16 else 255
+        return image.to(torch.float32, memory_format=order).div_(scale).sub_(mean).div_(std)
 
 
 @lru_cache

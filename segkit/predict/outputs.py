@@ -8,12 +8,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.arrays import Image, Mask
+from segkit.data.arrays import Image, Mask, Pixels
 from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.files import CSVTable, atomic_write
 from segkit.inference.model import Probabilities
-from segkit.report.images import color, write_image
+from segkit.report.images import color, picture, write_image
 from segkit.text import did_you_mean
 
 BACKGROUND = "background"  # need not be a class, unless it is to be cut away
@@ -73,7 +73,7 @@ class PredictionOutputs:
         return "probs" in (self.kinds or ())
 
     def write(
-        self, name: str, pixels: Image, mask: Mask, probs: Probabilities | None, *kinds: str
+        self, name: str, pixels: Pixels, mask: Mask, probs: Probabilities | None, *kinds: str
     ) -> None:
         """The files of one image; ``kinds`` other than those of the whole run."""
         for kind in kinds or self.kinds or ("index",):
@@ -109,7 +109,7 @@ class PredictionOutputs:
             others = [kind for kind in kinds if kind not in videos]
 
             def write(
-                pixels: Image, mask: Mask, probs: Probabilities | None, times: int = 1
+                pixels: Pixels, mask: Mask, probs: Probabilities | None, times: int = 1
             ) -> None:
                 nonlocal frames
                 frames += 1
@@ -122,8 +122,9 @@ class PredictionOutputs:
 
             yield write
 
-    def draw(self, kind: str, pixels: Image, mask: Mask) -> Image:
+    def draw(self, kind: str, pixels: Pixels, mask: Mask) -> Image:
         """An image uint8 (H, W, 3), or with alpha (H, W, 4) for a cutout."""
+        pixels = picture(pixels)
         if kind == "cutout":
             alpha = np.where(mask == self.background, 0, 255).astype(np.uint8)
             return np.dstack([pixels, alpha])

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from segkit.config.schema import PredictConfig
-from segkit.data.arrays import Image, Mask
+from segkit.data.arrays import Mask, Pixels
 from segkit.errors import DataError
 from segkit.inference.model import Probabilities, SegmentationModel
 from segkit.predict.outputs import Areas, PredictionOutputs
@@ -108,7 +108,9 @@ class Work:
                 "was written ends there"
             )
 
-    def _compute(self, pixels: Image, repeats: int, name: str) -> tuple[Mask, Probabilities | None]:
+    def _compute(
+        self, pixels: Pixels, repeats: int, name: str
+    ) -> tuple[Mask, Probabilities | None]:
         """Mask and, if they are to be written, probabilities."""
         self.images += 1
         with_probs = self.outputs.with_probs

@@ -8,11 +8,23 @@ import PIL.Image
 from PIL import ImageDraw, ImageFont
 
 from segkit.console import one_line
-from segkit.data.arrays import Image
+from segkit.data.arrays import Image, Pixels
 from segkit.data.labels import Labels
 
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 GAP = 4
+
+
+def picture(pixels: Pixels) -> Image:
+    """What people see of what a network is given, (H, W, C) of any depth: uint8 (H, W, 3).
+
+    The first three channels, or of one or two the first one as grey. They need no stretching:
+    ``data.range`` has been applied.
+    """
+    shown = pixels if pixels.shape[2] == 3 else pixels[..., : 3 if pixels.shape[2] > 3 else 1]
+    if shown.dtype == np.uint16:
+        shown = ((shown.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(shown, 3, axis=2) if shown.shape[2] == 1 else np.ascontiguousarray(shown)
 
 
 def color(mask: Labels, palette: Image) -> Image:

@@ -25,6 +25,7 @@ from segkit.runs.plain import (
 
 # All that is left unresolved in a saved configuration: what the environment says.
 ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
+MOST_CHANNELS = 1024
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -91,6 +92,7 @@ def described(path: Path, entries: Any) -> CheckpointMetadata:
         CHECKS[name](path, name, value)
     metadata = CheckpointMetadata(**_of_today(entries))
     _check_agreement(path, metadata)
+    expect(path, "std", metadata.std, lambda std: len(std) == len(metadata.mean), "as many as mean")
     return metadata
 
 
@@ -105,7 +107,9 @@ def _of_today(entries: dict[str, Any]) -> dict[str, Any]:
 
 def _check_agreement(path: Path, metadata: CheckpointMetadata) -> None:
     """Raise a CheckpointError if the configuration says something else of the data."""
-    data = metadata.config.get("data", {})
+    data, model = (metadata.config.get(name, {}) for name in ("data", "model"))
+    channels = model.get("in_channels", len(metadata.mean))
+    expect(path, "mean", metadata.mean, lambda mean: channels == len(mean), f"{channels} numbers")
     said = {"num_classes": len(metadata.classes), "ignore_index": metadata.ignore_index}
     for name, value in said.items():
         found = data.get(name)
@@ -208,6 +212,10 @@ def _is_share(value: Any) -> bool:
     return is_number(value) and 0 <= value <= 1
 
 
+def _is_per_channel(test: Any) -> Any:
+    return lambda value: is_listing(test)(value) and 1 <= len(value) <= MOST_CHANNELS
+
+
 def _is_byte(value: Any) -> bool:
     return is_count(value) and value <= 255
 
@@ -219,9 +227,10 @@ CHECKS: Mapping[str, Any] = {
         is_listing(is_listing(_is_byte, 3), 256), "256 colours of three numbers from 0 to 255"
     ),
     "ignore_index": _one(is_count, "a mask value of at least 0"),
-    "mean": _one(is_listing(_is_share, 3), "three numbers from 0 to 1"),
+    "mean": _one(_is_per_channel(_is_share), "a number from 0 to 1 for each channel"),
     "std": _one(
-        is_listing(lambda value: _is_share(value) and value > 0, 3), "three numbers above 0, to 1"
+        _is_per_channel(lambda value: _is_share(value) and value > 0),
+        "a number above 0, to 1, for each channel",
     ),
     "precision": _one(
         lambda value: isinstance(value, str) and value in PRECISIONS,

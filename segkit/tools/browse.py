@@ -20,7 +20,7 @@ from segkit.cli.arguments import RENAMED, output_file, run_tool
 from segkit.config import build, build_augment
 from segkit.config.schema import option
 from segkit.console import say
-from segkit.data.arrays import Image, Mask
+from segkit.data.arrays import Mask, Pixels
 from segkit.data.dataset import can_examine
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
@@ -29,7 +29,7 @@ from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
 from segkit.report.contact_sheet import Tile, contact_sheet
-from segkit.report.images import write_image
+from segkit.report.images import picture, write_image
 
 
 @dataclass
@@ -82,10 +82,10 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
     say(f"{count} of {len(dataset)} images of {cfg.data.train_split}: {path}")
 
 
-def tile(image: Image, mask: Mask, name: str, ignore_index: int) -> Tile:
+def tile(image: Pixels, mask: Mask, name: str, ignore_index: int) -> Tile:
     height, width = mask.shape
     ignored = float((mask == ignore_index).mean())
-    return Tile(image, mask, f"{name}: {width} x {height}, {ignored:.0%} ignored")
+    return Tile(picture(image), mask, f"{name}: {width} x {height}, {ignored:.0%} ignored")
 
 
 def main(arguments: Sequence[str]) -> int:

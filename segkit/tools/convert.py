@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from segkit.cli.arguments import run_tool
 from segkit.console import say
+from segkit.data.bands import count_bands
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.counts import Counts, class_table
 from segkit.data.dataset import check_pair
@@ -158,7 +159,7 @@ def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[n
         if file.suffix.lower() not in SUFFIXES:
             raise DataError(f"{file}: expected an image with a suffix of {' '.join(SUFFIXES)}")
         try:
-            size = shown_size(load(file), (mask.shape[0], mask.shape[1]))
+            size = shown_size(load(file, count_bands(file)), (mask.shape[0], mask.shape[1]))
         except DataError as error:
             if file == item.image:
                 raise

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from segkit.cli.arguments import output_file, run_tool
 from segkit.config.schema import option
 from segkit.console import say
+from segkit.data.arrays import Pixels
 from segkit.data.check import judge
 from segkit.data.facts import Facts, facts_of
 from segkit.data.threads import map_parallel
@@ -49,6 +50,8 @@ class Found(NamedTuple):
     pixels: NDArray[np.int64]  # of each class
     ignored: int
     objects: list[NDArray[np.int64]]  # of each class, (objects, 3)
+    values: NDArray[np.int64]  # of each channel: sum of the bytes, and of their squares
+    grey: bool  # all channels are equal
 
 
 def stats(request: Request) -> None:
@@ -66,7 +69,9 @@ def stats(request: Request) -> None:
             object_sizes(mask, number) if pixels[number] else NO_OBJECTS
             for number in range(dataset.num_classes)
         ]
-        return Found(mask.shape, pixels, mask.size - labelled.size, objects), facts
+        values, grey = _values(item.image)
+        ignored = mask.size - labelled.size
+        return Found(mask.shape, pixels, ignored, objects, values, grey), facts
 
     looked = map_parallel(look, range(len(dataset)), "look")
     facts = {name: one for name, (_, one) in zip(dataset.ids, looked, strict=True)}
@@ -86,6 +91,14 @@ def stats(request: Request) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"root": str(dataset.root), "split": dataset.split, **content})
         say(f"written: {path}")
+
+
+def _values(image: Pixels) -> tuple[NDArray[np.int64], bool]:
+    """Of uint8 (H, W, C): the sums (C, 2) of values and squares, and whether channels are equal."""
+    channels = image.reshape(-1, image.shape[2]).T
+    counts = np.array([np.bincount(channel, minlength=256) for channel in channels])
+    powers = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)
+    return counts @ powers, bool((image == image[..., :1]).all())
 
 
 def summarize(found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:
@@ -121,6 +134,19 @@ def summarize(found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:
         "classes": per_class,
         "class_weights": weights,
         "crop_size": suggest_crop(found, classes),
+        **_mean_and_std(found),
+    }
+
+
+def _mean_and_std(found: Sequence[Found]) -> dict[str, Any]:
+    """Of each channel, over all pixels of the images, of values in 0 to 1."""
+    pixels = sum(one.size[0] * one.size[1] for one in found)
+    mean, square = (np.sum([one.values for one in found], axis=0) / pixels).T
+    std = np.sqrt(np.maximum(square - mean**2, 0)) / 255
+    return {
+        "mean": (mean / 255).tolist(),
+        "std": std.tolist(),
+        "grey": all(one.grey for one in found),
     }
 
 
@@ -173,7 +199,29 @@ def report(content: dict[str, Any]) -> str:
     ]
     for name, weights in content["class_weights"].items():
         lines.append(f"  {name:17}[{', '.join(f'{weight:.3g}' for weight in weights)}]")
+    lines += channel_lines(content)
     return "\n".join(lines)
+
+
+def channel_lines(content: dict[str, Any]) -> list[str]:
+    """The keys that normalise these images, instead of ImageNet's numbers."""
+
+    def keys(channels: int) -> str:
+        # A channel that is the same everywhere is divided by 1.
+        values = {"mean": content["mean"], "std": [std or 1.0 for std in content["std"]]}
+        texts = (
+            f"data.{name}=[{','.join(f'{value:.4g}' for value in numbers[:channels])}]"
+            for name, numbers in values.items()
+        )
+        return " ".join(f"'{text}'" for text in texts)
+
+    count = len(content["mean"])
+    lines = [f"mean and deviation of the {count} channels: {keys(count)}"]
+    if count == 3:
+        lines[0] += " (the default is ImageNet's, which its weights were trained with)"
+    if count > 1 and content["grey"]:
+        lines.append(f"all images are grey; for a network with one channel: {keys(1)}")
+    return lines
 
 
 def crop_text(crop: Sequence[int]) -> str:

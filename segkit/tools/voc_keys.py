@@ -34,4 +34,5 @@ class VOCKeys:
             label_map=self.label_map,
             colormap=self.colormap,
             value_range=self.value_range,
+            channels=None,
         )

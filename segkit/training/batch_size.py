@@ -83,7 +83,9 @@ def trial_steps(
         accumulate: Batches per step.
     """
     device = step.precision.device
-    image = torch.randint(256, (batch_size, 3, *image_size), dtype=torch.uint8, device=device)
+    image = torch.randint(
+        256, (batch_size, len(step.normalize.mean), *image_size), dtype=torch.uint8, device=device
+    )
     target = torch.zeros(batch_size, *image_size, dtype=torch.uint8, device=device)
     count = 2 * accumulate
     plan = EpochPlan(1, 1, count * batch_size, batch_size, accumulate=accumulate)

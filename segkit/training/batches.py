@@ -19,10 +19,11 @@ def open_batches(
         batch_size: Images per batch and process.
         runtime: The processes and the device.
     """
-    fill = tuple(round(255 * value) for value in settings.data.mean)
+    channels, bits = len(settings.data.mean), settings.data.bits
+    fill = tuple(round((2**bits - 1) * value) for value in settings.data.mean)
     num_workers = resolve_num_workers(settings.loader.num_workers, runtime.device)
     height, width = data.image_size
-    if full := shm_warning(4 * height * width * batch_size, num_workers):
+    if full := shm_warning((channels * bits // 8 + 1) * height * width * batch_size, num_workers):
         log.warning("warning: %s", full)
     collate = Collate(fill, settings.data.ignore_index)
     device, rank, world_size = runtime.device, runtime.world.rank, runtime.world.size

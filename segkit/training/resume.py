@@ -41,6 +41,7 @@ REFUSED = (
     "data.label_map",
     "data.colormap",
     "data.range",
+    "data.bits",
     "data.ignore_index",
     "data.mean",
     "data.std",

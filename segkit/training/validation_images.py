@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segkit.data.loader import Batch
 from segkit.metrics import ConfusionMatrix
-from segkit.report.images import confusion_image, panel, with_legend
+from segkit.report.images import confusion_image, panel, picture, with_legend
 
 Write = Callable[[str, NDArray[np.uint8]], None]
 
@@ -43,7 +43,7 @@ class ValidationImages:
         """The next image: a batch of one and its class ids, (1, H, W)."""
         if self.seen in self.shown:
             drawn = panel(
-                batch.image[0].permute(1, 2, 0).cpu().numpy(),
+                picture(batch.image[0].permute(1, 2, 0).cpu().numpy()),
                 batch.target[0].cpu().numpy(),
                 pred[0].cpu().numpy(),
                 self.palette,

@@ -110,7 +110,11 @@ ROWS = [
     ("data.range=[1,[2]]", "data.range=[1.0, [2]]: expected numbers that rise"),
     ("data.range=[0,inf]", "data.range=[0.0, inf]: expected a finite number"),
     ("data.range=full", "data.range: expected a list"),
-    ("data.mean=[0.5]", "data.mean=[0.5]: expected 3 values"),
+    (
+        "data.mean=[0.5]",
+        "data.mean has 1 numbers and data.std has 3: expected one of each for each",
+    ),
+    ("data.bits=12", "data.bits=12: expected 8, or 16 to keep all of images of more than 8 bits"),
     ("data.dataset=null", "data.dataset=None: expected a node with _target_"),
     ("augment.crop_size=[64]", "augment.crop_size=[64]: expected 2 values"),
     ("augment.train=[1]", "augment.train[0]=1: expected a node with _target_"),
@@ -140,7 +144,7 @@ TOGETHER = [
     [
         *("trainer.clip_grad_norm=0", "model.backbone=resnet18", "loader.batch_size=true"),
         *("loader.num_workers=many", "seed=99999999999999999999", "data.num_classes=257"),
-        *("data.std=[58,57,57]", "data.range=[9,9]", "data.mean=[0.5]"),
+        *("data.std=[58,57,57]", "data.range=[9,9]", "data.mean=[0.5]", "data.bits=12"),
     ],
     [
         *("~model/backbone", "model.dropout=null", "model.separable=maybe", "data.root=null"),

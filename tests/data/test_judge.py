@@ -237,7 +237,8 @@ def test_images_that_lose_their_levels_are_told_and_the_advice_keeps_them(tmp_pa
     warning = check(root).warnings[0]
     found = re.fullmatch(
         r"4 of 4 images of the train split hold (\d+) to (\d+) of their type's 0 to 65535: of "
-        r"the (\d+) levels of \d only 17 are left\. Set data\.range=\[0,4095\]",
+        r"the (\d+) levels of \d only 17 are left\. Set data\.range=\[0,4095\], or keep all "
+        r"of them: data\.bits=16",
         warning,
     )
     assert found
@@ -245,6 +246,7 @@ def test_images_that_lose_their_levels_are_told_and_the_advice_keeps_them(tmp_pa
     assert check(root, value_range=[0, 4095]).warnings == []
     photo = VOCSegmentation(root, "train", value_range=[0, 4095]).read(0)[0]
     assert len(np.unique(photo)) == 256
+    assert check(root, bits=16).warnings == []
     for warning in check(root, value_range=[0, 2047]).warnings:
         assert re.match(
             r"[45]\d\.\d% of the pixels of the .* beyond data\.range=\[0,2047\]", warning
@@ -271,10 +273,12 @@ def test_bands_that_are_not_used_are_told(tmp_path):
 
     expected = (
         "4 of 4 images of the train split have bands besides grey or RGB, such as transparency "
-        "or infrared, that are not used; the first is 0"
+        "or infrared, that are not used (data.mean and data.std of as many numbers as bands use "
+        "them); the first is 0"
     )
     root = with_images(tmp_path, make)
     assert check(root).warnings[0] == expected
+    assert check(root, channels=4).warnings == []
 
     def opaque(number, path):
         Image.new("RGBA", (64, 48), (number, 2, 3, 255)).save(path)

@@ -16,6 +16,7 @@ from torchvision import models
 from segkit.errors import CheckpointError
 from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import MobileNet, ResNet
+from segkit.models.backbones.surgery import _adapt_kernel
 from segkit.models.weights import load_matching, read_tensors, strip_prefixes
 
 REAL_WEIGHTS = Path(__file__).parents[2].parent / "shared" / "weights" / "mobilenet_v2.pth"
@@ -223,13 +224,29 @@ def test_mismatch_in_plain_words(resnet18_file: Path, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("in_channels", [1, 4])
+@pytest.mark.parametrize("in_channels", [1, 6])
 def test_grey_images_keep_their_response(in_channels: int, resnet18_file: Path) -> None:
     colour = ResNet("resnet18", str(resnet18_file)).eval()
     other = ResNet("resnet18", str(resnet18_file), in_channels=in_channels).eval()
     grey = torch.randn(1, 1, 32, 32)
     expected = colour(grey.expand(-1, 3, -1, -1))
     assert_close(other(grey.expand(-1, in_channels, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_of_other_channels_by_hand() -> None:
+    kernel = torch.tensor([3.0, 6.0, 12.0]).view(1, 3, 1, 1)  # red, green, blue
+    assert _adapt_kernel(kernel, 1).flatten().tolist() == [21]
+    assert _adapt_kernel(kernel, 2).flatten().tolist() == [4.5, 9]
+    assert _adapt_kernel(kernel, 4).flatten().tolist() == [2.25, 4.5, 9, 2.25]
+    assert _adapt_kernel(kernel, 3) is kernel
+
+
+@pytest.mark.parametrize("in_channels", [1, 2, 4, 5, 13])
+def test_kernels_of_other_channels_are_those_of_timm(in_channels: int) -> None:
+    timm = pytest.importorskip("timm.models")
+    kernel = torch.randn(4, 3, 7, 7)
+    expected = timm.adapt_input_conv(in_channels, kernel.clone())
+    assert_close(_adapt_kernel(kernel, in_channels), expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("invalid hash value")])

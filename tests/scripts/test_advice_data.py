@@ -495,10 +495,10 @@ CASES |= {
         work=to(TIFF, encoded(IMAGES[0], "TIFF")),
     ),
     "planes": Case(
-        {"JPEGImages/a.png": None, TIFF: stored(IMAGES[0].transpose(2, 0, 1) * np.uint16(257))},
+        masks(stored(COLORED.transpose(2, 0, 1) * np.uint16(257)), "a"),
         "",
         "Save it with the bands of a pixel side by side",
-        work=to(TIFF, encoded(IMAGES[0], "TIFF")),
+        work=saved(DOT),
     ),
     "colours of 16 bits": Case(
         masks(stored(COLORED * np.uint16(257)), "a"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from band_files import make_bands
 from doc_commands import CROP, SHORT, TINY
 from PIL import Image
 from scripts import ROOT, call
@@ -41,6 +42,7 @@ def make_folder(folder: Path) -> None:
     time.sleep(0.01)  # so that the copy is the newest run
     shutil.copytree(folder / "runs/other", folder / "runs/first", copy_function=shutil.copyfile)
     make_labels(folder)
+    make_bands(folder / "data/bands")
 
 
 def write_shown_files(document: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from band_files import make_bands
 from label_files import (
     PHOTO,
     XML,
@@ -483,3 +484,16 @@ def test_the_command(here: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: overlap=top: no such value; did you mean auto?")
     assert "out is not set" in done.stderr
+
+
+def test_images_of_many_bands_are_paired_with_their_masks() -> None:
+    root = make_bands(Path("voc"))
+    for path in sorted((root / "SegmentationClass").glob("*.png")):
+        write({f"masks/{path.name}": 255 * read_mask(path)})
+    run("format=binary source=masks images=voc/JPEGImages")
+    settings = {"value_range": [0, 4095], "channels": 5}
+    dataset, expected = (
+        VOCSegmentation(folder, split, **settings)
+        for folder, split in (("out", "all"), (root, "train"))
+    )
+    assert (dataset.read(0)[0] == expected.read(0)[0]).all()

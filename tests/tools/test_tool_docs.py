@@ -19,7 +19,7 @@ def test_every_tool_is_shown() -> None:
         path.stem for path in (ROOT / "segkit/tools").glob("*.py") if "__main__" in path.read_text()
     }
     shown = {tool for command in WRITTEN for tool in re.findall(r"segkit\.tools\.(\w+)", command)}
-    assert shown == {"browse", "convert", "download", "model", "split", "stats"}
+    assert shown == {"browse", "convert", "download", "model", "split", "stats", "tile"}
     assert tools == shown | {"check"}  # which the pages call segkit.data.check
 
 

@@ -52,7 +52,8 @@ def test_the_numbers_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def found_with(side: int, *, size: tuple[int, int] = (600, 700)) -> Found:
     objects = [np.array([[360_000, 600, 700]]), np.array([[side * side, side, side], [9, 3, 3]])]
-    return Found(size, np.array([1, 1]), 0, objects)
+    values = np.zeros((3, 2), np.int64)
+    return Found(size, np.array([1, 1]), 0, objects, values, False)
 
 
 def test_the_crop_shows_objects_with_their_surroundings() -> None:

@@ -97,9 +97,9 @@ def load_pretrained(
 ) -> None:
     """Fill ``backbone`` with the tensors of a torchvision classifier; all of them or an error.
 
-    Where the backbone takes other than three channels, the kernel of its first convolution is the
-    mean over red, green and blue, repeated and scaled by ``3 / in_channels``: a grey image gives
-    the same response as before.
+    Where the backbone takes other than three channels, the kernel of its first convolution is, as
+    in timm, the sum over red, green and blue for one channel, so that a grey image gives the same
+    response as before; for N it is repeated, red, green, blue, red, ..., and scaled by 3 / N.
 
     Args:
         backbone: Module whose state-dict keys are torchvision's.
@@ -138,8 +138,11 @@ def load_pretrained(
 def _adapt_kernel(kernel: Tensor, in_channels: int) -> Tensor:
     if kernel.shape[1] == in_channels:
         return kernel
-    mean = kernel.mean(1, keepdim=True) * (kernel.shape[1] / in_channels)
-    return mean.repeat(1, in_channels, 1, 1)
+    given = kernel.shape[1]
+    if in_channels == 1:
+        return kernel.sum(1, keepdim=True)
+    repeated = kernel.repeat(1, -(-in_channels // given), 1, 1)[:, :in_channels]
+    return repeated * (given / in_channels)
 
 
 def _download(name: str, download: Callable[[], dict[str, Any]]) -> dict[str, Any]:

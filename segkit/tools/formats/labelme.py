@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.bands import count_bands
 from segkit.data.decode import load, read_labels
 from segkit.data.orientation import shown_size
 from segkit.data.threads import map_parallel
@@ -144,7 +145,7 @@ def _size(content: dict[str, Any], path: Path, image: Path | bytes) -> Size:
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if height is not None or width is not None or isinstance(image, bytes):
         return mask_size(height, width, str(path))
-    return shown_size(load(image))
+    return shown_size(load(image, count_bands(image)))
 
 
 def _area(shape: dict[str, Any], kind: str, size: Size) -> Area:
