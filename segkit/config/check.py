@@ -14,6 +14,7 @@ from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import explain, short
 from segkit.config.schema import (
     COMPONENTS,
+    FOLDER_KEYS,
     LARGEST,
     SCHEMAS,
     Settings,
@@ -24,10 +25,12 @@ from segkit.errors import ConfigError, DataError
 from segkit.files import path_problem, special_kind, user_path
 from segkit.text import did_you_mean, join_lines
 
+FOLDERS = "segkit.data.FolderSegmentation"
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
 HINTS = {
-    "data.root": "data.root=PATH, the folder with JPEGImages, SegmentationClass and ImageSets",
+    "data.root": "data.root=PATH, the folder with JPEGImages, SegmentationClass and ImageSets "
+    "(images and masks in two other folders: data=folders)",
     "checkpoint": "checkpoint=PATH, a .pt file or a run folder under runs/",
 }
 
@@ -78,6 +81,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
     problems = list(value_problems(SCHEMAS[name], plain))
     if name == "train":
         problems += component_problems(plain)
+        problems += layout_problems(plain["data"])
         problems += window_problems(plain["val"]["window"], "val.window")
         problems += cache_problems(plain["loader"])
     if name == "evaluate":
@@ -110,6 +114,21 @@ def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:
         yield (
             f"{key}.stride={stride}: expected at most {key}.size={size}; with a larger one pixels "
             "between windows would be left out"
+        )
+
+
+def layout_problems(data: Mapping[Any, Any]) -> Iterator[str]:
+    """Keys that say where the files are, and that this data set does not take."""
+    node = data["dataset"]
+    if not isinstance(node, dict):
+        return
+    for key in FOLDER_KEYS:
+        if data[key] not in (None, 0) and key not in node:
+            yield f"data.{key}={data[key]}: is for data=folders, or a data set that takes {key}"
+    if data["root"] is not None and str(node.get("_target_")) == FOLDERS:
+        yield (
+            f"data.root={data['root']}: is for a folder in VOC layout (data=voc); data=folders has "
+            "data.images=DIR and data.masks=DIR"
         )
 
 

@@ -17,7 +17,8 @@ from segkit.errors import DataError
 class SegmentationDataset(Protocol):
     """A sequence of images with their masks; any class with these four members will do.
 
-    Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of images):
+    Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of images, and
+    ``warnings``, sentences that the check repeats):
         ids: One name per item, unique; names the files of predictions.
         classes: One name per class, in index order.
     """

@@ -77,6 +77,13 @@ def parse_split(
     return seen
 
 
+def parse_pairs(lines: Sequence[str]) -> list[tuple[int, str, str]] | None:
+    """Number of each line, its image and its mask, where all lines hold two paths; else None."""
+    rows = [(number, _PAIR.fullmatch(line)) for number, line in enumerate(lines, 1) if line]
+    found = [(number, pair[1], pair[2]) for number, pair in rows if pair]
+    return found if found and len(found) == len(rows) else None
+
+
 def hint(line: str) -> str | None:
     """What a line seems to be whose image is not there, and what to write; None if no idea."""
     if found := _PAIR.fullmatch(line):

@@ -3,9 +3,7 @@
 python -m segkit.tools.split data.root=PATH [val=0.2] [test=0.1] [folds=5] [key=value ...]
 """
 
-import re
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +21,16 @@ from segkit.data.colors import parse_colormap
 from segkit.data.counts import Counts, class_table
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
+from segkit.data.groups import group_names
 from segkit.data.judge import compare_palettes
 from segkit.data.masks import to_labels
+from segkit.data.named_files import files_below
+from segkit.data.pairs import SUFFIXES
 from segkit.data.threads import map_parallel
-from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
+from segkit.data.voc import MASKS, read_split, split_file
 from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
-from segkit.tools.formats.annotation import files_below
 from segkit.tools.stratify import divide
 
 
@@ -147,17 +147,7 @@ def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
     """A number for each image, equal for those that must stay together."""
     if pattern is None:
         return np.arange(len(ids))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of what may mean more some day
-            expression = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"group={pattern}: is no regular expression ({error})") from None
-    matches = [expression.search(name) for name in ids]
-    if lost := [name for name, match in zip(ids, matches, strict=True) if match is None]:
-        raise DataError(f"group={pattern}: {len(lost)} ids do not match:\n{bullet_list(lost)}")
-    names = [match[1] if expression.groups else match[0] for match in matches if match]
-    numbers: NDArray[np.int64] = np.unique([str(name) for name in names], return_inverse=True)[1]
+    numbers: NDArray[np.int64] = np.unique(group_names(ids, pattern), return_inverse=True)[1]
     return numbers
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from segkit.config.schema import REQUIRED, option
 from segkit.data.colors import Palette
 from segkit.data.label_list import column_problem, line_problems
-from segkit.data.voc import SUFFIXES
+from segkit.data.named_files import files_below
+from segkit.data.pairs import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import refuse_special, user_path
 from segkit.text import bullet_list
@@ -237,16 +238,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """All files with one of the suffixes, sorted; those in hidden folders are not meant."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(
-        path
-        for path in found
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    )
 
 
 def read_json(path: Path) -> Any:

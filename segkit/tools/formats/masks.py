@@ -13,8 +13,9 @@ from segkit.data.classes import read_lines
 from segkit.data.colors import classes_of_colors, fill_palette
 from segkit.data.decode import load_labels
 from segkit.data.levels import image_of
+from segkit.data.named_files import files_below
+from segkit.data.pairs import SUFFIXES
 from segkit.data.threads import map_parallel
-from segkit.data.voc import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
@@ -23,7 +24,6 @@ from segkit.tools.formats.annotation import (
     Item,
     Request,
     check_classes,
-    files_below,
     item_name,
     left_out,
 )
