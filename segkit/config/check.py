@@ -1,7 +1,7 @@
 """The check before a run: unknown keys, wrong types and impossible values, all of them at once."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -29,8 +29,7 @@ FOLDERS = "segkit.data.FolderSegmentation"
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
 HINTS = {
-    "data.root": "data.root=PATH, the folder with JPEGImages, SegmentationClass and ImageSets "
-    "(images and masks in two other folders: data=folders)",
+    "data.root": "data.root=PATH, the folder with JPEGImages, SegmentationClass and ImageSets",
     "checkpoint": "checkpoint=PATH, a .pt file or a run folder under runs/",
 }
 
@@ -81,7 +80,10 @@ def check_values(cfg: DictConfig, name: str) -> None:
     problems = list(value_problems(SCHEMAS[name], plain))
     if name == "train":
         problems += component_problems(plain)
-        problems += layout_problems(plain["data"])
+        node = plain["data"]["dataset"]
+        if isinstance(node, dict):
+            is_folders = node.get("_target_") == FOLDERS
+            problems += layout_problems(plain["data"], node, is_folders)
         problems += window_problems(plain["val"]["window"], "val.window")
         problems += cache_problems(plain["loader"])
     if name == "evaluate":
@@ -117,18 +119,23 @@ def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:
         )
 
 
-def layout_problems(data: Mapping[Any, Any]) -> Iterator[str]:
-    """Keys that say where the files are, and that this data set does not take."""
-    node = data["dataset"]
-    if not isinstance(node, dict):
-        return
+def layout_problems(
+    data: Mapping[Any, Any], taken: Collection[str], is_folders: bool
+) -> Iterator[str]:
+    """Keys that say where the files are, and that a data set does not take.
+
+    Args:
+        data: What is set below ``data``.
+        taken: What the data set takes of :data:`FOLDER_KEYS`.
+        is_folders: Whether it is that of ``data=folders``.
+    """
     for key in FOLDER_KEYS:
-        if data[key] not in (None, 0) and key not in node:
+        if data[key] not in (None, 0) and key not in taken:
             yield f"data.{key}={data[key]}: is for data=folders, or a data set that takes {key}"
-    if data["root"] is not None and str(node.get("_target_")) == FOLDERS:
+    if data["root"] is not None and is_folders:
         yield (
             f"data.root={data['root']}: is for a folder in VOC layout (data=voc); data=folders has "
-            "data.images=DIR and data.masks=DIR"
+            "data.images=DIR and data.masks=DIR instead"
         )
 
 
@@ -148,8 +155,10 @@ def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
         yield f"checkpoint is not set: give {hint}, or predictions=FOLDER with masks to score"
     elif plain["checkpoint"] and plain["predictions"] is not None:
         yield "checkpoint and predictions are both set: give one of them, and the other as compare"
-    elif plain["predictions"] is not None and plain["data"]["root"] is None:
+    is_folders = any(plain["data"][key] not in (None, 0) for key in FOLDER_KEYS)
+    if plain["predictions"] is not None and plain["data"]["root"] is None and not is_folders:
         yield f"data.root is not set: give {HINTS['data.root']}"
+    yield from layout_problems(plain["data"], FOLDER_KEYS, is_folders)
     if plain["checkpoint"]:
         for key in ("classes", "num_classes", "ignore_index", "label_map", "colormap", "range"):
             if plain["data"][key] is not None:

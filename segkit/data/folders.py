@@ -149,7 +149,7 @@ def _by_folders(files: FolderFiles, split: str) -> tuple[Pairs, list[str]]:
     if (images / split).is_dir():
         pairs, problems = files.of(images / split, masks / split).pairs()
         return {f"{split}/{name}": pair for name, pair in pairs.items()}, problems
-    if split != ALL and images.is_dir():
+    if split != ALL and files.found:  # which tells of folders that are empty
         names = sorted(path.name for path in images.iterdir() if path.is_dir())
         raise DataError(
             f"data.images={images}: which images are {split}? It has no folder of that name (there "

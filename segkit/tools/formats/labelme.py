@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.decode import load, read_labels
+from segkit.data.named_files import files_below
 from segkit.data.orientation import shown_size
 from segkit.data.threads import map_parallel
-from segkit.data.named_files import files_below
 from segkit.errors import DataError
 from segkit.files import user_path
 from segkit.tools.formats.annotation import (
