@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import SMALL_RUN, call
 from voc_folder import example_mask
 
 from segkit.data import FolderSegmentation
@@ -359,3 +360,32 @@ def test_splits_that_share_an_image_are_refused() -> None:
     sets = open_splits(lambda split: opened(split, splits="lists"), ["train", "val"])
     with pytest.raises(DataError, match="1 images are in the train split and in the validation"):
         check_splits(sets, progress=False)
+
+
+def test_a_run_is_trained_checked_and_scored(here: Path) -> None:
+    home = here / "here"
+    pairs(*map(str, range(8)), mask_end="_L.png")
+    home.mkdir()
+    Path("images").rename(home / "img")
+    Path("masks").rename(home / "ann")
+    data = ("data.images=img", "data.masks=ann", "data.mask_suffix=_L", "data.num_classes=3")
+    division = ("data=folders", "data.val=0.25", r"data.group=^(\d)")
+    network = ("model/backbone=tiny", "augment.crop_size=[8,8]", "loader.cache=ram", *SMALL_RUN)
+    result = call("train.py", *data, *division, *network, "out_dir=run", cwd=home)
+    assert result.status == 0, result.err
+    assert "6 images to train on, 2 to validate on" in result.out
+    result = call("evaluate.py", "checkpoint=run", "save_predictions=true", cwd=home)
+    assert result.status == 0, result.err
+    assert len(list(home.glob("run/eval/val-best/predictions/*.png"))) == 2
+    result = call("evaluate.py", "checkpoint=run", "data.root=voc", "out_dir=x", cwd=home)
+    assert "here/voc: no such folder; expected a folder with JPEGImages" in result.err
+    result = call("segkit/tools/check.py", *data, *division, cwd=home)
+    assert result.out.endswith("6 pairs in train, 2 pairs in val: fine\n")
+    result = call("segkit/tools/stats.py", "data=folders", *data, "split=all", cwd=home)
+    assert (result.status, result.err) == (0, "")
+    result = call("segkit/tools/check.py", "data.val=0.2", cwd=home)
+    assert result.err.startswith("error: data.val=0.2: is for data=folders")
+    result = call("train.py", "data=voc", "data.root=x", "data.masks=ann", cwd=home)
+    assert "ann: is for data=folders, or a data set that takes masks" in result.err
+    result = call("train.py", *data, *division, "data.root=x", cwd=home)
+    assert "is for a folder in VOC layout (data=voc); data=folders has" in result.err
