@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from segkit.data.named_files import ByID, files_below, files_by_id, match, suffix_advice
+from segkit.data.named_files import (
+    ByID,
+    files_below,
+    files_by_id,
+    folders_like,
+    images_below,
+    match,
+    suffix_advice,
+)
 from segkit.data.pairs import SUFFIXES, Pairs
 from segkit.errors import DataError
 from segkit.text import bullet_list
@@ -58,12 +66,12 @@ class FolderFiles:
         """
         images, masks = self.both
         for key, folder in (("images", images), ("masks", masks)):
-            if not folder.is_dir():
+            if not folders_like(folder):
                 raise DataError(
                     f"data.{key}={folder}: no such folder. Relative paths start at {Path.cwd()}"
                 )
         ends = self.image_suffix, self.mask_suffix
-        is_one = images.resolve() == masks.resolve()
+        is_one = images == masks or images.resolve() == masks.resolve()
         if is_one and ends == (None, None):
             raise DataError(
                 f"data.images and data.masks are one folder, {images}: give data.mask_suffix, the "
@@ -112,13 +120,14 @@ class FolderFiles:
     def spellings(self) -> dict[str, str]:
         """How a list may name each image: its id, its file, both with the folder's name too."""
         images, _ = self.both
+        by_id, _ = self.found
+        inside = dict(images_below(images))
         known: dict[str, str] = {}
-        for name, files in self.found[0].items():
-            for file in files:
-                inside = file.relative_to(images).as_posix()
-                for text in (inside, inside.removesuffix(file.suffix)):
+        for name, files in by_id.items():
+            for file in (inside[file].as_posix() for file in files):
+                for text in (file, file.removesuffix(Path(file).suffix)):
                     known |= {text: name, f"{images.name}/{text}": name}
-        return known | {name: name for name in self.found[0]}
+        return known | {name: name for name in by_id}
 
 
 def _empty(key: str, folder: Path, suffix: str | None) -> str:

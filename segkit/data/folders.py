@@ -22,6 +22,7 @@ from segkit.data.decode import load
 from segkit.data.folder_files import SPLIT, FolderFiles
 from segkit.data.groups import group_names, held_out
 from segkit.data.listed_pairs import Row, find_rows, read_table
+from segkit.data.named_files import folders_like
 from segkit.data.pairs import ImageMaskPairs, Pairs
 from segkit.data.split_list import is_split_name, parse_pairs, parse_split
 from segkit.errors import DataError
@@ -41,7 +42,8 @@ class FolderSegmentation(ImageMaskPairs):
 
     Args:
         split: ``train``, ``val``, or any name that the division knows; ``all`` is every image.
-        images: Folder of the images; may hold ``{split}``. Not needed where ``splits`` has pairs.
+        images: Folder of the images; ``{split}`` in it stands for the split, ``*`` for any name,
+            as ``set/*/images``. Not needed where ``splits`` has pairs.
         masks: Folder of the masks, likewise.
         image_suffix: End of image names that ids lack, as ``_leftImg8bit``, with or without type.
             Other files in the folder are no images.
@@ -150,7 +152,12 @@ def _by_folders(files: FolderFiles, split: str) -> tuple[Pairs, list[str]]:
         pairs, problems = files.of(images / split, masks / split).pairs()
         return {f"{split}/{name}": pair for name, pair in pairs.items()}, problems
     if split != ALL and files.found:  # which tells of folders that are empty
-        names = sorted(path.name for path in images.iterdir() if path.is_dir())
+        names = sorted(
+            path.name
+            for home, _ in folders_like(images)
+            for path in home.iterdir()
+            if path.is_dir()
+        )
         raise DataError(
             f"data.images={images}: which images are {split}? It has no folder of that name (there "
             f"are {', '.join(names[:10]) or 'none'}). Give {DIVISION}"
@@ -239,7 +246,7 @@ def _labels_file(masks: Path | None, lists: Path | None) -> Path:
     """Where the class names are, or would be expected first."""
     folders = []
     if masks is not None:
-        while SPLIT in str(masks):
+        while any(mark in str(masks) for mark in (SPLIT, "*")):
             masks = masks.parent
         folders = [masks, masks.parent]
     if lists is not None:

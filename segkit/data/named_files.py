@@ -40,18 +40,43 @@ def files_by_id(
     """The images or masks below a folder by their ids: paths in it without type and suffix.
 
     Args:
-        folder: Where they lie, at any depth.
+        folder: Where they lie, at any depth; ``*`` in it stands for any name, which ids begin with.
         suffix: How their names end, as ``_mask``; files that do not are others.
         without: How the names of others end that lie there as well.
         outside: A folder in it whose files are others.
     """
     found: ByID = defaultdict(list)
-    for path in files_below(folder, SUFFIXES):
+    for path, inside in images_below(folder):
         stem = stem_of(path.name, suffix)
         other = without and stem_of(path.name, without) is not None
         if stem and not other and (outside is None or not path.is_relative_to(outside)):
-            found[(path.parent.relative_to(folder) / stem).as_posix()].append(path)
+            found[inside.with_name(stem).as_posix()].append(path)
     return dict(found)
+
+
+def images_below(folder: Path) -> list[tuple[Path, Path]]:
+    """All files of images, with their paths below the folder."""
+    return [
+        (path, start / path.relative_to(home))
+        for home, start in folders_like(folder)
+        for path in files_below(home, SUFFIXES)
+    ]
+
+
+def folders_like(folder: Path) -> list[tuple[Path, Path]]:
+    """The folders that a path with ``*`` in it names, and what stands there in each.
+
+    ``Train/*/masks`` may be ``Train/Urban/masks`` with ``Urban``, and so on.
+    """
+    stars = [place for place, part in enumerate(folder.parts) if "*" in part]
+    if not stars:
+        return [(folder, Path())] if folder.is_dir() else []
+    base, rest = Path(*folder.parts[: stars[0]]), folder.parts[stars[0] :]
+    return [
+        (path, Path(*(path.parts[place] for place in stars)))
+        for path in sorted(base.glob("/".join(rest)))
+        if path.is_dir()
+    ]
 
 
 def match(

@@ -151,6 +151,23 @@ def test_by_folders_beside_each_other() -> None:
     assert found.files(0) == (Path("camvid/val/0001.png"), Path("camvid/valannot/0001.png"))
 
 
+def test_folders_in_the_midst_of_a_tree() -> None:
+    for place in ("Train/Urban", "Train/Rural", "Val/Urban"):
+        image(f"set/{place}/images_png/7.png")
+        mask(f"set/{place}/masks_png/7.png")
+    folders = {"images": "set/{split}/*/images_png", "masks": "set/{split}/*/masks_png"}
+    assert ids("Train", **folders) == ["Train/Rural/7", "Train/Urban/7"]
+    assert ids("Val", **folders) == ["Val/Urban/7"]
+    folders = {"images": "set/Train/*/images_png", "masks": "set/Train/*/masks_png"}
+    text("lists/train.txt", "Urban/7.png\n")
+    assert ids("train", splits="lists", **folders) == ["Urban/7"]
+
+    with pytest.raises(DataError, match="which images are train"):
+        ids("train", **folders)
+    with pytest.raises(DataError, match=r"data\.images=set/Val/\*/x: no such folder"):
+        ids("all", **folders | {"images": "set/Val/*/x"})
+
+
 def test_by_lists_of_ids_and_of_file_names() -> None:
     pairs("s/a", "s/b", "s/c", image_end=".jpg")
     text("lists/train.txt", "s/b\ns/a\n")
