@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.classes import find_classes, parse_label_map
-from segkit.data.colors import ColorMap, fill_palette, parse_colormap
+from segkit.data.colors import ColorMap, class_palette, parse_colormap
 from segkit.data.dataset import Examined, IncompleteSplit, check_pair
 from segkit.data.decode import load, load_labels, read_palette
 from segkit.data.label_list import LabelList
@@ -135,13 +135,4 @@ class ImageMaskPairs:
     def palette(self) -> NDArray[np.uint8]:
         """The first mask's own colours where they tell the classes apart, else VOC's."""
         stored = self.colormap if self.colormap is not None else read_palette(self.files(0)[1])
-        colors = fill_palette(stored)
-        renumbered = colors.copy()
-        for old, new in reversed(self.label_map.items()):  # of merged classes the first one wins
-            if old <= 255 and new != self.ignore_index:
-                renumbered[new] = colors[old]
-        used = renumbered[: self.num_classes]
-        ramp = np.arange(self.num_classes)[:, None]  # of Pillow, for a palette never chosen: black
-        if len(np.unique(used, axis=0)) < self.num_classes or (used == ramp).all():
-            return fill_palette(None)
-        return renumbered
+        return class_palette(stored, self.label_map, self.num_classes, self.ignore_index)

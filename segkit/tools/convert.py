@@ -41,6 +41,7 @@ def convert(request: Request) -> None:
     All files are made in a temporary folder on the same disk and moved when the last one is there,
     so that a mistake in one of them, or Ctrl-C, leaves ``out`` as it was.
     """
+    request.check()
     found = READERS[request.format](request)
     layout = VocFolder(user_path(request.out), request.split)
     check_names(found.items)
