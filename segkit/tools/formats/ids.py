@@ -42,8 +42,13 @@ def read_ids(request: Request) -> Annotations:
             "or give colors=indices"
         )
     masks = mask_files(request, source)
-    found = _look(list(masks.values()), source, compare=request.colors is None)
+    found = _look(list(masks.values()), compare=request.colors is None)
     table = _numbering(request, found)
+    if set(found) <= {0, IGNORE} and IGNORE in found and IGNORE not in table.numbers:
+        raise DataError(
+            f"{source}: holds the ids 0 and 255 alone, and 255 is ignored; masks of 0 and 255 are "
+            "format=binary"
+        )
     check_classes(table.classes)
     if lost := [value for value in found if value not in table.numbers and value != IGNORE]:
         raise _unlisted(request, table, found, lost)
@@ -78,7 +83,7 @@ def _read(path: Path) -> NDArray[np.integer[Any]]:
     return values
 
 
-def _look(paths: Sequence[Path], source: Path, *, compare: bool) -> dict[int, int]:
+def _look(paths: Sequence[Path], *, compare: bool) -> dict[int, int]:
     """How many pixels have each id, by id; ``compare``: palettes must agree.
 
     Raises:
@@ -107,11 +112,6 @@ def _look(paths: Sequence[Path], source: Path, *, compare: bool) -> dict[int, in
     total: Counter[int] = Counter()
     for counts, _ in looked:
         total.update(counts)
-    if set(total) <= {0, IGNORE} and IGNORE in total:
-        raise DataError(
-            f"{source}: holds the ids 0 and 255 alone, and 255 is ignored; masks of 0 and 255 are "
-            "format=binary"
-        )
     return dict(sorted(total.items()))
 
 

@@ -126,7 +126,7 @@ def within_valid(
 def _ignore_outside(
     draw: Callable[[], NDArray[np.uint8]], file: Path, source: Path
 ) -> NDArray[np.uint8]:
-    mask, valid = draw(), read_grey(file) > 0
+    mask, valid = draw(), read_rgb(file).any(axis=-1)
     if valid.shape != mask.shape:
         raise DataError(
             f"{file}: is {valid.shape[1]} x {valid.shape[0]} (width x height), the mask {source} "

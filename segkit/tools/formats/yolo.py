@@ -42,8 +42,7 @@ def read_yolo(request: Request) -> Annotations:
     names = _names(file, request)
     classes, numbers = number_labels(names, request)
     ids = [numbers[name] for name in names]
-    is_whole = file is not None and file.parent == (source if source.is_dir() else source.parent)
-    if is_whole and file is not None and request.images is None and not _has_labels(source):
+    if file is not None and file in (source, source / file.name) and request.images is None:
         found = list(_described(file, request))
     else:
         found = list(_beside(source, request))
@@ -62,11 +61,6 @@ def read_yolo(request: Request) -> Annotations:
     if lost:
         notes.append(f"{lost} images without a file of labels are background")
     return Annotations(classes, items, notes=notes, unseen=unseen)
-
-
-def _has_labels(source: Path) -> bool:
-    """Whether the files of labels lie in this very folder."""
-    return source.is_dir() and any(source.glob("*.txt"))
 
 
 def _description(source: Path) -> Path | None:
@@ -127,6 +121,11 @@ def _described(file: Path, request: Request) -> Iterator[tuple[str, Path, Path]]
     content = _content(file)
     entries = {name: content.get(name) for name in SPLITS}
     entries = {name: entry for name, entry in entries.items() if entry}
+    if not entries:
+        raise DataError(
+            f"{file}: has no {', no '.join(SPLITS)}; expected the folders of their images, or give "
+            "source= the folder of the labels"
+        )
     if request.split in entries:
         entries = {request.split: entries[request.split]}
     elif request.split != "all":
