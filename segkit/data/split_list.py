@@ -114,12 +114,16 @@ def _without_columns(lines: Sequence[str], is_there: Callable[[str], bool]) -> S
     Names such as ``img 1`` end like one: they stay where there are such images, or where without
     their numbers they would be the same.
     """
+    if any(map(is_there, lines)):
+        return lines
+    fitting = []
     for pattern in _COLUMNS:
         found = [pattern.fullmatch(line) for line in lines]
         names = [match[1] for match in found if match]
         if len(names) == len(lines) and len(set(names)) == len(set(lines)):
-            return lines if any(map(is_there, lines)) else names
-    return lines
+            fitting.append(names)
+    # One column of numbers or three: images say which, where both would fit.
+    return next((names for names in fitting if any(map(is_there, names))), [*fitting, lines][0])
 
 
 def _ids_of_pairs(
