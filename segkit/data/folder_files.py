@@ -19,6 +19,7 @@ from segkit.errors import DataError
 from segkit.text import bullet_list
 
 SPLIT = "{split}"  # what stands for a split's name in the path of a folder
+TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,16 @@ def _empty(key: str, folder: Path, suffix: str | None) -> str:
             f"files is {files[0].name}"
         )
     return f"{what}; expected files that end in {' '.join(SUFFIXES)}, in it or in folders below"
+
+
+def labels_file(masks: Path | None, lists: Path | None) -> Path:
+    """Where the class names are, or would be expected first."""
+    folders = []
+    if masks is not None:
+        while any(mark in str(masks) for mark in (SPLIT, "*")):
+            masks = masks.parent
+        folders = [masks, masks.parent]
+    if lists is not None:
+        folders.append(lists.parent if lists.suffix.lower() in TABLES else lists)
+    files = [folder / "labels.txt" for folder in folders] or [Path("labels.txt")]
+    return next((file for file in files if file.is_file()), files[0])

@@ -19,18 +19,17 @@ import numpy as np
 from segkit.data.classes import read_lines
 from segkit.data.colors import ColorMap
 from segkit.data.decode import load
-from segkit.data.folder_files import SPLIT, FolderFiles
+from segkit.data.folder_files import SPLIT, TABLES, FolderFiles, labels_file
 from segkit.data.groups import group_names, held_out
 from segkit.data.listed_pairs import Row, find_rows, read_table
 from segkit.data.named_files import folders_like
 from segkit.data.pairs import ImageMaskPairs, Pairs
-from segkit.data.split_list import is_split_name, parse_pairs, parse_split
+from segkit.data.split_list import is_split_name, list_file, parse_pairs, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
 from segkit.text import bullet_list
 
 ALL = "all"  # the split of every image
-TABLES = (".csv", ".tsv")
 DIVISION = (
     "data.val=0.2 to hold out a part, or data.splits=PATH: a folder with train.txt and val.txt, or "
     "a CSV file with the columns image, mask, split"
@@ -110,7 +109,7 @@ class FolderSegmentation(ImageMaskPairs):
 
         super().__init__(
             split,
-            _labels_file(places[1], lists),
+            labels_file(places[1], lists),
             find,
             classes=classes,
             num_classes=num_classes,
@@ -167,7 +166,7 @@ def _by_folders(files: FolderFiles, split: str) -> tuple[Pairs, list[str]]:
 
 def _by_list(files: FolderFiles, lists: Path, split: str) -> tuple[Pairs, list[str]]:
     """The images that ``train.txt`` and so on list, as ids, file names or pairs of paths."""
-    path = lists / f"{split}.txt"
+    path = list_file(lists, split)
     if not path.is_file():
         if split == ALL and files.images and files.masks:
             return files.pairs()
@@ -240,16 +239,3 @@ def _held_out(
     names = list(pairs)
     out = held_out(names, group_names(names, group, "data.group"), val, seed)
     return {n: p for n, p in pairs.items() if (n in out) == (split == "val")}, problems
-
-
-def _labels_file(masks: Path | None, lists: Path | None) -> Path:
-    """Where the class names are, or would be expected first."""
-    folders = []
-    if masks is not None:
-        while any(mark in str(masks) for mark in (SPLIT, "*")):
-            masks = masks.parent
-        folders = [masks, masks.parent]
-    if lists is not None:
-        folders.append(lists.parent if lists.suffix.lower() in TABLES else lists)
-    files = [folder / "labels.txt" for folder in folders] or [Path("labels.txt")]
-    return next((file for file in files if file.is_file()), files[0])

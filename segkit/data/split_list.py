@@ -26,6 +26,20 @@ def is_split_name(value: object) -> bool:
     return not _points_out(value)
 
 
+def list_file(folder: Path, split: str) -> Path:
+    """Where the ids of a split are listed.
+
+    Raises:
+        DataError: The name of the split leads to another folder.
+    """
+    if not is_split_name(split):
+        raise DataError(
+            f"{split!r} is no name of a split; expected the name of a file in {folder} without "
+            ".txt, such as train"
+        )
+    return folder / f"{split}.txt"
+
+
 def _points_out(name: str) -> bool:
     """Whether a name below a folder would be a place outside of it."""
     return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts

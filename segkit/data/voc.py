@@ -16,7 +16,7 @@ from pathlib import Path
 from segkit.data.classes import read_lines
 from segkit.data.colors import ColorMap
 from segkit.data.pairs import SUFFIXES, ImageMaskPairs, Pairs
-from segkit.data.split_list import hint, is_split_name, parse_split
+from segkit.data.split_list import hint, list_file, parse_split
 from segkit.errors import DataError
 from segkit.files import PathLike, user_path
 from segkit.text import bullet_list
@@ -69,17 +69,8 @@ class VOCSegmentation(ImageMaskPairs):
 
 
 def split_file(root: Path, split: str) -> Path:
-    """Where the ids of a split are listed.
-
-    Raises:
-        DataError: The name of the split leads to another folder.
-    """
-    if not is_split_name(split):
-        raise DataError(
-            f"{split!r} is no name of a split; expected the name of a file in {root / LISTS} "
-            "without .txt, such as train"
-        )
-    return root / LISTS / f"{split}.txt"
+    """Where the ids of a split are listed; see :func:`~segkit.data.split_list.list_file`."""
+    return list_file(root / LISTS, split)
 
 
 def read_split(root: Path, split: str) -> list[str]:

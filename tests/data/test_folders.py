@@ -10,12 +10,14 @@ from PIL import Image
 from scripts import SMALL_RUN, call
 from voc_folder import example_mask
 
+from segkit.cli.arguments import parse
 from segkit.data import FolderSegmentation
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import IncompleteSplit, can_examine
 from segkit.data.groups import group_names, held_out
 from segkit.data.named_files import stem_of
 from segkit.errors import ConfigError, DataError, SegkitError
+from segkit.tools.split import Request, split
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +145,9 @@ def test_by_folders_that_are_called_as_the_splits() -> None:
 
 
 def test_by_folders_beside_each_other() -> None:
-    for split in ("train", "val"):
-        image(f"camvid/{split}/0001.png")
-        mask(f"camvid/{split}annot/0001.png")
+    for part in ("train", "val"):
+        image(f"camvid/{part}/0001.png")
+        mask(f"camvid/{part}annot/0001.png")
     found = opened("val", images="camvid/{split}", masks="camvid/{split}annot")
     assert found.ids == ["val/0001"]
     assert found.files(0) == (Path("camvid/val/0001.png"), Path("camvid/valannot/0001.png"))
@@ -196,7 +198,7 @@ def test_by_a_table() -> None:
     pairs("a", "b", "c")
     rows = "masks/{0}.png;{1};images/{0}.png;note\n"
     table = "mask;split;image;comment\n" + "".join(
-        rows.format(name, split) for name, split in (("a", "train"), ("b", "val"), ("c", "train"))
+        rows.format(name, part) for name, part in (("a", "train"), ("b", "val"), ("c", "train"))
     )
     text("all.csv", table)
     plain = {"images": None, "masks": None, "splits": "all.csv"}
@@ -406,3 +408,24 @@ def test_a_run_is_trained_checked_and_scored(here: Path) -> None:
     assert "ann: is for data=folders, or a data set that takes masks" in result.err
     result = call("train.py", *data, *division, "data.root=x", cwd=home)
     assert "is for a folder in VOC layout (data=voc); data=folders has" in result.err
+
+
+def test_the_split_tool_writes_lists_of_two_folders() -> None:
+    pairs(*(f"{video}/{number}" for video in "ab" for number in range(3)), mask_end="_m.png")
+    folders = ["data=folders", "data.images=images", "data.masks=masks", "data.mask_suffix=_m"]
+    split(parse(Request, [*folders, "lists=lists", "val=0.5", "group=^."]))
+    given = {"mask_suffix": "_m", "splits": "lists"}
+    found = {name: {one[0] for one in ids(name, **given)} for name in ("train", "val")}
+    assert sorted(found["train"] | found["val"]) == ["a", "b"]
+    assert not found["train"] & found["val"]
+    for keys, message in (
+        (["data.root=x", "lists=lists"], r"lists=lists: is for data=folders"),
+        (["data.root=x", "data.masks=m"], r"data\.masks=m: is for data=folders"),
+        ([], r"data\.root is not set"),
+        (folders, r"needs data\.images=DIR, data\.masks=DIR and lists=DIR"),
+        ([*folders, "lists=x", "of=all"], r"data\.root and of are for data=voc"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            split(parse(Request, keys))
+    with pytest.raises(DataError, match=r"6 of 6 images in images have no mask"):
+        split(parse(Request, [*folders[:3], "lists=x"]))
