@@ -10,6 +10,7 @@ from segkit.data.classes import read_lines
 from segkit.data.named_files import stem_of
 from segkit.data.pairs import Pairs
 from segkit.errors import DataError
+from segkit.files import is_file
 
 COLUMNS = ("image", "mask", "split")
 
@@ -35,7 +36,7 @@ def read_table(path: Path) -> list[Row]:
     lines = read_lines(path)
     head = lines[0] if lines else ""
     mark = max(",;\t", key=head.count)
-    names = [name.strip().lower() for name in next(csv.reader([head], delimiter=mark), [])]
+    names = [name.lower() for name in _cells(head, mark, f"{path}, line 1")]
     if not {"image", "mask"} <= {*names} or len(set(names)) < len(names):
         raise DataError(
             f"{path}, line 1: {head[:80]!r} is not the head of a list of pairs; expected the names "
@@ -46,7 +47,7 @@ def read_table(path: Path) -> list[Row]:
     for number, line in enumerate(lines[1:], 2):
         if not line:
             continue
-        values = [value.strip() for value in next(csv.reader([line], delimiter=mark))]
+        values = _cells(line, mark, f"{path}, line {number}")
         cells = dict(zip(names, values, strict=False))
         empty = [name for name in COLUMNS if name in names and not cells.get(name)]
         if empty or len(values) > len(names):
@@ -62,6 +63,13 @@ def read_table(path: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: holds no row below its head; expected one for each image")
     return rows
+
+
+def _cells(line: str, mark: str, where: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])]
+    except csv.Error as error:  # a cell of more than 131,072 characters
+        raise DataError(f"{where}: is no row of a table ({error})") from None
 
 
 def find_rows(
@@ -115,7 +123,7 @@ def _find(text: str, base: Path, folder: Path | None) -> Path | None:
     """The file that a path means: below its folder, or the list's, or one that the path names."""
     plain = text.replace("\\", "/")
     starts = [base, *([folder, folder.parent] if folder else [])]
-    return next((file for file in _candidates(plain, starts) if file.is_file()), None)
+    return next((file for file in _candidates(plain, starts) if is_file(file)), None)
 
 
 def _candidates(text: str, starts: Sequence[Path]) -> Iterator[Path]:

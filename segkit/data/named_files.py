@@ -1,22 +1,40 @@
 """Files that belong together by their names: the id of an image or mask, and ends that it lacks."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segkit.data.pairs import SUFFIXES, Pairs
+from segkit.errors import DataError
 
 ByID = dict[str, list[Path]]
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """All files with one of the suffixes, sorted; those in hidden folders are not meant."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(
-        path
-        for path in found
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    )
+    """All files with one of the suffixes, sorted; hidden files and folders are not meant.
+
+    Links to folders are followed, unless they lead to a folder that holds them.
+
+    Raises:
+        DataError: A folder that may not be read: what it holds would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    found: list[Path] = []
+    for home, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(home)
+        folders[:] = [name for name in folders if name[0] != "." and not _leads_back(here / name)]
+        files = (here / name for name in names if name[0] != ".")
+        found += [path for path in files if path.suffix.lower() in suffixes and path.is_file()]
+    return sorted(found)
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def stem_of(name: str, suffix: str | None) -> str | None:

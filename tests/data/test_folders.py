@@ -1,6 +1,8 @@
 """Images in one folder and masks in another, and what divides them."""
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,8 @@ def test_by_a_table() -> None:
     [
         ("", r"line 1: '' is not the head"),
         ("file,label\na,b\n", r"line 1: 'file,label' is not the head of a list of pairs"),
+        (f"image,mask\n{'x' * 200_000},y\n", r"line 2: is no row of a table \(field larger"),
+        (f"image,mask\n{'x' * 300},a.png\n", r"line 2: x{300}: no such image"),
         ("image,mask\n", r"holds no row below its head"),
         ("image,mask,split\na.png,a.png\n", r"line 2 has no split: 'a\.png,a\.png'"),
         ("image,mask,split\na.png,a.png,train,9\n", r"line 2 has 4 columns"),
@@ -238,7 +242,7 @@ def test_a_table_with_mistakes(content: str, message: str) -> None:
     pairs("a", "b")
     text("all.csv", content)
     with pytest.raises(DataError, match=message):
-        ids("train", splits="all.csv")
+        ids("train" if "split" in content else "all", splits="all.csv")
 
 
 def test_a_part_is_held_out() -> None:
@@ -369,6 +373,33 @@ def test_all_kinds_of_masks_are_offered() -> None:
     pairs("a", mask_end="_color.png")
     mask("masks/a_labelIds.png")
     with pytest.raises(DataError, match=r"with data\.mask_suffix=_color, or with data\.mask_suff"):
+        opened()
+
+
+def test_links_to_folders_are_followed_but_not_for_ever() -> None:
+    pairs("far/a")
+    Path("store").mkdir()
+    for name in ("images", "masks"):
+        Path(name, "far").rename(f"store/{name}")
+        Path(name, "near").symlink_to(Path("store", name).absolute())
+        Path(name, "loop").symlink_to(Path(name).absolute())
+        Path(name, ".hidden").mkdir()
+        image(f"{name}/.hidden/b.png")
+        image(f"{name}/._c.png")
+    assert ids() == ["near/a"]
+
+
+def test_a_folder_that_may_not_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs("far/a", "b")
+    scandir = os.scandir
+
+    def scan(path: Any) -> Any:
+        if Path(path).name == "far":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(DataError, match=r"^images/far: cannot be read \(Permission denied\)"):
         opened()
 
 

@@ -20,7 +20,7 @@ from segkit.data.label_list import column_problem, line_problems
 from segkit.data.named_files import files_below, files_by_id
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import ConfigError, DataError
-from segkit.files import refuse_special, user_path
+from segkit.files import is_file, refuse_special, user_path
 from segkit.text import bullet_list, join_lines
 from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size, brief
 
@@ -283,14 +283,6 @@ def item_name(path: str) -> str:
 
 
 KNOWN = (*SUFFIXES, ".json")
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; no path has a name with a zero byte, or of 300 letters."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def read_json(path: Path) -> Any:

@@ -15,7 +15,7 @@ from segkit.data.named_files import files_below, files_by_id
 from segkit.data.orientation import shown_size
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import DataError
-from segkit.files import refuse_special, user_path
+from segkit.files import is_file, refuse_special, user_path
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,
@@ -139,12 +139,9 @@ def _described(file: Path, request: Request) -> Iterator[tuple[str, Path, Path]]
                 raise DataError(f"{file}: {name} is {brief(one)}; expected a path")
             for image in _images(file, content.get("path"), name, one):
                 labels, place = _labels_of(image)
-                inside = place.relative_to(file.parent) if _below(place, file) else Path(place.name)
+                is_inside = place.is_relative_to(file.parent)
+                inside = place.relative_to(file.parent) if is_inside else Path(place.name)
                 yield item_name(inside.as_posix()), image, labels
-
-
-def _below(path: Path, file: Path) -> bool:
-    return path.is_relative_to(file.parent)
 
 
 def _images(file: Path, root: Any, key: str, entry: str) -> list[Path]:
@@ -152,11 +149,12 @@ def _images(file: Path, root: Any, key: str, entry: str) -> list[Path]:
 
     ``path`` of a file that was moved leads nowhere, and some programs write ``../`` in front.
     """
-    plain = entry.removeprefix("../")
-    places = [file.parent / str(root or "") / entry, file.parent / entry, file.parent / plain]
-    place = next((path for path in places if path.exists()), None)
+    home, plain = file.parent, entry.removeprefix("../")
+    places = [home / str(root) / entry] if root else []
+    places += [home / plain, home / entry]
+    place = next((path for path in places if path.is_dir() or is_file(path)), None)
     if place is None:
-        raise DataError(f"{file}: {key} is {entry}; no such folder, looked for {places[-1]}")
+        raise DataError(f"{file}: {key} is {entry}; no such folder, looked for {home / plain}")
     if place.is_dir():
         images = files_below(place, SUFFIXES)
     else:
