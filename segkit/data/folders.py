@@ -137,8 +137,9 @@ class FolderSegmentation(ImageMaskPairs):
 
 
 def _distinct(numbers: np.typing.NDArray[np.generic]) -> int:
+    """How many values or colours there are, in a sample of the pixels."""
     flat = numbers.reshape(-1, *numbers.shape[2:])
-    return len(np.unique(flat, axis=0))
+    return len(np.unique(flat[:: 1 + len(flat) // 100_000], axis=0))
 
 
 def _by_folders(files: FolderFiles, split: str) -> tuple[Pairs, list[str]]:
@@ -178,11 +179,12 @@ def _by_list(files: FolderFiles, lists: Path, split: str) -> tuple[Pairs, list[s
             else f"data.splits={lists}: expected a folder with train.txt and val.txt, or a CSV file"
         )
     lines = read_lines(path)
-    if rows := parse_pairs(lines):
+    rows = parse_pairs(lines)
+    here = files if rows and None in (files.images, files.masks) else files.within(split)
+    if rows:
         found = [Row(number, image, mask) for number, image, mask in rows]
-        pairs, problems = find_rows(found, path, (files.images, files.masks), files.image_suffix)
+        pairs, problems = find_rows(found, path, (here.images, here.masks), here.image_suffix)
         return pairs, [_listed(path, problems)] if problems else []
-    here = files.within(split)
     known = here.spellings()
     numbers = parse_split(lines, path, here.both, known.__contains__)
     if lost := [f"line {number}: {name}" for name, number in numbers.items() if name not in known]:
@@ -191,7 +193,14 @@ def _by_list(files: FolderFiles, lists: Path, split: str) -> tuple[Pairs, list[s
             f"{next(iter(known.values()))}, the name of a file, or the paths of an image and its "
             f"mask:\n{bullet_list(lost)}"
         )
-    return here.pairs([known[name] for name in numbers])
+    lines_of: dict[str, list[int]] = {}
+    for text, number in numbers.items():
+        lines_of.setdefault(known[text], []).append(number)
+    if twice := [f"{n}: lines {', '.join(map(str, k))}" for n, k in lines_of.items() if len(k) > 1]:
+        raise DataError(
+            f"{path}: images that are listed twice; keep each once:\n{bullet_list(twice)}"
+        )
+    return here.pairs(list(lines_of))
 
 
 def _by_table(files: FolderFiles, path: Path, split: str) -> tuple[Pairs, list[str]]:

@@ -181,6 +181,9 @@ def test_by_lists_of_ids_and_of_file_names() -> None:
     assert len(ids("all", splits="lists")) == 3
     with pytest.raises(DataError, match=r"lists/test\.txt: no such list.*: train, val"):
         ids("test", splits="lists")
+    text("lists/val.txt", "s/c\nimages/s/c.jpg\n")
+    with pytest.raises(DataError, match=r"listed twice; keep each once:\n  - s/c: lines 1, 2"):
+        ids("val", splits="lists")
     text("lists/val.txt", "s/c\ns/d\n")
     with pytest.raises(DataError, match=r"(?s)1 lines name no image in images.*line 2: s/d"):
         ids("val", splits="lists")
@@ -191,6 +194,9 @@ def test_by_lists_of_pairs() -> None:
     text("train.txt", "images/a.png masks/a.png\nimages/b c.png masks/b c.png\n")
     assert ids("train", images=None, masks=None, splits=".") == ["images/a", "images/b c"]
     assert ids("train", splits=".") == ["a", "b c"]
+    text("train.txt", "b c.png b c.png\n")
+    image("of_train/b c.png")
+    assert ids("train", splits=".", images="of_{split}") == ["b c"]
     text("train.txt", "images/a.png masks/x.png\n")
     with pytest.raises(DataError, match=r"train\.txt, line 1: masks/x\.png: no such mask"):
         ids("train", images=None, masks=None, splits=".")
