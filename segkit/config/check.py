@@ -150,13 +150,13 @@ def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
 
 def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with what an evaluation is to score."""
+    is_folders = any(plain["data"][key] not in (None, 0) for key in FOLDER_KEYS)
     if not plain["checkpoint"] and plain["predictions"] is None:
         hint = HINTS["checkpoint"]
         yield f"checkpoint is not set: give {hint}, or predictions=FOLDER with masks to score"
     elif plain["checkpoint"] and plain["predictions"] is not None:
         yield "checkpoint and predictions are both set: give one of them, and the other as compare"
-    is_folders = any(plain["data"][key] not in (None, 0) for key in FOLDER_KEYS)
-    if plain["predictions"] is not None and plain["data"]["root"] is None and not is_folders:
+    elif plain["predictions"] is not None and plain["data"]["root"] is None and not is_folders:
         yield f"data.root is not set: give {HINTS['data.root']}"
     yield from layout_problems(plain["data"], FOLDER_KEYS, is_folders)
     if plain["checkpoint"]:
