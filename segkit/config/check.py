@@ -131,7 +131,11 @@ def layout_problems(
     """
     for key in FOLDER_KEYS:
         if data[key] not in (None, 0) and key not in taken:
-            yield f"data.{key}={data[key]}: is for data=folders, or a data set that takes {key}"
+            other = " (a VOC folder is divided by segkit.tools.split)" if key == "val" else ""
+            yield (
+                f"data.{key}={data[key]}: this data set takes no {key}{other}; add data=folders, "
+                f"or leave data.{key} out"
+            )
     if data["root"] is not None and is_folders:
         yield (
             f"data.root={data['root']}: is for a folder in VOC layout (data=voc); data=folders has "

@@ -440,9 +440,9 @@ def test_a_run_is_trained_checked_and_scored(here: Path) -> None:
     result = call("segkit/tools/stats.py", "data=folders", *data, "split=all", cwd=home)
     assert (result.status, result.err) == (0, "")
     result = call("segkit/tools/check.py", "data.val=0.2", cwd=home)
-    assert result.err.startswith("error: data.val=0.2: is for data=folders")
+    assert result.err.startswith("error: data.val=0.2: this data set takes no val (a VOC folder is")
     result = call("train.py", "data=voc", "data.root=x", "data.masks=ann", cwd=home)
-    assert "ann: is for data=folders, or a data set that takes masks" in result.err
+    assert "ann: this data set takes no masks; add data=folders, or leave data.masks" in result.err
     result = call("train.py", *data, *division, "data.root=x", cwd=home)
     assert "is for a folder in VOC layout (data=voc); data=folders has" in result.err
 

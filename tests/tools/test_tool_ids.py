@@ -127,6 +127,7 @@ def test_names_out_of_a_file() -> None:
         ("label_map={x:a,1:b}", [0, 1] * 2, r"holds the id 'x'; expected each id once"),
         ("label_map={1:a} first_id=1", [0, 1] * 2, r"first_id and label_map both renumber"),
         ("labels=masks/n.txt classes=[a,b]", [0, 1] * 2, r"labels and classes both name"),
+        ("first_id=5 classes=[a,b]", [0, 1] * 2, r"none of the ids 0, 1 becomes a class"),
         ("mask_suffix=_x", [0, 1] * 2, r"holds no masks whose names end in _x"),
         ("colors={a:[0,0,0]}", [0, 1] * 2, r"which is for format=rgb; with format=ids leave it"),
     ],

@@ -56,7 +56,9 @@ class Request:
     )
     ignore: list[str] = option([], "names whose pixels become 255")
     overlap: str = option(
-        "auto", "what covers what; auto: area for coco, else last", choices=("auto", *OVERLAPS)
+        "auto",
+        "what covers what; auto: area for coco and yolo, else last",
+        choices=("auto", *OVERLAPS),
     )
     colors: Any = option(
         None,

@@ -52,6 +52,11 @@ def read_ids(request: Request) -> Annotations:
     check_classes(table.classes)
     if lost := [value for value in found if value not in table.numbers and value != IGNORE]:
         raise _unlisted(request, table, found, lost)
+    if all(table.numbers.get(value, IGNORE) == IGNORE for value in found):
+        raise DataError(
+            f"{source}: none of the ids {', '.join(map(str, [*found][:10]))} becomes a class, so "
+            "all would be ignored; look at label_map and first_id"
+        )
     lookup = np.full(1 + max(found), IGNORE, np.uint8)
     for old, new in table.numbers.items():
         if old < len(lookup):
