@@ -86,6 +86,14 @@ def refuse_special(path: PathLike, error: type[SegkitError] = DataError) -> None
         )
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no path has a name with a zero byte, or of 300 letters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def make_folder(folder: Path) -> list[Path]:
     """Make a folder with its parents; returns those that were not there, the innermost first."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -10,6 +10,8 @@ from hydra.errors import HydraException
 
 from segkit.config.saved import path_keys
 
+# Texts in which brackets, braces and backslashes are usual: regular expressions, {split}.
+PATTERNS = ("data.images", "data.masks", "data.group")
 MARKED = ("${", "[", "{", "'", '"', "\\")  # whoever writes these means what they mean to Hydra
 
 
@@ -27,7 +29,8 @@ def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
     quoted = []
     for argument in argv:
         key, _, value = argument.partition("=")
-        marked = any(mark in value for mark in MARKED)
+        marks = MARKED if key not in PATTERNS or parses(argument) else ("${", "'", '"')
+        marked = any(mark in value for mark in marks)
         # A comma means several values, each a job of a sweep; where there is none, it may be part
         # of a path. (Of other texts Hydra asks which of the two was meant.)
         is_path = key in paths and "," in value and "/" in value and not is_sweep
@@ -36,6 +39,15 @@ def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
             argument = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
         quoted.append(argument)
     return quoted
+
+
+def parses(override: str) -> bool:
+    """Whether it is a value in Hydra's grammar, whatever it means there."""
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return False
+    return True
 
 
 def stays_text(override: str) -> bool:

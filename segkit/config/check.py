@@ -1,7 +1,7 @@
 """The check before a run: unknown keys, wrong types and impossible values, all of them at once."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import explain, short
 from segkit.config.schema import (
     COMPONENTS,
+    FOLDER_KEYS,
     LARGEST,
     SCHEMAS,
     Settings,
@@ -24,6 +25,7 @@ from segkit.errors import ConfigError, DataError
 from segkit.files import path_problem, special_kind, user_path
 from segkit.text import did_you_mean, join_lines
 
+FOLDERS = "segkit.data.FolderSegmentation"
 # Components by what looking at them imports: torch and albumentations, or torchvision too.
 STAGES = (("augment", "scheduler", "loss", "optimizer"), ("data", "model"))
 HINTS = {
@@ -78,6 +80,10 @@ def check_values(cfg: DictConfig, name: str) -> None:
     problems = list(value_problems(SCHEMAS[name], plain))
     if name == "train":
         problems += component_problems(plain)
+        node = plain["data"]["dataset"]
+        if isinstance(node, dict):
+            is_folders = node.get("_target_") == FOLDERS
+            problems += layout_problems(plain["data"], node, is_folders)
         problems += window_problems(plain["val"]["window"], "val.window")
         problems += cache_problems(plain["loader"])
         problems += channel_problems(plain["data"])
@@ -114,6 +120,30 @@ def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:
         )
 
 
+def layout_problems(
+    data: Mapping[Any, Any], taken: Collection[str], is_folders: bool
+) -> Iterator[str]:
+    """Keys that say where the files are, and that a data set does not take.
+
+    Args:
+        data: What is set below ``data``.
+        taken: What the data set takes of :data:`FOLDER_KEYS`.
+        is_folders: Whether it is that of ``data=folders``.
+    """
+    for key in FOLDER_KEYS:
+        if data[key] not in (None, 0) and key not in taken:
+            other = " (a VOC folder is divided by segkit.tools.split)" if key == "val" else ""
+            yield (
+                f"data.{key}={data[key]}: this data set takes no {key}{other}; add data=folders, "
+                f"or leave data.{key} out"
+            )
+    if data["root"] is not None and is_folders:
+        yield (
+            f"data.root={data['root']}: is for a folder in VOC layout (data=voc); data=folders has "
+            "data.images=DIR and data.masks=DIR instead"
+        )
+
+
 def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with a cache whose keys are each well formed."""
     if loader["cache_dir"] is not None and loader["cache"] != "disk":
@@ -137,13 +167,15 @@ def channel_problems(data: Mapping[Any, Any]) -> Iterator[str]:
 
 def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with what an evaluation is to score."""
+    is_folders = any(plain["data"][key] not in (None, 0) for key in FOLDER_KEYS)
     if not plain["checkpoint"] and plain["predictions"] is None:
         hint = HINTS["checkpoint"]
         yield f"checkpoint is not set: give {hint}, or predictions=FOLDER with masks to score"
     elif plain["checkpoint"] and plain["predictions"] is not None:
         yield "checkpoint and predictions are both set: give one of them, and the other as compare"
-    elif plain["predictions"] is not None and plain["data"]["root"] is None:
+    elif plain["predictions"] is not None and plain["data"]["root"] is None and not is_folders:
         yield f"data.root is not set: give {HINTS['data.root']}"
+    yield from layout_problems(plain["data"], FOLDER_KEYS, is_folders)
     if plain["checkpoint"]:
         for key in ("classes", "num_classes", "ignore_index", "label_map", "colormap", "range"):
             if plain["data"][key] is not None:

@@ -16,6 +16,10 @@ Settings = TypeVar("Settings")
 REQUIRED = MISSING
 """The default of a key that must be given."""
 
+FOLDER_KEYS = (
+    *("images", "masks", "image_suffix", "mask_suffix"),
+    *("splits", "val", "split_seed", "group"),
+)
 PARTS = ("backbone", "aspp", "decoder", "classifier")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LARGEST = 2**31 - 1  # integer of a key that says no other: what counts files, pixels and steps
@@ -137,6 +141,24 @@ def range_option(text: str) -> Any:
     return option(None, f"{text}; null: all of each file's type", length=2, rising=True)
 
 
+def folder_option(key: str, name: str | None = None) -> Any:
+    """A key that says where the files of ``data=folders`` are; ``name`` is as for option."""
+    if key == "split_seed":
+        return option(0, "with val: another one holds out others", low=0, name=name)
+    if key == "val":
+        text = "part of the images that is the split val, as 0.2; train is the rest"
+        return option(None, text, above=0, below=1, name=name)
+    text = {
+        "images": "data=folders: folder of the images; {split} in it stands for a split's name",
+        "masks": "data=folders: folder of the masks, likewise",
+        "image_suffix": "end of image names that masks lack, as _leftImg8bit; others are no images",
+        "mask_suffix": "end of mask names that images lack, as _mask; other files are no masks",
+        "splits": "folder of lists, as train.txt, or a CSV file with columns image, mask, split",
+        "group": "with val: pattern in the ids; images with the same match stay together",
+    }[key]
+    return option(None, text, path=key in ("images", "masks", "splits"), name=name)
+
+
 def allow_option() -> Any:
     return option([], "your own modules that the checkpoint may name")
 
@@ -147,8 +169,16 @@ def allow_option() -> Any:
 class DataConfig:
     dataset: Any = option(REQUIRED, "partial _target_ node, called with split=...")
     root: Optional[str] = option(REQUIRED, "folder of the data; null if there is none", path=True)
-    train_split: str = option("train", "split to train on: a file in ImageSets/Segmentation")
+    train_split: str = option("train", "split to train on: a list, or what divides the data")
     val_split: str = option("val", "split to validate on after every epoch")
+    images: Optional[str] = folder_option("images")
+    masks: Optional[str] = folder_option("masks")
+    image_suffix: Optional[str] = folder_option("image_suffix")
+    mask_suffix: Optional[str] = folder_option("mask_suffix")
+    splits: Optional[str] = folder_option("splits")
+    val: Optional[float] = folder_option("val")
+    split_seed: int = folder_option("split_seed")
+    group: Optional[str] = folder_option("group")
     classes: Optional[list[Any]] = option(None, "names in index order; null: from labels.txt")
     num_classes: Optional[int] = option(
         None, "number of classes where there are no names", low=2, high=256
@@ -310,6 +340,14 @@ class TrainConfig:
 @dataclass(frozen=True)
 class EvaluateDataConfig:
     root: Optional[str] = option(None, "folder of the data; null: where it was", path=True)
+    images: Optional[str] = folder_option("images")
+    masks: Optional[str] = folder_option("masks")
+    image_suffix: Optional[str] = folder_option("image_suffix")
+    mask_suffix: Optional[str] = folder_option("mask_suffix")
+    splits: Optional[str] = folder_option("splits")
+    val: Optional[float] = folder_option("val")
+    split_seed: int = folder_option("split_seed")
+    group: Optional[str] = folder_option("group")
     check: bool = option(True, "read every file first")
     classes: Optional[list[Any]] = option(
         None, "with predictions=...: names in index order; null: from labels.txt"

@@ -86,7 +86,7 @@ SLOTS = {
         _of("segkit.models.backbones", "MobileNet ResNet Tiny Xception"), "torch.nn.Module"
     ),
     "dataset": Slot(
-        ("segkit.data.VOCSegmentation", "segkit.data.Shapes"),
+        _of("segkit.data", "VOCSegmentation FolderSegmentation Shapes"),
         "segkit.data.SegmentationDataset",
     ),
     "loss": Slot(

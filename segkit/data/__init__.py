@@ -1,4 +1,4 @@
-"""Files to batches: decode -> masks -> voc (or shapes) -> augment -> loader; check runs first.
+"""Files to batches: decode -> masks -> voc, folders, shapes -> augment -> loader; check first.
 
 A data set of your own needs no base class: :class:`SegmentationDataset` says what it must have.
 Name it as ``data.dataset._target_`` with ``_partial_: true``; it is called with ``split=...``.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segkit.data.dataset import FileDataset, SegmentationDataset
+from segkit.data.folders import FolderSegmentation
 from segkit.data.shapes import Shapes
 from segkit.data.voc import VOCSegmentation
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileDataset",
+    "FolderSegmentation",
     "RandomScaleRotateCrop",
     "SegmentationDataset",
     "Shapes",

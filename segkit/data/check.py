@@ -77,6 +77,7 @@ def check_splits(
             leaks.append(str(error))
     for name, dataset in splits.items():
         warnings += linked_twice(dataset, name)
+        warnings += [w for w in getattr(dataset, "warnings", ()) if w not in warnings]
         items, wrong = _look(dataset, name, ignore_index, num_workers, progress)
         facts[name] = items
         # A split may be in use twice, its problems are reported once.

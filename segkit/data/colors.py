@@ -1,6 +1,6 @@
 """Colours of class ids: VOC's palette, and the colours of RGB masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,29 @@ def fill_palette(colors: Palette | None) -> Palette:
             raise ValueError(f"palette must have shape (n <= 256, 3), got {colors.shape}")
         palette[: len(colors)] = colors
     return palette
+
+
+def class_palette(
+    stored: Palette | None, label_map: Mapping[int, int], num_classes: int, ignore_index: int
+) -> Palette:
+    """Colours of the classes, uint8 (256, 3): those of a file where they tell the classes apart.
+
+    Args:
+        stored: Colours of the ids in a mask, uint8 (n, 3).
+        label_map: Ids in the mask to classes; others are classes.
+        num_classes: How many colours must differ.
+        ignore_index: What is no class in ``label_map``.
+    """
+    colors = fill_palette(stored)
+    renumbered = colors.copy()
+    for old, new in reversed(list(label_map.items())):  # of merged classes the first one wins
+        if old <= 255 and new != ignore_index:
+            renumbered[new] = colors[old]
+    used = renumbered[:num_classes]
+    ramp = np.arange(num_classes)[:, None]  # of Pillow, for a palette never chosen: black
+    if len(np.unique(used, axis=0)) < num_classes or (used == ramp).all():
+        return fill_palette(None)
+    return renumbered
 
 
 def parse_colormap(colormap: ColorMap | None, key: str = "data.colormap") -> Palette | None:

@@ -19,7 +19,8 @@ class SegmentationDataset(Protocol):
     """A sequence of images with their masks; any class with these four members will do.
 
     Attributes (``palette``, uint8 (256, 3), may be added to choose the colours of images;
-    ``channels``, if they are not three, and ``bits=16`` of images that are uint16):
+    ``channels``, if they are not three, and ``bits=16`` of images that are uint16; and
+    ``warnings``, sentences that the check repeats):
         ids: One name per item, unique; names the files of predictions.
         classes: One name per class, in index order.
     """

@@ -26,6 +26,20 @@ def is_split_name(value: object) -> bool:
     return not _points_out(value)
 
 
+def list_file(folder: Path, split: str) -> Path:
+    """Where the ids of a split are listed.
+
+    Raises:
+        DataError: The name of the split leads to another folder.
+    """
+    if not is_split_name(split):
+        raise DataError(
+            f"{split!r} is no name of a split; expected the name of a file in {folder} without "
+            ".txt, such as train"
+        )
+    return folder / f"{split}.txt"
+
+
 def _points_out(name: str) -> bool:
     """Whether a name below a folder would be a place outside of it."""
     return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
@@ -77,6 +91,13 @@ def parse_split(
     return seen
 
 
+def parse_pairs(lines: Sequence[str]) -> list[tuple[int, str, str]] | None:
+    """Number of each line, its image and its mask, where all lines hold two paths; else None."""
+    rows = [(number, _PAIR.fullmatch(line)) for number, line in enumerate(lines, 1) if line]
+    found = [(number, pair[1], pair[2]) for number, pair in rows if pair]
+    return found if found and len(found) == len(rows) else None
+
+
 def hint(line: str) -> str | None:
     """What a line seems to be whose image is not there, and what to write; None if no idea."""
     if found := _PAIR.fullmatch(line):
@@ -107,12 +128,16 @@ def _without_columns(lines: Sequence[str], is_there: Callable[[str], bool]) -> S
     Names such as ``img 1`` end like one: they stay where there are such images, or where without
     their numbers they would be the same.
     """
+    if any(map(is_there, lines)):
+        return lines
+    fitting = []
     for pattern in _COLUMNS:
         found = [pattern.fullmatch(line) for line in lines]
         names = [match[1] for match in found if match]
         if len(names) == len(lines) and len(set(names)) == len(set(lines)):
-            return lines if any(map(is_there, lines)) else names
-    return lines
+            fitting.append(names)
+    # One column of numbers or three: images say which, where both would fit.
+    return next((names for names in fitting if any(map(is_there, names))), [*fitting, lines][0])
 
 
 def _ids_of_pairs(

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.config.schema import EvaluateConfig
+from segkit.config.schema import FOLDER_KEYS, EvaluateConfig
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
+from segkit.data.folders import ALL, FolderSegmentation
 from segkit.data.voc import VOCSegmentation
 from segkit.evaluation.sources import TargetSource
 from segkit.inference.loading import rebuild_dataset, setting
@@ -75,11 +77,13 @@ def check_split(settings: EvaluateConfig, split: EvaluationSplit, runtime: Runti
 
 def _saved(settings: EvaluateConfig, checkpoint: Checkpoint) -> EvaluationSplit:
     """The data that a checkpoint describes, or other data of the same kind."""
-    metadata = checkpoint.metadata
-    name = settings.split or setting(checkpoint, "data.val_split", str)
+    metadata, files = checkpoint.metadata, _files(settings)
+    # Other folders are not divided as those of the training were.
+    is_other = files.keys() & {"images", "masks"} and not files.keys() & {"splits", "val"}
+    name = settings.split or (ALL if is_other else setting(checkpoint, "data.val_split", str))
 
     def make(split: str) -> SegmentationDataset:
-        return rebuild_dataset(checkpoint, split, settings.data.root, settings.allow)
+        return rebuild_dataset(checkpoint, split, settings.data.root, settings.allow, files)
 
     dataset = _open(make, name, settings, metadata.ignore_index)
     palette = np.asarray(metadata.palette, np.uint8)
@@ -92,13 +96,23 @@ def _given(settings: EvaluateConfig) -> EvaluationSplit:
     keys = ("classes", "num_classes", "ignore_index", "label_map", "colormap")
     given = {key: getattr(data, key) for key in keys if getattr(data, key) is not None}
 
-    def make(split: str) -> VOCSegmentation:
+    files = _files(settings)
+
+    def make(split: str) -> VOCSegmentation | FolderSegmentation:
+        if files:
+            return FolderSegmentation(split, value_range=data.range, **files, **given)
         assert data.root is not None  # which the check of the configuration sees to
         return VOCSegmentation(data.root, split, value_range=data.range, channels=None, **given)
 
     dataset = _open(make, name, settings, given.get("ignore_index", 255))
-    assert isinstance(dataset, VOCSegmentation)
+    assert isinstance(dataset, VOCSegmentation | FolderSegmentation)
     return EvaluationSplit(dataset, name, dataset.ignore_index, dataset.palette)
+
+
+def _files(settings: EvaluateConfig) -> dict[str, Any]:
+    """What is set of the keys of ``data=folders``."""
+    files = {key: getattr(settings.data, key) for key in FOLDER_KEYS}
+    return {key: value for key, value in files.items() if value not in (None, 0)}
 
 
 def _open(

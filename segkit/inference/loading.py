@@ -1,6 +1,6 @@
 """Networks out of checkpoints. Imports torch, so it does not come with the rest of this package."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from segkit.config.slots import SLOTS
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.levels import Range, parse_range
 from segkit.errors import CheckpointError, ConfigError
+from segkit.inference.elsewhere import elsewhere
 from segkit.inference.onnx_network import ExportedCheckpoint, read_onnx
 from segkit.inference.predictor import Ensemble, Inference, Size, pair
 from segkit.models.normalize import Normalize, memory_order
@@ -261,17 +262,28 @@ def setting(checkpoint: Checkpoint, key: str, kind: type) -> Any:
 
 
 def rebuild_dataset(
-    checkpoint: Checkpoint, split: str, root: str | None, allow: Sequence[str]
+    checkpoint: Checkpoint,
+    split: str,
+    root: str | None,
+    allow: Sequence[str],
+    files: Mapping[str, Any] | None = None,
 ) -> SegmentationDataset:
-    """A split of the data that a checkpoint describes, from another folder if ``root`` is given.
+    """A split of the data that a checkpoint describes, or of other data of the same kind.
+
+    Args:
+        checkpoint: Of a training.
+        split: Its name.
+        root: Another folder, in VOC layout unless the data set is the user's own.
+        allow: Modules of the user's own that the checkpoint may name.
+        files: Other files: arguments of :class:`~segkit.data.FolderSegmentation`.
 
     Raises:
         CheckpointError: It describes none.
-        ConfigError: It names code that is not allowed.
+        ConfigError: It names code that is not allowed, or a data set that is not in folders.
         DataError: The files are not there, or wrong.
     """
     node = checkpoint.metadata.config.get("data", {}).get("dataset")
-    if isinstance(node, dict) and root is not None:
-        node = node | {"root": root}
+    if isinstance(node, dict):
+        node = elsewhere(node, root, files or {})
     dataset: SegmentationDataset = rebuild(checkpoint.path, "dataset", node, allow, split=split)
     return dataset

@@ -52,10 +52,9 @@ def upsample(features: Tensor, size: Sequence[int]) -> Tensor:
     Autocast would make them float32, of twice the size, that the next convolution rounds to the
     same bits.
     """
-    kind = features.device.type
-    # Only where it is on: a graph that is exported has no need of the context.
-    off = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-    with off:
+    # Not in float32: a graph that is exported has no need of the context.
+    reduced = features.dtype in (torch.bfloat16, torch.float16)
+    with torch.autocast(features.device.type, enabled=False) if reduced else nullcontext():
         return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 

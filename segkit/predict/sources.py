@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from segkit.config.schema import OUTPUTS
-from segkit.data.voc import SUFFIXES
+from segkit.data.pairs import SUFFIXES
 from segkit.errors import ConfigError
 from segkit.files import special_kind, user_path
 

@@ -1,6 +1,7 @@
 """Read every file of a data set, and tell everything that is wrong.
 
 python -m segkit.data.check data.root=PATH [data.train_split=train] [key=value ...]
+python -m segkit.data.check data=folders data.images=DIR data.masks=DIR data.val=0.2
 """
 
 import sys
@@ -11,15 +12,14 @@ from segkit.cli.arguments import run_tool
 from segkit.config.schema import option
 from segkit.console import say
 from segkit.data.check import check_splits, open_splits
-from segkit.tools.voc_keys import VOCKeys
+from segkit.tools.data_keys import DataKeys
 
 
 @dataclass
-class Request(VOCKeys):
+class Request(DataKeys):
     """The keys of ``check``."""
 
-    data: str = option("voc", "the layout", choices=("voc",))
-    train_split: str = option("train", "list in ImageSets/Segmentation", name="data.train_split")
+    train_split: str = option("train", "split, as train.py calls it", name="data.train_split")
     val_split: str = option("val", "the same", name="data.val_split")
 
 

@@ -23,14 +23,16 @@ from segkit.data.counts import Counts, class_table
 from segkit.data.dataset import check_pair
 from segkit.data.decode import load
 from segkit.data.masks import write_mask
+from segkit.data.named_files import files_below
 from segkit.data.orientation import shown_size
+from segkit.data.pairs import SUFFIXES
 from segkit.data.threads import map_parallel
-from segkit.data.voc import IMAGES, MASKS, SUFFIXES, split_file
+from segkit.data.voc import IMAGES, MASKS, split_file
 from segkit.errors import DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
 from segkit.tools.formats import READERS
-from segkit.tools.formats.annotation import Annotations, Item, Request, files_below
+from segkit.tools.formats.annotation import Annotations, Item, Request
 from segkit.tools.formats.drawing import IGNORE
 
 
@@ -40,6 +42,7 @@ def convert(request: Request) -> None:
     All files are made in a temporary folder on the same disk and moved when the last one is there,
     so that a mistake in one of them, or Ctrl-C, leaves ``out`` as it was.
     """
+    request.check()
     found = READERS[request.format](request)
     layout = VocFolder(user_path(request.out), request.split)
     check_names(found.items)

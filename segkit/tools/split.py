@@ -1,11 +1,10 @@
-"""Divide a folder in VOC layout into train, validation and test, or into folds.
+"""Divide images with masks into train, validation and test, or into folds.
 
 python -m segkit.tools.split data.root=PATH [val=0.2] [test=0.1] [folds=5] [key=value ...]
+python -m segkit.tools.split data=folders data.images=DIR data.masks=DIR lists=DIR [key=value ...]
 """
 
-import re
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,29 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cli.arguments import run_tool
-from segkit.config.schema import REQUIRED, option
+from segkit.config.schema import folder_option, option
 from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.colors import parse_colormap
 from segkit.data.counts import Counts, class_table
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
+from segkit.data.folder_files import FolderFiles, labels_file
+from segkit.data.groups import group_names
 from segkit.data.judge import compare_palettes
 from segkit.data.masks import to_labels
+from segkit.data.named_files import files_below
+from segkit.data.pairs import SUFFIXES
+from segkit.data.split_list import list_file
 from segkit.data.threads import map_parallel
-from segkit.data.voc import MASKS, SUFFIXES, read_split, split_file
+from segkit.data.voc import LISTS, MASKS, read_split
 from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
-from segkit.tools.formats.annotation import files_below
 from segkit.tools.stratify import divide
+
+SUFFIX_KEYS = ("image_suffix", "mask_suffix")
 
 
 @dataclass
 class Request:
     """The keys of ``split``."""
 
-    data_root: str = option(REQUIRED, "folder in VOC layout", name="data.root", path=True)
+    data: str = option("voc", "the layout", choices=("voc", "folders"))
+    data_root: str | None = option(None, "folder in VOC layout", name="data.root", path=True)
+    images: str | None = folder_option("images", "data.images")
+    masks: str | None = folder_option("masks", "data.masks")
+    image_suffix: str | None = folder_option("image_suffix", "data.image_suffix")
+    mask_suffix: str | None = folder_option("mask_suffix", "data.mask_suffix")
+    lists: str | None = option(
+        None, "data=folders: folder for the lists, to be given as data.splits", path=True
+    )
     val: float = option(0.2, "part for validation; not with folds", low=0)
     test: float = option(0.0, "part for the test, taken first", low=0)
     folds: int = option(
@@ -59,9 +72,9 @@ class Request:
 
 def split(request: Request) -> None:
     """Write ``train.txt``, ``val.txt`` and ``test.txt``, or ``fold_0_train.txt`` and so on."""
-    root = user_path(request.data_root)
     ratios = part_sizes(request)
-    masks = find_masks(root, request.of)
+    place = find_place(request)
+    masks = place.masks
     ids = list(masks)
     groups = find_groups(ids, request.group)
     counted = map_parallel(partial(count_pixels, request), list(masks.values()), "count pixels")
@@ -75,14 +88,14 @@ def split(request: Request) -> None:
     parts = divide(amounts, groups, list(ratios.values()), request.seed)
     lists = name_lists(list(ratios), parts, request)
 
-    files = {split_file(root, name): chosen for name, chosen in lists.items()}
+    files = {list_file(place.lists, name): chosen for name, chosen in lists.items()}
     taken = [str(path) for path in files if path.exists()]
     if taken and not request.force:
         raise DataError(
             f"{len(taken)} lists are there already; nothing was written. Add force=true to replace "
             f"them, or prefix=NAME_ for lists with other names:\n{bullet_list(taken)}"
         )
-    say(table(root, labelled, pixels, list(ratios), parts, request.ignore_index))
+    say(table(place.labels, labelled, pixels, list(ratios), parts, request.ignore_index))
     for number, name in enumerate(ratios):
         chosen = parts == number
         say(f"{name}: {chosen.sum()} images in {len(set(groups[chosen]))} groups")
@@ -126,6 +139,45 @@ def name_lists(
     return lists
 
 
+@dataclass(frozen=True)
+class Place:
+    """Masks by their ids, the folder of the lists, and the file of the class names."""
+
+    masks: dict[str, Path]
+    lists: Path
+    labels: Path
+
+
+def find_place(request: Request) -> Place:
+    """What is divided, in either layout.
+
+    Raises:
+        ConfigError: Keys are missing, or of the other layout.
+        DataError: The files are not there, or wrong.
+    """
+    own = {key: getattr(request, key) for key in ("images", "masks", *SUFFIX_KEYS, "lists")}
+    if request.data == "voc":
+        if given := [key for key, value in own.items() if value is not None]:
+            key = given[0] if given[0] == "lists" else f"data.{given[0]}"
+            raise ConfigError(f"{key}={own[given[0]]}: is for data=folders")
+        if request.data_root is None:
+            raise ConfigError("data.root is not set: folder in VOC layout")
+        root = user_path(request.data_root)
+        return Place(find_masks(root, request.of), root / LISTS, root / "labels.txt")
+    if request.data_root is not None or request.of is not None:
+        raise ConfigError("data.root and of are for data=voc; data=folders divides all images")
+    if request.images is None or request.masks is None or request.lists is None:
+        raise ConfigError("data=folders needs data.images=DIR, data.masks=DIR and lists=DIR")
+    images, masks = user_path(request.images), user_path(request.masks)
+    pairs, problems = FolderFiles(
+        images, masks, request.image_suffix, request.mask_suffix, []
+    ).pairs()
+    if problems:
+        raise DataError("\n".join(problems))
+    found = {name: mask for name, (_, mask) in pairs.items()}
+    return Place(found, user_path(request.lists), labels_file(masks, None))
+
+
 def find_masks(root: Path, of: str | None) -> dict[str, Path]:
     """The masks of a list, or all that there are, by their ids."""
     folder = root / MASKS
@@ -147,17 +199,7 @@ def find_groups(ids: Sequence[str], pattern: str | None) -> NDArray[np.int64]:
     """A number for each image, equal for those that must stay together."""
     if pattern is None:
         return np.arange(len(ids))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of what may mean more some day
-            expression = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"group={pattern}: is no regular expression ({error})") from None
-    matches = [expression.search(name) for name in ids]
-    if lost := [name for name, match in zip(ids, matches, strict=True) if match is None]:
-        raise DataError(f"group={pattern}: {len(lost)} ids do not match:\n{bullet_list(lost)}")
-    names = [match[1] if expression.groups else match[0] for match in matches if match]
-    numbers: NDArray[np.int64] = np.unique([str(name) for name in names], return_inverse=True)[1]
+    numbers: NDArray[np.int64] = np.unique(group_names(ids, pattern), return_inverse=True)[1]
     return numbers
 
 
@@ -178,7 +220,7 @@ def count_pixels(request: Request, path: Path) -> Counted:
 
 
 def table(
-    root: Path,
+    labels: Path,
     labelled: NDArray[np.int64],
     pixels: NDArray[np.int64],
     names: Sequence[str],
@@ -186,7 +228,6 @@ def table(
     ignore_index: int,
 ) -> str:
     """The classes with their pixels in each part."""
-    labels = root / "labels.txt"
     known = read_labels_file(labels).names if labels.exists() else []
     size = max(len(known), 1 + int(labelled.max(initial=0)))
     classes = [known[i] if i < len(known) else f"class_{i}" for i in range(size)]

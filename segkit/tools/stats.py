@@ -23,7 +23,7 @@ from segkit.files import write_json
 from segkit.losses.class_weights import WEIGHTINGS
 from segkit.metrics.objects import object_sizes
 from segkit.models.atrous import ATROUS_RATES, fitting_rates, needed_crop
-from segkit.tools.voc_keys import VOCKeys
+from segkit.tools.data_keys import DataKeys
 
 SMALL = 16 * 16  # pixels of one cell of the last features at output stride 16
 STEP = 32  # crop sizes are multiples of it
@@ -34,10 +34,10 @@ NO_OBJECTS = np.empty((0, 3), np.int64)
 
 
 @dataclass
-class Request(VOCKeys):
+class Request(DataKeys):
     """The keys of ``stats``."""
 
-    split: str = option("train", "list in ImageSets/Segmentation")
+    split: str = option("train", "split, as train.py calls it")
     json: str | None = option(None, "file for the numbers", path=True)
     force: bool = option(False, "replace that file")
     dry_run: bool = option(False, "do everything but write")

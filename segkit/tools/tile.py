@@ -24,22 +24,23 @@ from segkit.data.bands import count_bands
 from segkit.data.classes import write_lines
 from segkit.data.decode import load, pixel_limit
 from segkit.data.masks import write_mask
-from segkit.data.voc import IMAGES, LISTS, MASKS, SUFFIXES, VOCSegmentation, split_file
+from segkit.data.named_files import files_below
+from segkit.data.pairs import SUFFIXES
+from segkit.data.voc import IMAGES, LISTS, MASKS, VOCSegmentation, split_file
 from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
-from segkit.tools.formats.annotation import files_below
+from segkit.tools.data_keys import MaskKeys
 from segkit.tools.tiling import find_tiles, image_numbers, join, tiles_of, write_image
-from segkit.tools.voc_keys import VOCKeys
 
 LABELS = "labels.txt"
 
 
 @dataclass
-class Request(VOCKeys):
+class Request(MaskKeys):
     """The keys of ``tile``."""
 
-    data_root: str = option(None, "folder in VOC layout to cut", name="data.root", path=True)
+    data_root: str | None = option(None, "folder in VOC layout to cut", name="data.root", path=True)
     images: str | None = option(None, "folder of images to cut, without masks", path=True)
     predictions: str | None = option(None, "folder of masks of tiles to put together", path=True)
     out: str = option(REQUIRED, "folder for the files", path=True)
@@ -124,7 +125,7 @@ def cut_dataset(request: Request, root: Path, staging: Path) -> Iterator[str]:
     tiles: dict[str, list[str]] = {}  # of each image that is cut already
     whites: set[int] = set()
     for name in names:
-        dataset = request.open(name)
+        dataset = VOCSegmentation(root, name, **request.meaning)
         for index in tqdm(range(len(dataset)), f"tile {name}", leave=False, disable=None):
             if dataset.ids[index] not in tiles:
                 tiles[dataset.ids[index]] = cut_pair(request, dataset, index, staging, whites)

@@ -85,7 +85,8 @@ class Run:
     def _make_folder(self, settings: TrainConfig) -> Path:
         out_dir = settings.out_dir
         was_there = out_dir is not None and Path(out_dir).is_dir()
-        folder = make_run_folder(out_dir, Path(settings.data.root or "run").name)
+        data = settings.data.root or Path(settings.data.images or "run/images").parent
+        folder = make_run_folder(out_dir, Path(data).name)
         if self.checkpoint is None or not was_there:
             self.runtime.stack.push(partial(_forget_if_unbegun, folder, was_there, self.runtime))
             self.runtime.open(locked(folder))

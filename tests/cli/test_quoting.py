@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from scripts import SMALL, call
 
 from segkit.cli.quoting import quote_texts
@@ -59,3 +60,17 @@ def test_a_run_folder_that_looks_like_a_number(tmp_path: Path) -> None:
 def test_in_a_sweep_a_comma_means_several_values() -> None:
     command = ["train.py", "-m", "out_dir=/tmp/x,/tmp/y"]
     assert quote_texts(command, SCHEMAS["train"]) == command
+
+
+def test_patterns_and_places_for_a_split_need_no_inner_quotes() -> None:
+    texts = {
+        "data.images": "set/{split}/x",
+        "data.group": r"^(v\d+)_[ab]",
+        "data.masks": "m",
+    }
+    typed = [f"{key}={text}" for key, text in texts.items()]
+    parser = OverridesParser.create()
+    read = parser.parse_overrides(quote_texts(typed, SCHEMAS["train"]))
+    assert {one.key_or_group: one.value() for one in read} == texts
+    kept = ["data.images=${oc.env:X}", "data.group='x{1}'"]
+    assert quote_texts(kept, SCHEMAS["train"]) == kept

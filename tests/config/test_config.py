@@ -50,7 +50,7 @@ def overrides_for(yaml: str) -> tuple[str, list[str]]:
         # evaluate takes saved masks instead, so the key has a default and is missed later.
         needed = {*unset, *(["checkpoint"] if choice == "evaluate" else [])}
         return choice, [f"{key}=." for key in sorted(needed)]
-    root = ["data.root=."] if group in ("data", "experiment") else []
+    root = ["data.root=."] if group in ("data", "experiment") and choice != "folders" else []
     return "train", [f"{group}={choice}", *root]
 
 

@@ -30,6 +30,7 @@ from segkit.data.cached import CachedDataset
 from segkit.data.check import check_splits
 from segkit.data.dataset import FileDataset, SegmentationDataset, can_examine
 from segkit.data.loader import Collate, EvalBatches, Samples, TrainBatches
+from segkit.data.pairs import ImageMaskPairs
 from segkit.data.sampler import SampleKey
 from segkit.errors import ConfigError, DataError
 from segkit.runtime.context import Runtime
@@ -59,13 +60,13 @@ def root(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each image was decoded by this process."""
     counts: Counter[str] = Counter()
-    examine = VOCSegmentation.examine
+    examine = ImageMaskPairs.examine
 
-    def count(self: VOCSegmentation, index: int) -> Any:
+    def count(self: ImageMaskPairs, index: int) -> Any:
         counts[self.ids[index]] += 1
         return examine(self, index)
 
-    monkeypatch.setattr(VOCSegmentation, "examine", count)
+    monkeypatch.setattr(ImageMaskPairs, "examine", count)
     return counts
 
 

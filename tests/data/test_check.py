@@ -368,11 +368,11 @@ def test_the_command_prints_the_table(root, capsys):
     [
         ([], "data.root is not set"),
         (["data.rot=x"], r"unknown key data.rot; did you mean data.root\?"),
-        (["loss=ce"], "unknown key loss; there are data.root, data.classes, "),
+        (["loss=ce"], "unknown key loss; there are data, data.root, "),
         (["data.root"], "expected key=value"),
         (["data.root=does/not/exist"], "does/not/exist: no such folder"),
         (["data.root={root}", "data.num_classes=5"], "holds 3 names, but data.num_classes is 5"),
-        (["data=shapes", "data.root={root}"], "data=shapes: no such value; there are voc"),
+        (["data=shapes", "data.root={root}"], "data=shapes: no such value; there are folders, voc"),
         (["data.root={root}", "data.ignore_index=abc"], "expected a whole number"),
         (["data.root={root}", "data.ignore_index=null"], "expected a whole number"),
         (["data.root={root}", "data.num_classes=ten"], "expected a whole number"),

@@ -127,6 +127,26 @@ def plain(home: Path) -> dict[str, Any]:
     return evaluate(home, "plain", "checkpoint=one", "save_predictions=true")[0]
 
 
+def test_two_folders_are_scored_as_the_voc_folder_that_was_trained_on(
+    home: Path, plain: dict[str, Any]
+) -> None:
+    folders = ("data.images=voc/JPEGImages", "data.masks=voc/SegmentationClass")
+    listed = (*folders, "data.splits=voc/ImageSets/Segmentation", "split=val")
+    same, _ = evaluate(home, "listed", "checkpoint=one", *listed)
+    assert same["iou"] == plain["iou"]
+    _, result = evaluate(home, "folders", "checkpoint=one", *folders)
+    assert "6 images of all" in result.out  # t too
+    saved = ("predictions=plain/predictions", "data.num_classes=3", *listed)
+    again, _ = evaluate(home, "saved", *saved)
+    assert again["iou"] == plain["iou"]
+    assert "data.root=voc: is for a folder in VOC layout" in refused(
+        home, "checkpoint=one", "data.root=voc", *folders
+    )
+    part = ("data.val=0.5", "split=val")
+    _, result = evaluate(home, "part", "checkpoint=one", *folders, *part)
+    assert "3 images of val" in result.out
+
+
 def test_borders_confidence_and_interval(home: Path, plain: dict[str, Any]) -> None:
     boundary, band, matrix = BoundaryIoU(3), ConfusionMatrix(3), ConfusionMatrix(3)
     pixels = 0

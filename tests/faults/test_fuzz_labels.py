@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from edits import JARGON
+from edits import JARGON, damage_text, pick
 from label_files import PHOTO, XML, area, as_text, box, coco, labelme, masks, run, shape, write
 
 from segkit.errors import DataError
@@ -52,10 +52,6 @@ DRAWN = [
 ]
 
 
-def pick(rng: np.random.Generator, options: Any) -> Any:
-    return options[int(rng.integers(len(options)))]
-
-
 def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The way to each value in a tree of JSON."""
     inner: list[Any] = []
@@ -86,17 +82,6 @@ def damage_tree(content: Any, rng: np.random.Generator) -> Any:
     else:
         home[last] = pick(rng, HOSTILE)
     return content
-
-
-def damage_text(text: str, rng: np.random.Generator) -> str:
-    """Characters lost, changed, or there twice."""
-    begin = int(rng.integers(len(text)))
-    end = begin + int(rng.integers(1, 12))
-    part = text[begin:end]
-    new = pick(
-        rng, ["", 2 * part, part[::-1], "0", "-", '"', "[", "}", "<", "&a;", "\x00", "9" * 30]
-    )
-    return text[:begin] + new + text[end:]
 
 
 def damage_xml(text: str, rng: np.random.Generator) -> str:

@@ -132,7 +132,7 @@ def test_every_format_is_converted_to_the_same_masks(reader: Reader) -> None:
         read_labels(
             reader.folder(document) / "data" / name / f"SegmentationClass/{NAMES[0]}.png"
         ).tolist()
-        for name in ("mine", "coco", "cvat", "binary", "folders")
+        for name in ("mine", "coco", "cvat", "binary", "folders", "ids", "polygons")
     ]
     assert all(mask == masks[0] for mask in masks)
 

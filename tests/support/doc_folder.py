@@ -11,6 +11,7 @@ import torch
 from band_files import make_bands
 from doc_commands import CROP, SHORT, TINY
 from PIL import Image
+from recipe_files import make_recipes
 from scripts import ROOT, call
 from torchvision.models import mobilenet_v2
 
@@ -43,6 +44,10 @@ def make_folder(folder: Path) -> None:
     shutil.copytree(folder / "runs/other", folder / "runs/first", copy_function=shutil.copyfile)
     make_labels(folder)
     make_bands(folder / "data/bands")
+    make_recipes(folder)
+    for part, name in (("JPEGImages", "images"), ("SegmentationClass", "masks")):
+        shutil.copytree(folder / "mine" / part, folder / "two" / name)
+    shutil.copy(folder / "mine/labels.txt", folder / "two/masks")
 
 
 def write_shown_files(document: Path, folder: Path) -> None:
@@ -81,7 +86,13 @@ def make_labels(folder: Path) -> None:
         xml += f'<polygon label="cat" points="{points}" z_order="0"/></image>\n'
         save(folder / f"rgb/{name}.png", np.where(square[..., None], [128, 64, 128], 0))
         save(folder / f"binary/{name}.png", square)
+        save(folder / f"ids/{name}_id.png", np.where(square, 3, 7))
+        save(folder / f"polygons/images/{name}.png", image)
+        relative = " ".join(f"{x / 64} {y / 48}" for x, y in corners)
+        (folder / "polygons/labels").mkdir(exist_ok=True)
+        (folder / f"polygons/labels/{name}.txt").write_text(f"0 {relative}\n")
         save(folder / f"folders/cat/{name}.png", square)
+    (folder / "polygons/data.yaml").write_text("train: images\nnames: [cat]\n")
     categories = [{"id": 1, "name": "cat"}]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "coco/instances.json").write_text(json.dumps(content))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,3 +87,18 @@ class Payload:
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
         return open, (str(self.path), "w")
+
+
+def pick(rng: np.random.Generator, options: Any) -> Any:
+    return options[int(rng.integers(len(options)))]
+
+
+def damage_text(text: str, rng: np.random.Generator) -> str:
+    """Characters lost, changed, or there twice."""
+    begin = int(rng.integers(len(text)))
+    end = begin + int(rng.integers(1, 12))
+    part = text[begin:end]
+    new = pick(
+        rng, ["", 2 * part, part[::-1], "0", "-", '"', "[", "}", "<", "&a;", "\x00", "9" * 30]
+    )
+    return text[:begin] + new + text[end:]

@@ -9,7 +9,7 @@ from scripts import ROOT
 
 from segkit.cli.arguments import parse
 
-PAGES = ("data.md", "export.md")
+PAGES = ("data.md", "export.md", "recipes.md")
 WRITTEN = [shown.written for page in PAGES for shown in commands(ROOT / "docs" / page)]
 OF_BROWSE = ("images", "epochs", "out")  # its other keys are those of train.py
 

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,13 +17,25 @@ from numpy.typing import NDArray
 from segkit.config.schema import REQUIRED, option
 from segkit.data.colors import Palette
 from segkit.data.label_list import column_problem, line_problems
-from segkit.data.voc import SUFFIXES
-from segkit.errors import DataError
-from segkit.files import refuse_special, user_path
-from segkit.text import bullet_list
+from segkit.data.named_files import files_below, files_by_id
+from segkit.data.pairs import SUFFIXES
+from segkit.errors import ConfigError, DataError
+from segkit.files import is_file, refuse_special, user_path
+from segkit.text import bullet_list, join_lines
 from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size, brief
 
-FORMATS = ("labelme", "coco", "cvat", "rgb", "binary", "folders")
+FORMATS = ("labelme", "coco", "cvat", "yolo", "ids", "rgb", "binary", "folders")
+# Keys that only some formats have a use for.
+MASKS = ("ids", "rgb", "binary", "folders")
+ONLY_FOR = {
+    "image_suffix": MASKS,
+    "mask_suffix": MASKS,
+    "label_map": ("ids",),
+    "first_id": ("ids",),
+    "labels": ("ids",),
+    "valid": MASKS,
+    "valid_suffix": MASKS,
+}
 BACKGROUND = ("background", "_background_")  # the second is labelme's own name
 
 ENDS = re.compile(r"[\r\n\0]")  # what ends a line, or a text file
@@ -44,16 +56,60 @@ class Request:
     )
     ignore: list[str] = option([], "names whose pixels become 255")
     overlap: str = option(
-        "auto", "what covers what; auto: area for coco, else last", choices=("auto", *OVERLAPS)
+        "auto",
+        "what covers what; auto: area for coco and yolo, else last",
+        choices=("auto", *OVERLAPS),
     )
-    colors: Any = option(None, "rgb: {name: [r,g,b], ...}, or a file with lines of name:r,g,b")
+    colors: Any = option(
+        None,
+        "rgb: {name: [r,g,b], ...}, or a file with lines of name:r,g,b; ids: indices, if palettes "
+        "disagree and do not matter",
+    )
     threshold: int = option(
         0, "binary: least value of an object; 0: only 255 (or 1) is one", low=0, high=65535
     )
-    mask_suffix: str | None = option(None, "end of mask names that image names lack, as _mask")
+    image_suffix: str | None = option(None, "end of image names that ids lack; others are none")
+    mask_suffix: str | None = option(
+        None, "end of mask names that image names lack, as _mask; other files are no masks"
+    )
+    label_map: dict[Any, Any] | None = option(
+        None, "ids: {id: class id, name or ignore, ..., other: ignore}"
+    )
+    first_id: int = option(
+        0, "ids: id of the first class in the masks; what is below becomes 255", low=0, high=65535
+    )
+    labels: str | None = option(
+        None, "ids: file with the names of the classes, one per line", path=True
+    )
+    valid: str | None = option(
+        None, "folder of masks that are 0 where nothing counts: that becomes 255", path=True
+    )
+    valid_suffix: str | None = option(None, "end of their names that image names lack")
     split: str = option("all", "list of the ids to write to ImageSets/Segmentation")
     force: bool = option(False, "overwrite what is there")
     dry_run: bool = option(False, "do everything but write")
+
+    def check(self) -> None:
+        """Raise a ConfigError if a key is set that the format has no use for."""
+        usual = {f.name: f.default for f in fields(self)}
+        problems = [
+            f"{key}={getattr(self, key)}: is for format={' or '.join(formats)}"
+            for key, formats in ONLY_FOR.items()
+            if self.format not in formats and getattr(self, key) != usual[key]
+        ]
+        if self.valid_suffix is not None and self.valid is None:
+            problems.append(f"valid_suffix={self.valid_suffix}: is for valid=FOLDER")
+        if problems:
+            raise ConfigError(join_lines(problems))
+
+    @cached_property
+    def valid_files(self) -> dict[str, Path]:
+        """The files in ``valid`` by the names of their images."""
+        folder = user_path(self.valid or "")
+        found = files_by_id(folder, self.valid_suffix)
+        if not found:
+            raise DataError(f"valid={self.valid}: holds no masks; expected one for each image")
+        return {item_name(f"{name}.png"): files[0] for name, files in found.items()}
 
     def overlap_or(self, usual: str) -> str:
         """What covers what, where ``auto`` is what is usual for the format."""
@@ -229,24 +285,6 @@ def item_name(path: str) -> str:
 
 
 KNOWN = (*SUFFIXES, ".json")
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; no path has a name with a zero byte, or of 300 letters."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """All files with one of the suffixes, sorted; those in hidden folders are not meant."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(
-        path
-        for path in found
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    )
 
 
 def read_json(path: Path) -> Any:

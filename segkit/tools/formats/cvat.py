@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,10 +11,13 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.classes import read_labels_file
 from segkit.data.colors import Palette, voc_palette
+from segkit.data.voc import IMAGES, MASKS
 from segkit.errors import DataError
 from segkit.files import refuse_special, user_path
 from segkit.tools.formats.annotation import (
+    BACKGROUND,
     Annotations,
     Item,
     Request,
@@ -33,18 +37,22 @@ from segkit.tools.formats.drawing import (
     runs,
     turned_box,
 )
+from segkit.tools.formats.masks import read_colors
 
 WITH_AREA = ("polygon", "box", "ellipse", "mask")
+LABELMAP = "labelmap.txt"
 WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 
 
 def read_cvat(request: Request) -> Annotations:
-    """One XML file, or a folder that holds ``annotations.xml``.
+    """One XML file, a folder that holds ``annotations.xml``, or one of "Segmentation mask 1.1".
 
     Classes are numbered in the order of CVAT's own list of labels. A shape covers those of a lower
     ``z_order``, and at equal ``z_order`` those before it. Shapes without an area are left out.
     """
     path = user_path(request.source)
+    if path.is_dir() and (path / LABELMAP).is_file() and not (path / "annotations.xml").exists():
+        return _read_masks(request, path)
     path = path / "annotations.xml" if path.is_dir() else path
     refuse_special(path)
     try:
@@ -94,6 +102,32 @@ def read_cvat(request: Request) -> Annotations:
         if shape.tag in WITHOUT_AREA
     )
     return Annotations(classes, items, _palette(listed, numbers), left_out(dropped), unseen)
+
+
+def _read_masks(request: Request, folder: Path) -> Annotations:
+    """CVAT's "Segmentation mask 1.1": colours in ``SegmentationClass``, named in ``labelmap.txt``.
+
+    The background comes first, all others as in the file. The images may be left out there.
+    """
+    labels = read_labels_file(folder / LABELMAP)
+    if labels.colors is None:
+        raise DataError(f"{folder / LABELMAP}: has labels without a colour; expected one for each")
+    images = folder / IMAGES
+    if request.images is None and not images.is_dir():
+        raise DataError(
+            f"{folder}: has no {IMAGES}, since CVAT was asked to leave the images out; give "
+            "images=FOLDER, those that were uploaded"
+        )
+    colors = dict(zip(labels.names, labels.colors, strict=True))
+    order = sorted(colors, key=lambda name: name not in BACKGROUND)  # stable
+    return read_colors(
+        replace(
+            request,
+            source=str(folder / MASKS),
+            images=request.images or str(images),
+            colors={name: colors[name] for name in order},
+        )
+    )
 
 
 class _Builder(ElementTree.TreeBuilder):

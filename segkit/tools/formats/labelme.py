@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segkit.data.bands import count_bands
 from segkit.data.decode import load, read_labels
+from segkit.data.named_files import files_below
 from segkit.data.orientation import shown_size
 from segkit.data.threads import map_parallel
 from segkit.errors import DataError
@@ -22,7 +23,6 @@ from segkit.tools.formats.annotation import (
     Annotations,
     Item,
     Request,
-    files_below,
     item_name,
     left_out,
     mask_size,
