@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from segkit.cli.quoting import is_multirun
+
 # Key -> values that change nothing, and what to give instead. Of a sweep, hydra.sweep.dir holds
 # multirun.yaml and the logs of a cluster's jobs.
 OUTPUTS = {
@@ -39,7 +41,7 @@ KEYS = {
 
 def typed_problems(arguments: Sequence[str], name: str) -> Iterator[str]:
     """What is wrong with Hydra's keys on the command line; looked at before it makes a folder."""
-    is_sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments})
+    is_sweep = is_multirun(arguments)
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         value = value.strip("'\"")

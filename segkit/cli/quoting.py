@@ -23,7 +23,7 @@ def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
         schema: The schema of the script's configuration.
     """
     keys, paths = set(text_keys(schema)), {*path_keys(schema), "source"}
-    is_sweep = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*argv}
+    is_sweep = is_multirun(argv)
     quoted = []
     for argument in argv:
         key, _, value = argument.partition("=")
@@ -36,6 +36,11 @@ def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
             argument = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
         quoted.append(argument)
     return quoted
+
+
+def is_multirun(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for a sweep."""
+    return bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*argv})
 
 
 def stays_text(override: str) -> bool:

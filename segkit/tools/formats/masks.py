@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.commands import command
 from segkit.data.classes import read_lines
 from segkit.data.colors import classes_of_colors, fill_palette
 from segkit.data.decode import load_labels
@@ -31,11 +32,11 @@ from segkit.tools.formats.drawing import IGNORE, paint
 
 Draw = Callable[[Path], NDArray[np.uint8]]
 
-GREY = (
+GREY = (  # and how to divide them
     "The mask is grey: masks of 0 and 255 are format=binary. Grey values that are class ids need "
     "no conversion: copy the masks to OUT/SegmentationClass, the images to OUT/JPEGImages under "
     "the same names, write the names of the classes to OUT/labels.txt, one a line, and divide "
-    "them: python -m segkit.tools.split data.root=OUT"
+    "them: "
 )
 
 
@@ -68,7 +69,7 @@ def read_colors(request: Request) -> Annotations:
             found = classes_of_colors(rgb, known, len(ids), str(path), "colors")
         except DataError as error:
             if (rgb == rgb[..., :1]).all():
-                raise DataError(f"{error}. {GREY}") from None
+                raise DataError(f"{error}. {GREY}{command('split')} data.root=OUT") from None
             raise
         return np.append(ids, np.uint8(IGNORE))[found]
 
