@@ -200,10 +200,10 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
             sys.path.append(str(Path.cwd()))
         if is_sweep() and os.environ.get("WORLD_SIZE", "1") != "1":
             _fail("-m: the jobs of a sweep have one process each; start it without torchrun")
-        if is_sweep() and not only_check:
-            with called_as(program):
+        with called_as(program):  # another process does not know it
+            if is_sweep() and not only_check:
                 return _job_of_sweep(task, cfg, name, shown)
-        return _only_job(task, cfg, name)
+            return _only_job(task, cfg, name)
 
     with _mistakes_told(name, given, composed, goes_on=only_check):
         if problems := [*dashes(sys.argv[1:]), *typed_problems(sys.argv[1:], name)]:
@@ -211,6 +211,7 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
         shown = shown_to_hydra(quote_texts(given, SCHEMAS[name]))
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
         if only_check:
+            CheckJobs.script = name
             with TemporaryDirectory() as CheckJobs.folder:
                 sys.argv = CheckJobs.on_the_command_line(shown)
                 decorate(job)()

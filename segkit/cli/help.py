@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def group_lines(name: str, own: Sequence[Path]) -> Iterator[str]:
         places = [folder / group for folder in (CONFIGS, *own)]
         files = sorted({path.stem for place in places for path in place.glob("*.yaml")})
         default = "none" if choice is None else ",".join([choice] if _is_text(choice) else choice)
-        yield f"  {group}: {', '.join(files)} [{default}]"
+        yield _row(f"{group}:", f"{', '.join(files)} [{default}]")
 
 
 def key_lines(
@@ -123,9 +124,8 @@ def _row(head: str, text: str) -> str:
 
 def _own_folders(arguments: Sequence[str]) -> list[Path]:
     """What ``--config-dir`` names, in either spelling."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    flags = ("--config-dir", "-cd")
-    apart = [after for word, after in pairs if word in flags]
+    pairs = pairwise(arguments)
+    apart = [after for word, after in pairs if word in ("--config-dir", "-cd")]
     joined = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
     return [Path(text) for text in (*apart, *joined) if text]
 

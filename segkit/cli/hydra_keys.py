@@ -79,6 +79,19 @@ def file_problems(
                 yield f"{key}={value} in {file}: has no effect there; take it out, and {text}"
 
 
+def composed_problems(config: Any, name: str) -> Iterator[str]:
+    """The same keys where a configuration of the user's own (``--config-name``) has them.
+
+    Args:
+        config: As Hydra composed it, with its own part.
+        name: The script's, as ``train``.
+    """
+    for key, (_, text) in KEYS.items():
+        value = _value(config, key)
+        if value is not None and key != "hydra.sweep.dir" and changes(key, str(value)):
+            yield f"{key}={value}: {_filled(text, name, str(value))}"
+
+
 def changes(key: str, value: str) -> bool:
     """Whether the value is another one than that which changes nothing."""
     return value.lower() not in (KEYS[key][0], "null")
@@ -86,7 +99,7 @@ def changes(key: str, value: str) -> bool:
 
 def _value(node: Any, key: str) -> object:
     for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
+        node = node.get(part) if isinstance(node, Mapping) else None
     return node
 
 

@@ -54,7 +54,7 @@ def job_folder(differs: Mapping[str, str]) -> Path:
     There is no ``=`` or comma in it: Hydra would want quotes around ``checkpoint=`` and its path.
     """
     words = [str(HydraConfig.get().job.num), *(f"{k}-{v}" for k, v in differs.items())]
-    plain = (re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip("-") for word in words)
+    plain = (re.sub(r"[^A-Za-z0-9_.+]+", "-", word).strip("-") for word in words)
     return Path(HydraConfig.get().sweep.dir) / "_".join(plain)[:LONGEST].rstrip("-_.")
 
 

@@ -13,8 +13,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from segkit.cli.hydra_keys import composed_problems
 from segkit.cli.jobs import take_notes
 from segkit.config.schema import less_is_better
+from segkit.text import join_lines
 
 LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -77,12 +79,21 @@ class CheckJobs(OnStart):
 
     Of a sweeper that chooses values as it goes only the fixed ones are checked; every job checks
     its own again. What Hydra writes of it goes into :attr:`folder`.
+
+    Attributes:
+        script: The script's name, as ``train``.
+        folder: A temporary one.
     """
 
     NAME = "check"
+    script = "train"
     folder = "."
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        _refuse_folders(config, self.script)
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _refuse_folders(config, self.script)
         node = config.hydra
         with read_write(node), open_dict(node):
             node.launcher = {"_target_": LAUNCHER}
@@ -106,6 +117,12 @@ class NoteFolder(OnStart):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         NoteFolder.folder = Path(config.hydra.sweep.dir).absolute()
         take_notes(NoteFolder.folder)  # of a sweep that was killed there
+
+
+def _refuse_folders(config: DictConfig, name: str) -> None:
+    """End here, before Hydra makes a folder that nothing would be written to."""
+    if problems := list(composed_problems(config, name)):
+        raise SystemExit(f"error: {join_lines(problems)}")
 
 
 def check_direction(config: DictConfig) -> None:
