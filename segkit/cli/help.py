@@ -3,7 +3,7 @@
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
 from itertools import pairwise
@@ -48,9 +48,12 @@ def script_help(name: str, arguments: Sequence[str]) -> str:
     usage = script_path(name).read_text(encoding="utf-8").partition('"""')[2].partition('"""')[0]
     head, _, about = in_the_users_words(usage).replace("``", "").strip().partition("\n")
     lines = [head, *([about] if about else [])]
-    if groups := list(group_lines(name, _own_folders(arguments))):
-        lines += ["", "groups, as group=file; their own keys are in docs/config.md:", *groups]
-    lines += ["", "keys [default]:", *key_lines(SCHEMAS[name], groups_of(name))]
+    groups, other = groups_of(name), ""
+    if groups:
+        lines += ["", "groups, as group=file; their own keys are in docs/config.md:"]
+        lines += group_lines(groups, _own_folders(arguments))
+        other = ", unless a group's file has another"
+    lines += ["", f"keys [default{other}]:", *key_lines(SCHEMAS[name], groups)]
     lines += ["", "flags:", *(_row(f"{flag}:", text) for flag, text in FLAGS.items())]
     return "\n".join(lines)
 
@@ -70,9 +73,9 @@ def groups_of(name: str) -> dict[str, Any]:
     return {key: value for key, value in pairs if not key.startswith("override ")}
 
 
-def group_lines(name: str, own: Sequence[Path]) -> Iterator[str]:
+def group_lines(groups: Mapping[str, Any], own: Sequence[Path]) -> Iterator[str]:
     """A line per group: its files, and which is taken unless another is named."""
-    for group, choice in groups_of(name).items():
+    for group, choice in groups.items():
         places = [folder / group for folder in (CONFIGS, *own)]
         files = sorted({path.stem for place in places for path in place.glob("*.yaml")})
         default = "none" if choice is None else ",".join([choice] if _is_text(choice) else choice)
@@ -80,7 +83,7 @@ def group_lines(name: str, own: Sequence[Path]) -> Iterator[str]:
 
 
 def key_lines(
-    schema: Any, without: Sequence[str] | dict[str, Any] = (), prefix: str = ""
+    schema: Any, without: Sequence[str] | Mapping[str, Any] = (), prefix: str = ""
 ) -> Iterator[str]:
     """Every key of a schema, and below it: what it is for, its choices and its default.
 
@@ -94,15 +97,15 @@ def key_lines(
         if is_dataclass(f.default_factory):
             yield from key_lines(f.default_factory, (), f"{name}.")
         elif f.name not in without:
-            yield _row(f"{name}=...", _about(f))
+            yield _row(f"{name}=...", _about(f, "the group's" if prefix else "must be given"))
 
 
-def _about(f: "Field[Any]") -> str:
+def _about(f: "Field[Any]", required: str) -> str:
     text = str(f.metadata["text"])
     if f.metadata["choices"]:
         text += f" ({', '.join(f.metadata['choices'])})"
     if f.default == REQUIRED:
-        return f"{text} [must be given]"
+        return f"{text} [{required}]"
     default = f.default if f.default_factory is NO_DEFAULT else f.default_factory()
     words = {"None": "null", "True": "true", "False": "false", "[]": "none"}
     return f"{text} [{words.get(str(default), str(default).strip('[]'))}]"

@@ -55,9 +55,8 @@ def test_it_is_the_run_of_train_py(
 
     scores = segkit.evaluate(checkpoint=run.best, device="cpu", loader={"num_workers": 0})
     assert scores["miou"] == run.score
-    assert json.loads(json.dumps(scores)) == json.loads(
-        (run.folder / "eval/val-best/metrics.json").read_text()
-    )
+    written = json.loads((run.folder / "eval/val-best/metrics.json").read_text())
+    assert json.loads(json.dumps(scores)) == written
     assert segkit.load_model(run.best, device="cpu").classes[0] == "background"
 
 

@@ -1,15 +1,22 @@
 """Sweeps, ``python train.py -m``: every job has its own run, one that fails ends no other."""
 
+import csv
 import importlib.util
 import json
 import pickle
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from scripts import ROOT, SMALL, Result, call, spawn
 
+from segkit.cli.jobs import differing, job_folder, job_name, leave_note, write_table
 from segkit.cli.sweep import CheckJobs, Failed, failures
+from segkit.runs.finished import FinishedRun
 
 ONE = (*SMALL, "trainer.max_epochs=1")
 LOSSES = "loss=ce,focal,[ce,dice]"
@@ -48,8 +55,11 @@ def test_three_losses(here: Path) -> None:
         ["focal"],
         ["ce", "dice"],
     ]
-    started = [line for line in result.out.splitlines() if line.startswith("job ")]
+    started = [line for line in result.out.splitlines() if re.match(r"job \d", line)]
     assert started == ["job 0: loss=ce", "job 1: loss=focal", "job 2: loss=[ce,dice]"]
+    assert [line.split()[:2] for line in result.out.splitlines()[-5:-1]] == [
+        *(["job", "loss"], ["0", "ce"], ["1", "focal"], ["2", "[ce,dice]"])
+    ]
     (sweep,) = (here / "runs").iterdir()
     assert {path.name for path in sweep.iterdir()} == {
         *("multirun.yaml", "sweep.csv"),
@@ -134,6 +144,65 @@ def test_a_sweep_has_one_process_per_job(here: Path, monkeypatch: pytest.MonkeyP
     assert len(result.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "job", "name", "folder"),
+    [
+        ("-m seed=0,1 trainer.val_every=2", ["seed=0", "trainer.val_every=2"], "seed=0", "seed-0"),
+        ("-m out_dir=x seed=0,1", ["out_dir='x'", "seed=1"], "seed=1", "seed-1"),
+        ("-m loss=ce,[ce,dice] --cd=x", ["loss=[ce,dice]"], "loss=[ce,dice]", "loss-ce-dice"),
+        ("-m hydra/sweeper=search", ["a.lr=0.03"], "a.lr=0.03", "a.lr-0.03"),
+        ("-m 'data.root=a b,c d'", ["data.root='a b'"], "data.root=a b", "data.root-a-b"),
+        ("-m seed=3", ["seed=3"], "", ""),
+    ],
+)
+def test_a_label_shows_only_what_differs(
+    line: str, job: list[str], name: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"overrides": {"task": job}, "job": {"num": 7}, "sweep": {"dir": "runs/x"}}
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": node}))
+    differs = differing(["train.py", *shlex.split(line)])
+    assert job_name(differs) == (f"job 7: {name}" if name else "job 7")
+    assert job_folder(differs) == Path("runs/x") / (f"7_{folder}" if folder else "7")
+
+
+def test_a_long_label_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"job": {"num": 7}, "sweep": {"dir": "runs"}}
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": node}))
+    assert len(job_folder({"loss": "[" + "ce," * 200 + "]"}).name) <= 100
+
+
+def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Out of what the jobs have left, in any order."""
+
+    def note(number: int, result: object, problem: str | None) -> None:
+        node = {"job": {"num": number}, "sweep": {"dir": str(tmp_path)}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": node}))
+            leave_note({"seed": str(number)}, result, problem)
+
+    good = FinishedRun(tmp_path / "b", "val/miou", 0.5, 3, {}, 61.26)
+    note(10, good, None)
+    note(2, None, "no such file")
+    note(3, {"miou": None}, None)
+    write_table(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.csv"]
+    assert (tmp_path / "sweep.csv").read_text().splitlines() == [
+        "job,seed,monitor,score,best_epoch,seconds,folder,problem",
+        "2,2,,,,,,no such file",
+        "3,3,miou,,,,,",
+        f"10,10,val/miou,0.5,3,61.3,{tmp_path / 'b'},",
+    ]
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in shown[:4]] == [
+        ["job", "seed", "score", "epoch"],
+        ["2", "2", "failed"],
+        ["3", "3"],
+        ["10", "10", "0.5000", "3"],
+    ]
+    write_table(tmp_path)  # of a sweep that was stopped before its first job
+    assert capsys.readouterr().out == ""
+
+
 def test_a_failed_job_is_noted_where_its_result_arrives() -> None:
     sent = pickle.dumps(Failed("seed=1", "no such file"))
     failures.clear()  # as in another process
@@ -170,6 +239,10 @@ def test_jobs_side_by_side(here: Path) -> None:
     result = sweep(here, "hydra/launcher=local", "loader.num_workers=1", monitors)
     assert result.status == 1
     assert sorted(c["trainer"]["monitor"] for c in runs(here)) == ["train/loss", "val/miou"]
+    (table,) = here.glob("runs/*_sweep/sweep.csv")
+    rows = list(csv.DictReader(table.open(newline="")))
+    assert [row["trainer.monitor"] for row in rows] == ["train/loss", "val/nothing", "val/miou"]
+    assert [bool(row["problem"]) for row in rows] == [False, True, False]
     end = result.err.partition("error: 1 of the sweep's jobs failed, the others ran:\n")[2]
     assert end.startswith("       job 1: trainer.monitor=val/nothing\n")
     assert "Traceback" not in result.err
@@ -186,9 +259,9 @@ def test_optuna_maximises_what_train_returns(here: Path) -> None:
     chosen = ("experiment=search", "hydra.sweeper.n_trials=3")
     result = sweep(here, *chosen, "--config-dir", "my_configs")
     assert result.status == 0, result.err
-    summaries = [json.loads(path.read_text()) for path in here.glob("runs/*/summary.json")]
+    summaries = [json.loads(path.read_text()) for path in here.glob("runs/*/*/summary.json")]
     assert len(summaries) == 3
-    found = yaml.safe_load((here / "runs/optimization_results.yaml").read_text())
+    found = yaml.safe_load(next(here.glob("runs/*_sweep/optimization_results.yaml")).read_text())
     assert found["best_value"] == max(summary["best_score"] for summary in summaries)
     assert set(found["best_params"]) == {"optimizer.lr", "loss"}
 
