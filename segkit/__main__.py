@@ -1,5 +1,6 @@
 """``segkit train ...``, ``python -m segkit train ...``: every command, from any folder."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ def main() -> int:
     if name in ("-h", "--help"):
         say(overview())
         return 0
+    if name == "-sc":
+        return complete(words)
     if name not in (*SCRIPTS, *TOOLS):
         say_error(f"error: {name}: no such command{did_you_mean(name, [*SCRIPTS, *TOOLS])}")
         return 1
@@ -30,6 +33,19 @@ def main() -> int:
             runpy.run_path(str(script_path(name)), run_name="__main__")
         else:
             runpy.run_module(f"segkit.tools.{name}", run_name="__main__")
+    return 0
+
+
+def complete(words: list[str]) -> int:
+    """Answer Hydra's tab completion, which knows programs without commands: docs/python.md."""
+    program, _, rest = os.environ.get("COMP_LINE", "").partition(" ")
+    name, space, rest = rest.lstrip().partition(" ")
+    if space and name in SCRIPTS:
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+        sys.argv = [program, *words]
+        runpy.run_path(str(script_path(name)), run_name="__main__")
+    elif not space:
+        say(" ".join([*SCRIPTS, *TOOLS]))
     return 0
 
 
