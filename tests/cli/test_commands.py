@@ -85,6 +85,28 @@ def test_the_version_of_the_command_and_of_a_tool(
     assert capsys.readouterr().out == f"segkit {segkit.__version__}\n" * 2
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("segkit ", {*SCRIPTS, *TOOLS}),
+        ("segkit tr", {*SCRIPTS, *TOOLS}),  # the shell takes those that begin so
+        ("segkit train loss=", {"loss=bce", "loss=ce", "loss=dice", "loss=focal", "loss=mse"}),
+        ("segkit train trainer.max", {"trainer.max_epochs="}),
+        ("segkit export for", {"format="}),
+        ("segkit split val", set()),
+    ],
+)
+def test_the_shells_completion(
+    line: str,
+    offered: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    assert segkit_command(monkeypatch, "-sc", "query=bash") == 0
+    assert {*capsys.readouterr().out.split()} == offered
+
+
 def test_an_unknown_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
