@@ -60,6 +60,7 @@ def test_it_is_the_run_of_train_py(
     assert segkit.load_model(run.best, device="cpu").classes[0] == "background"
 
 
+@pytest.mark.slow
 def test_values_of_python_and_two_runs_in_one_process(here: Path) -> None:
     words = segkit.train("loss=[ce,dice]", "loss.terms.dice.weight=0.5", "seed=3", *ONE)
     values = segkit.train(
@@ -75,6 +76,7 @@ def test_values_of_python_and_two_runs_in_one_process(here: Path) -> None:
     assert sum("24 images to train on" in line for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_a_resume(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = copy_of_run(tmp_path_factory, "short", "mine")
     whole = json.loads((shared_run(tmp_path_factory, "plain") / "plain/summary.json").read_text())
@@ -111,6 +113,7 @@ def test_in_a_program_of_hydras_own(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert "loss" in OmegaConf.load(here / "run/config.yaml")
 
 
+@pytest.mark.slow
 def test_in_another_thread_and_with_a_notebooks_output(here: Path) -> None:
     """Whose standard output is no file."""
     out, runs = io.StringIO(), []
@@ -122,6 +125,7 @@ def test_in_another_thread_and_with_a_notebooks_output(here: Path) -> None:
     assert runs[0].best.is_file()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_next_call_goes_on(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +146,7 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(
     assert run.scores == whole.scores
 
 
+@pytest.mark.slow
 def test_group_files_of_ones_own(here: Path) -> None:
     (here / "mine/loss").mkdir(parents=True)
     (here / "mine/loss/half.yaml").write_text(

@@ -70,6 +70,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_as_a_notebook(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +90,7 @@ def test_the_page_as_a_notebook(
     assert space["matrix"].compute()["miou"] > 0
 
 
+@pytest.mark.slow
 def test_the_program_that_uses_hydra(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hydra", hydra)
     result = call(str(here / "program.py"), "hydra.run.dir=.", "hydra.output_subdir=null", cwd=here)
