@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.cli.help import shown_instead
-from segkit.cli.hydra_keys import file_problems, typed_problems
+from segkit.cli.hydra_keys import composed_problems, typed_problems
 from segkit.cli.jobs import differing, job_folder, job_name, leave_note, write_table
 from segkit.cli.quoting import is_multirun, quote_texts
 from segkit.cli.report import end_in_silence, report_once
@@ -148,9 +148,7 @@ def _show_instead(name: str) -> None:
 
 def refuse_folders(name: str) -> None:
     """Raise a ConfigError where a file says where Hydra is to write, which it does not here."""
-    runtime = HydraConfig.get().runtime
-    folders = [source.path for source in runtime.config_sources if source.schema == "file"]
-    if problems := list(file_problems(runtime.choices, folders, name, is_sweep())):
+    if problems := composed_problems(HydraConfig.instance().cfg, name):
         raise ConfigError(join_lines(problems))
 
 

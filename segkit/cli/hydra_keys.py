@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.types import RunMode
 
 from segkit.cli.quoting import is_multirun
 
@@ -51,10 +52,29 @@ def typed_problems(arguments: Sequence[str], name: str) -> Iterator[str]:
             yield f"{key}={value}: {_filled(KEYS[key][1], name, value)}"
 
 
-def file_problems(
+def composed_problems(config: Any, name: str) -> list[str]:
+    """The same keys wherever a configuration got them from: group files, or a main one (``-cn``).
+
+    Args:
+        config: As Hydra composed it, with its own part.
+        name: The script's, as ``train``.
+    """
+    runtime = config.hydra.runtime
+    folders = [source.path for source in runtime.config_sources if source.schema == "file"]
+    is_sweep = config.hydra.mode == RunMode.MULTIRUN
+    return list(_file_problems(runtime.choices, folders, name, is_sweep)) or [
+        f"{key}={value}: {_filled(text, name, str(value))}"
+        for key, (_, text) in KEYS.items()
+        if key != "hydra.sweep.dir"
+        and (value := _value(config, key)) is not None
+        and changes(key, str(value))
+    ]
+
+
+def _file_problems(
     choices: Mapping[str, Any], sources: Sequence[str], name: str, is_sweep: bool
 ) -> Iterator[str]:
-    """The same keys in the group files of a configuration, where the script's own come after them.
+    """Those in the group files of a configuration, where the script's own come after them.
 
     Args:
         choices: Group -> chosen file; see ``hydra.runtime.choices``.
@@ -77,19 +97,6 @@ def file_problems(
                 if key == "hydra.sweep.dir" and is_sweep:
                     text = f"give {key}={value} on the command line"
                 yield f"{key}={value} in {file}: has no effect there; take it out, and {text}"
-
-
-def composed_problems(config: Any, name: str) -> Iterator[str]:
-    """The same keys where a configuration of the user's own (``--config-name``) has them.
-
-    Args:
-        config: As Hydra composed it, with its own part.
-        name: The script's, as ``train``.
-    """
-    for key, (_, text) in KEYS.items():
-        value = _value(config, key)
-        if value is not None and key != "hydra.sweep.dir" and changes(key, str(value)):
-            yield f"{key}={value}: {_filled(text, name, str(value))}"
 
 
 def changes(key: str, value: str) -> bool:

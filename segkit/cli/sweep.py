@@ -121,7 +121,7 @@ class NoteFolder(OnStart):
 
 def _refuse_folders(config: DictConfig, name: str) -> None:
     """End here, before Hydra makes a folder that nothing would be written to."""
-    if problems := list(composed_problems(config, name)):
+    if problems := composed_problems(config, name):
         raise SystemExit(f"error: {join_lines(problems)}")
 
 
