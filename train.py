@@ -1,7 +1,6 @@
-"""Train a segmentation model: ``python train.py [key=value ...]``.
+"""Train a segmentation model: ``python train.py [key=value ...]``."""
 
-Read from top to bottom: files -> data sets -> batches -> model -> loss -> scores -> checkpoint.
-"""
+# Read from top to bottom: files -> data sets -> batches -> model -> loss -> scores -> checkpoint.
 
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from the environment)
 from segkit.ending import ending  # isort: skip
@@ -19,6 +18,7 @@ if __name__ == "__main__":
 import torch
 from omegaconf import DictConfig
 
+from segkit.runs.finished import FinishedRun
 from segkit.runtime.context import Runtime, open_runtime
 from segkit.runtime.determinism import (
     explain_nondeterminism,
@@ -41,13 +41,13 @@ from segkit.training.step import TrainStep
 from segkit.training.validation import Validation
 
 
-def train(cfg: DictConfig) -> float | None:
-    """Run the training that ``cfg`` describes; returns the best value of what it monitors."""
+def train(cfg: DictConfig) -> FinishedRun:
+    """Run the training that ``cfg`` describes; returns where it is and how good it was."""
     with open_runtime(patient=True) as runtime:
         return train_in(runtime, cfg)
 
 
-def train_in(runtime: Runtime, cfg: DictConfig) -> float | None:
+def train_in(runtime: Runtime, cfg: DictConfig) -> FinishedRun:
     """:func:`train` in one of its processes."""
     # A run that goes on brings its configuration and its state. Its folder is held from here on.
     run = open_run(cfg, typed_overrides(), runtime)

@@ -10,8 +10,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segkit.cli.python import evaluate as evaluate
+    from segkit.cli.python import train as train
     from segkit.inference.model import load_model as load_model
 
+__all__ = ["__version__", "evaluate", "load_model", "train"]
 __version__ = "0.1.0"
 
 if sys.version_info >= (3, 14):
@@ -37,9 +40,18 @@ if sys.argv[:1] == ["-m"]:  # python -m segkit.tools.stats, say, whose imports t
 
 
 def __getattr__(name: str) -> Any:
-    """``segkit.load_model``, whose import takes seconds: only for those who ask for it."""
+    """``segkit.train``, ``segkit.load_model``: imported, which takes seconds, when asked for."""
+    if name in ("train", "evaluate"):
+        from segkit.cli import python
+
+        return getattr(python, name)
     if name == "load_model":
         from segkit.inference.model import load_model
 
         return load_model
     raise AttributeError(f"module 'segkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With what is not imported yet, for a notebook's completion."""
+    return sorted({*globals(), *__all__})

@@ -16,7 +16,7 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 # The house, floor by floor: a room may import itself and the floors below its own, none beside it
 # unless that is said here. docs/architecture.md tells what each is for.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "text", "files", "console", "ending"),
+    ("errors", "text", "files", "console", "ending", "shipped", "commands"),
     ("data", "models", "losses", "metrics", "schedules"),
     ("runtime", "config"),
     ("runs", "report"),
@@ -24,11 +24,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training", "evaluation", "export", "predict"),
     ("cli",),
     ("tools",),
+    ("__main__",),
 )
 BESIDE = {"files": {"errors"}}
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Looking up, when it is asked for: the check of a folder is a command too; what segkit offers.
-ABOVE = {"segkit/data/check.py": {"tools"}, "segkit/__init__.py": {"ending", "inference"}}
+ABOVE = {"segkit/data/check.py": {"tools"}, "segkit/__init__.py": {"cli", "ending", "inference"}}
 # Library -> the only files that may import it. Their end says which; "/" means the whole folder.
 HOMES = {
     "torchvision": ("segkit/models/backbones/",),

@@ -15,7 +15,7 @@ def direct() -> dict[str, str]:
     extras = project["optional-dependencies"]
     lists = [project["dependencies"], *(extras[name] for name in extras if name != "bench")]
     texts = [re.match(r"([\w.-]+)(?:\[[^]]*\])?(.*)", text) for one in lists for text in one]
-    return {found[1].lower(): found[2] for found in texts if found and found[1] != "segkit"}
+    return {found[1].lower(): found[2] for found in texts if found and found[1] != project["name"]}
 
 
 def pins(name: str) -> dict[str, str]:
@@ -44,6 +44,7 @@ def test_the_lowest_leg_has_the_lowest_versions() -> None:
         pinned = numbers(lowest[name])
         assert pinned[: floor[1].count(".") + 1] == numbers(floor[1])[: floor[1].count(".") + 1]
     tools = {"pytest", "pytest-xdist", "hypothesis", "torchmetrics", "tifffile", "pypng"}
+    tools |= {"hatchling"}
     tools |= {
         "ruff",
         "mypy",

@@ -1,6 +1,5 @@
 """The ``key=value`` arguments of the tools: typed, checked, and explained by ``--help``."""
 
-import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
@@ -11,6 +10,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from segkit.cli.help import in_the_users_words, key_lines, version
+from segkit.commands import TOOL, called_as
 from segkit.config.check import option_problems
 from segkit.config.explain import short
 from segkit.config.schema import REQUIRED
@@ -37,8 +38,19 @@ def run_tool(
         arguments: The command line without the program.
         title: Head of the help text.
     """
+    with called_as(TOOL):
+        return _run(settings, task, arguments, title)
+
+
+def _run(
+    settings: type[Settings], task: Callable[[Settings], None], arguments: Sequence[str], title: str
+) -> int:
     if {"-h", "--help"} & {*arguments}:
-        say(f"{title}\n\n{_help(settings)}")
+        head = in_the_users_words(title).rstrip()
+        say("\n".join([head, "", "keys [default]:", *key_lines(settings)]))
+        return 0
+    if "--version" in arguments:
+        say(version())
         return 0
     ending.begin()
     try:
@@ -147,21 +159,6 @@ def _number(text: str, kind: type[int] | type[float]) -> float:
         return kind(text)
     except ValueError:
         raise ValueError(f"expected a {'whole ' * (kind is int)}number") from None
-
-
-def _help(settings: type) -> str:
-    lines = ["keys:"]
-    for f in _fields(settings):
-        text = f.metadata["text"]
-        if f.metadata["choices"]:
-            text += f" ({', '.join(f.metadata['choices'])})"
-        if not _is_required(f):
-            factory = f.default_factory
-            default = f.default if factory is dataclasses.MISSING else factory()
-            words = {"None": "null", "True": "true", "False": "false", "[]": "none"}
-            text += f" [{words.get(str(default), default)}]"
-        lines.append(f"  {f.metadata['name'] or f.name}=... {text}")
-    return "\n".join(lines)
 
 
 def _fields(settings: Any) -> "tuple[Field[Any], ...]":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import hydra
@@ -21,34 +22,37 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.cli.hydra_keys import file_problems, typed_problems
-from segkit.cli.quoting import quote_texts
+from segkit.cli.help import shown_instead
+from segkit.cli.hydra_keys import composed_problems, typed_problems
+from segkit.cli.jobs import differing, job_folder, job_name, leave_note, write_table
+from segkit.cli.quoting import is_multirun, quote_texts
 from segkit.cli.report import end_in_silence, report_once
 from segkit.cli.sweep import (
     CheckJobs,
     Failed,
+    NoteFolder,
     ScriptFunction,
     failures,
     is_sweep,
-    job_name,
     missing_plugin,
 )
+from segkit.cli.typed import are_hidden, shown_to_hydra
+from segkit.commands import called_as, caller
 from segkit.config.check import STAGES, check_components, check_start, check_values
 from segkit.config.explain import dashes, explain, null_choices, short
 from segkit.config.saved import absolute_paths
-from segkit.config.schema import SCHEMAS, SWAPPED
-from segkit.console import visible
+from segkit.config.schema import SCHEMAS
+from segkit.console import say, visible
 from segkit.ending import INTERRUPT, ending, exit_code
 from segkit.errors import ConfigError, MainProcessError, SegkitError
+from segkit.runs.finished import FinishedRun
+from segkit.shipped import CONFIGS
 from segkit.text import join_lines
 
 Task = Callable[[DictConfig], object]
 
-CONFIGS = Path(__file__).parents[2].resolve() / "configs"
 # The disk is full, read-only or broken, or there are too many open files.
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE}
-
-_typed: list[str] | None = None  # the overrides that Hydra is not shown, see _hide_overrides
 
 
 @dataclass(frozen=True)
@@ -69,21 +73,17 @@ class Composed:
 _composed: Composed | None = None  # by check_command_line
 
 
-def typed_overrides() -> list[str]:
-    """The ``key=value`` that the user wrote for this job."""
-    return list(HydraConfig.get().overrides.task) if _typed is None else _typed
-
-
 def check_command_line(name: str) -> None:
     """End here, before slow imports, if a key, type or value of the command line is wrong.
 
     What the schema knows is refused before torch is imported, what an optimizer, schedule, loss or
     transform knows before torchvision and the training loop are.
 
-    Also ends here, with exit status 0, where Hydra was only asked to show something, as by
-    ``--help`` or ``--cfg job``. What Hydra composed is kept for :func:`run`; that of the jobs of a
+    Also ends here, with exit status 0, where it was only asked to show something, as by ``--help``
+    or ``--cfg job``. What Hydra composed is kept for :func:`run`; that of the jobs of a
     sweep, which may run in other processes, is made anew there.
     """
+    _show_instead(name)
     checked, command = [], _command(name)
 
     def cheap_check(cfg: DictConfig) -> None:
@@ -92,13 +92,10 @@ def check_command_line(name: str) -> None:
         own: Any = HydraConfig.instance().cfg
         if not is_sweep() and own.hydra.callbacks.keys() == {CheckJobs.NAME}:
             _composed = Composed(command, cfg, own)
-        runtime = HydraConfig.get().runtime
-        folders = [source.path for source in runtime.config_sources if source.schema == "file"]
-        if problems := list(file_problems(runtime.choices, folders, name, is_sweep())):
-            raise ConfigError(join_lines(problems))
-        if _typed is not None:  # only the checkpoint tells what they are about
+        refuse_folders(name)
+        if are_hidden():  # only the checkpoint tells what they are about
             return
-        _check_cheaply(cfg, name)
+        check_cheaply(cfg, name)
 
     with report_once():
         _compose(name, cheap_check, only_check=True)
@@ -116,13 +113,14 @@ def run(name: str, task: Task) -> None:
     In a sweep (``-m``) a job that fails says so, the others go on, those that failed are named at
     the end, and the exit status is 1. What ``task`` returns is what an optimizing sweeper gets.
     """
+    _show_instead(name)
     function, composed = ScriptFunction(task), _take_composed(name)
 
     def checked_task(cfg: DictConfig) -> object:
-        if _typed is None:
+        if not are_hidden():
             with report_once():
                 if composed is None:
-                    _check_cheaply(cfg, name)
+                    check_cheaply(cfg, name)
                 if name == "train":
                     check_components(cfg, STAGES[1])
         absolute_paths(cfg, name)
@@ -131,11 +129,30 @@ def run(name: str, task: Task) -> None:
     if composed is None:
         _compose(name, checked_task)
         return
-    with _mistakes_told(name, sys.argv), _as_hydras_job(composed):
+    with (
+        called_as(sys.argv[0]),
+        _mistakes_told(name, sys.argv),
+        as_hydras_job(composed),
+    ):
         _only_job(checked_task, composed.cfg, name)
 
 
-def _check_cheaply(cfg: DictConfig, name: str) -> None:
+def _show_instead(name: str) -> None:
+    """End here if the user asks what the command is."""
+    with called_as(sys.argv[0]):
+        text = shown_instead(name, sys.argv[1:])
+    if text is not None:
+        say(text)
+        raise SystemExit(0)
+
+
+def refuse_folders(name: str) -> None:
+    """Raise a ConfigError where a file says where Hydra is to write, which it does not here."""
+    if problems := composed_problems(HydraConfig.instance().cfg, name):
+        raise ConfigError(join_lines(problems))
+
+
+def check_cheaply(cfg: DictConfig, name: str) -> None:
     """What can be refused before torchvision and the training loop are imported."""
     check_values(cfg, name)
     if name == "train":
@@ -155,7 +172,7 @@ def _take_composed(name: str) -> Composed | None:
 
 
 @contextmanager
-def _as_hydras_job(composed: Composed) -> Iterator[None]:
+def as_hydras_job(composed: Composed) -> Iterator[None]:
     """What Hydra sets up around a job."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = composed.hydra
@@ -168,8 +185,7 @@ def _as_hydras_job(composed: Composed) -> Iterator[None]:
 
 def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
     """Have Hydra call ``task`` with the configuration of each job; mistakes end here."""
-    global _typed
-    given = sys.argv
+    given, program = sys.argv, caller(sys.argv[0])
     # Hydra would print a shortened traceback itself and hide where an error came from.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -182,20 +198,42 @@ def _compose(name: str, task: Task, *, only_check: bool = False) -> None:
             sys.path.append(str(Path.cwd()))
         if is_sweep() and os.environ.get("WORLD_SIZE", "1") != "1":
             _fail("-m: the jobs of a sweep have one process each; start it without torchrun")
-        if is_sweep() and not only_check:
-            return _job_of_sweep(task, cfg, name, given)
-        return _only_job(task, cfg, name)
+        with called_as(program):  # another process does not know it
+            if is_sweep() and not only_check:
+                return _job_of_sweep(task, cfg, name, shown)
+            return _only_job(task, cfg, name)
 
     with _mistakes_told(name, given, composed, goes_on=only_check):
         if problems := [*dashes(sys.argv[1:]), *typed_problems(sys.argv[1:], name)]:
             raise ConfigError(join_lines(problems))
-        shown, _typed = _hide_overrides(quote_texts(given, SCHEMAS[name]))
-        sys.argv = CheckJobs.on_the_command_line(shown) if only_check else shown
+        shown = shown_to_hydra(quote_texts(given, SCHEMAS[name]))
         decorate = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
-        decorate(job)()
+        if only_check:
+            CheckJobs.script = name
+            with TemporaryDirectory() as CheckJobs.folder:
+                sys.argv = CheckJobs.on_the_command_line(shown)
+                decorate(job)()
+        elif not is_multirun(shown):
+            sys.argv = shown
+            decorate(job)()
+        else:
+            sys.argv = NoteFolder.on_the_command_line(shown)
+            with _table_at_the_end():
+                decorate(job)()
     if failures:
         lines = [join_lines([failed, f"    {why}"]) for failed, why in failures.items()]
         _fail(join_lines([f"{len(lines)} of the sweep's jobs failed, the others ran:", *lines]))
+
+
+@contextmanager
+def _table_at_the_end() -> Iterator[None]:
+    """Around a sweep: however it ends, what its jobs have left becomes a table."""
+    NoteFolder.folder = None
+    try:
+        yield
+    finally:
+        if NoteFolder.folder is not None:
+            write_table(NoteFolder.folder)
 
 
 @contextmanager
@@ -229,9 +267,9 @@ def _mistakes_told(
     except KeyboardInterrupt:
         raise SystemExit(exit_code(ending.received or INTERRUPT)) from None
     except Exception as error:
-        sweep = {"-m", "--multirun"} & {*given}  # whose jobs may run in other processes
+        sweep = is_multirun(given)  # whose jobs may run in other processes
         if composed is not None and not composed and not sweep:
-            _fail(_stumbled(error, given))  # it is Hydra that stumbles over an override
+            _fail(stumbled(error, given[1:]))  # it is Hydra that stumbles over an override
         if not failures or not isinstance(error, ValueError):
             raise  # else of a sweeper that has no best job, since all failed
     finally:
@@ -240,9 +278,9 @@ def _mistakes_told(
             ending.finish()
 
 
-def _stumbled(error: Exception, given: Sequence[str]) -> str:
+def stumbled(error: Exception, words: Sequence[str]) -> str:
     """What to say where Hydra cannot even compose the configuration, and does not know why."""
-    overrides = [x for x in given[1:] if "=" in x and not x.startswith("-")]
+    overrides = [x for x in words if "=" in x and not x.startswith("-")]
     if isinstance(error, ValueError) and "integer string conversion" in str(error):
         digits = [x for x in overrides if re.search(r"\d{4000}", x)]
         return f"{' '.join(map(short, digits))}: a number of thousands of digits"
@@ -266,52 +304,36 @@ def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
             raise SystemExit(exit_code(ending.received)) from None
         if isinstance(error, MainProcessError):
             end_in_silence()
-        if text := _plain_text(error, name):
+        if text := plain_text(error, name):
             _fail(text)
         raise
 
 
-def _job_of_sweep(task: Task, cfg: DictConfig, name: str, given: Sequence[str]) -> object:
+def _job_of_sweep(task: Task, cfg: DictConfig, name: str, argv: Sequence[str]) -> object:
     """One that fails says so and lets the others go on."""
-    job = f"job {HydraConfig.get().job.num}: {job_name(given)}"
+    differs = differing(argv)
+    job = job_name(differs)
     print(visible(job), flush=True)
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         # joblib's way to start a process, which the loader's cannot take; back to the usual.
         multiprocessing.set_start_method(None, force=True)
+    if name == "train" and cfg.out_dir is None and cfg.resume is None:
+        cfg.out_dir = str(job_folder(differs))
     try:
-        return task(cfg)
+        result = task(cfg)
     except Exception as error:
-        text = _plain_text(error, name)
+        text = plain_text(error, name)
         if text is None:
             traceback.print_exc()
         failed = Failed(job, text or f"{type(error).__name__}: {error}")
         print(visible(join_lines([f"failed: {job}", failed.why])), file=sys.stderr, flush=True)
+        leave_note(differs, None, failed.why)
         return failed
+    leave_note(differs, result)
+    return result.score if isinstance(result, FinishedRun) else result
 
 
-def _hide_overrides(argv: list[str]) -> tuple[list[str], list[str] | None]:
-    """For ``resume=PATH``: the command line that Hydra gets, and the overrides that it must not.
-
-    They are meant for the configuration in the checkpoint. Applied to the default one, keys that
-    only that has (``optimizer.momentum`` in a run with SGD) would be refused. Group files are
-    Hydra's business still, on top of ``data=voc``, which brings no recipe of its own.
-    """
-    is_path = re.compile(r"resume=(?!auto$|null$)")
-    if not any(is_path.match(text) for text in argv) or {"-m", "--multirun"} & {*argv}:
-        return argv, None
-    shown, typed = [argv[0], "data=voc"], []
-    for text in argv[1:]:
-        key = re.split(r"=", text)[0].lstrip("+~")
-        if text.startswith("-") or key.startswith("hydra") or not re.match(r"~|[^=]+=", text):
-            shown.append(text)
-            continue
-        typed.append(text)
-        if key in (*SWAPPED, "resume", "allow"):
-            shown.append(text)
-    return shown, typed
-
-
-def _plain_text(error: Exception, name: str) -> str | None:
+def plain_text(error: Exception, name: str) -> str | None:
     """One line for errors that are no defect of the program; they may come from anywhere."""
     if isinstance(error, SegkitError):
         return str(error)

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.types import RunMode
+
+from segkit.cli.quoting import is_multirun
 
 # Key -> values that change nothing, and what to give instead. Of a sweep, hydra.sweep.dir holds
 # multirun.yaml and the logs of a cluster's jobs.
@@ -39,7 +42,7 @@ KEYS = {
 
 def typed_problems(arguments: Sequence[str], name: str) -> Iterator[str]:
     """What is wrong with Hydra's keys on the command line; looked at before it makes a folder."""
-    is_sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments})
+    is_sweep = is_multirun(arguments)
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         value = value.strip("'\"")
@@ -49,10 +52,29 @@ def typed_problems(arguments: Sequence[str], name: str) -> Iterator[str]:
             yield f"{key}={value}: {_filled(KEYS[key][1], name, value)}"
 
 
-def file_problems(
+def composed_problems(config: Any, name: str) -> list[str]:
+    """The same keys wherever a configuration got them from: group files, or a main one (``-cn``).
+
+    Args:
+        config: As Hydra composed it, with its own part.
+        name: The script's, as ``train``.
+    """
+    runtime = config.hydra.runtime
+    folders = [source.path for source in runtime.config_sources if source.schema == "file"]
+    is_sweep = config.hydra.mode == RunMode.MULTIRUN
+    return list(_file_problems(runtime.choices, folders, name, is_sweep)) or [
+        f"{key}={value}: {_filled(text, name, str(value))}"
+        for key, (_, text) in KEYS.items()
+        if key != "hydra.sweep.dir"
+        and (value := _value(config, key)) is not None
+        and changes(key, str(value))
+    ]
+
+
+def _file_problems(
     choices: Mapping[str, Any], sources: Sequence[str], name: str, is_sweep: bool
 ) -> Iterator[str]:
-    """The same keys in the group files of a configuration, where the script's own come after them.
+    """Those in the group files of a configuration, where the script's own come after them.
 
     Args:
         choices: Group -> chosen file; see ``hydra.runtime.choices``.
@@ -84,7 +106,7 @@ def changes(key: str, value: str) -> bool:
 
 def _value(node: Any, key: str) -> object:
     for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
+        node = node.get(part) if isinstance(node, Mapping) else None
     return node
 
 

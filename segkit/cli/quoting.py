@@ -25,7 +25,7 @@ def quote_texts(argv: Sequence[str], schema: type) -> list[str]:
         schema: The schema of the script's configuration.
     """
     keys, paths = set(text_keys(schema)), {*path_keys(schema), "source"}
-    is_sweep = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*argv}
+    is_sweep = is_multirun(argv)
     quoted = []
     for argument in argv:
         key, _, value = argument.partition("=")
@@ -48,6 +48,11 @@ def parses(override: str) -> bool:
     except HydraException:
         return False
     return True
+
+
+def is_multirun(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for a sweep."""
+    return bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*argv})
 
 
 def stays_text(override: str) -> bool:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from segkit.cli.hydra_keys import composed_problems
+from segkit.cli.jobs import take_notes
 from segkit.config.schema import less_is_better
+from segkit.text import join_lines
 
 LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-# Beginnings of what Hydra does not find without a plugin, and the extra that brings it.
-EXTRAS = {
-    "hydra/launcher/joblib": "sweep",
-    "hydra/launcher/submitit": "slurm",
-    "hydra/sweeper/optuna": "sweep",
+# Beginnings of what Hydra does not find without a plugin, and the package that brings it.
+PLUGINS = {
+    "hydra/launcher/joblib": "hydra-joblib-launcher",
+    "hydra/launcher/submitit": "hydra-submitit-launcher",
+    "hydra/sweeper/optuna": "hydra-optuna-sweeper",
 }
 
 failures: dict[str, str] = {}
@@ -48,42 +51,54 @@ def is_sweep() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-def job_name(given: Sequence[str]) -> str:
-    """The overrides of the job that runs now, without those that ``given`` has for all jobs."""
-    overrides = list(HydraConfig.get().overrides.task)
-    return " ".join([o for o in overrides if o not in given] or overrides)
-
-
 def missing_plugin(error: Exception) -> str | None:
     """One line for a launcher or sweeper that is not installed; None for any other error."""
     missing = isinstance(error, MissingConfigException) and error.missing_cfg_file
-    for beginning, extra in EXTRAS.items():
+    for beginning, package in PLUGINS.items():
         if missing and missing.startswith(beginning):
-            return f'{missing} is a plugin of Hydra\'s: python -m pip install "segkit[{extra}]"'
+            return f"{missing} is a plugin of Hydra's: python -m pip install {package}"
     return None
 
 
-class CheckJobs(Callback):
-    """Has Hydra check the jobs of a sweep in this process, whoever is to run them later.
+class OnStart(Callback):
+    """What is called when a sweep starts, by Hydra."""
 
-    Of a sweeper that chooses values as it goes only the fixed ones are checked; every job checks
-    its own again.
-    """
+    NAME: str
 
-    NAME = "check"
-
-    @staticmethod
-    def on_the_command_line(argv: list[str]) -> list[str]:
+    @classmethod
+    def on_the_command_line(cls, argv: list[str]) -> list[str]:
         """The same command line with this callback: beside the overrides, as argparse wants it."""
-        callback = f"+hydra.callbacks.{CheckJobs.NAME}._target_={__name__}.CheckJobs"
+        callback = f"+hydra.callbacks.{cls.NAME}._target_={__name__}.{cls.__name__}"
         is_override = [not word.startswith("-") and "=" in word for word in argv]
         at = is_override.index(True, 1) if True in is_override[1:] else len(argv)
         return [*argv[:at], callback, *argv[at:]]
 
+
+class CheckJobs(OnStart):
+    """Has Hydra check the jobs of a sweep in this process, whoever is to run them later.
+
+    Of a sweeper that chooses values as it goes only the fixed ones are checked; every job checks
+    its own again. What Hydra writes of it goes into :attr:`folder`.
+
+    Attributes:
+        script: The script's name, as ``train``.
+        folder: A temporary one.
+    """
+
+    NAME = "check"
+    script = "train"
+    folder = "."
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        _refuse_folders(config, self.script)
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _refuse_folders(config, self.script)
         node = config.hydra
         with read_write(node), open_dict(node):
             node.launcher = {"_target_": LAUNCHER}
+            node.sweep.dir = self.folder
+            node.overrides.hydra.append(f"hydra.sweep.dir='{self.folder}'")  # of the jobs
             if node.sweeper._target_ == SWEEPER:
                 return
             check_direction(config)
@@ -91,6 +106,23 @@ class CheckJobs(Callback):
             overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
             fixed = [o.input_line for o in overrides if not o.is_sweep_override()]
             node.overrides.task = fixed
+
+
+class NoteFolder(OnStart):
+    """Keeps the folder of a sweep, for the table at its end; the jobs may run elsewhere."""
+
+    NAME = "folder"
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        NoteFolder.folder = Path(config.hydra.sweep.dir).absolute()
+        take_notes(NoteFolder.folder)  # of a sweep that was killed there
+
+
+def _refuse_folders(config: DictConfig, name: str) -> None:
+    """End here, before Hydra makes a folder that nothing would be written to."""
+    if problems := composed_problems(config, name):
+        raise SystemExit(f"error: {join_lines(problems)}")
 
 
 def check_direction(config: DictConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segkit.commands import command
 from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import explain, short
 from segkit.config.schema import (
@@ -159,7 +160,7 @@ def channel_problems(data: Mapping[Any, Any]) -> Iterator[str]:
     if mean == 0 or mean != std:
         yield (
             f"data.mean has {mean} numbers and data.std has {std}: expected one of each for each "
-            "channel of the images; python -m segkit.tools.stats data.root=PATH prints them"
+            f"channel of the images; {command('stats')} data.root=PATH prints them"
         )
     if bits not in (8, 16):
         yield f"data.bits={bits}: expected 8, or 16 to keep all of images of more than 8 bits"

@@ -20,8 +20,8 @@ from omegaconf import MISSING
 
 from segkit.config.schema import SCHEMAS
 from segkit.config.slots import SLOTS
+from segkit.shipped import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 HEAD = """# Configuration
 
 <!-- Written by `python -m segkit.config.reference docs/config.md`; do not edit. -->

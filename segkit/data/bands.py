@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from segkit.commands import command
 from segkit.data.opening import open_regular
 from segkit.data.stored import Stored
 from segkit.errors import DataError
@@ -109,7 +110,7 @@ def _check(tiff: Any, path: Path) -> tuple[list[tuple[str, int]], Any]:
         raise DataError(
             f"{path}: too large; at most {limit} pixels are decoded, because a small damaged or "
             "hostile file can fill the memory. Cut the image into tiles: "
-            "python -m segkit.tools.tile"
+            f"{command('tile')}"
         )
     if first.dtype is None or first.dtype.kind not in "biuf":
         raise DataError(

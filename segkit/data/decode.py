@@ -19,6 +19,7 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
+from segkit.commands import command
 from segkit.data.arrays import Image, Pixels
 from segkit.data.bands import INSTALL, can_read, is_tiff, load_bands
 from segkit.data.file_kinds import FORMATS, describe
@@ -207,7 +208,7 @@ def load(path: PathLike, channels: int | None = None) -> Stored:
         raise DataError(
             f"{path}: too large; at most {PIL.Image.MAX_IMAGE_PIXELS} pixels are decoded, because "
             "a small damaged or hostile file can fill the memory. Cut the image into tiles: "
-            "python -m segkit.tools.tile"
+            f"{command('tile')}"
         ) from None
     except UnidentifiedImageError:
         what, way_out = describe(path)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from segkit.commands import command
 from segkit.data.arrays import Pixels
 from segkit.data.stored import Numbers, Stored
 from segkit.errors import DataError
@@ -84,7 +85,7 @@ def _bands(stored: Stored, channels: int, name: str) -> Numbers:
             return np.dstack([numbers, stored.alpha])
     more = " besides its transparency" if stored.alpha is not None else ""
     way_out = (
-        f"Give data.mean and data.std {found} numbers each (python -m segkit.tools.stats prints "
+        f"Give data.mean and data.std {found} numbers each ({command('stats')} prints "
         "those of the images)"
     )
     if found == 3 or (found == 1 and stored.alpha is None):

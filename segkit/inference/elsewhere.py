@@ -7,8 +7,11 @@ from segkit.errors import ConfigError
 
 VOC, FOLDERS = "segkit.data.VOCSegmentation", "segkit.data.FolderSegmentation"
 LAYOUTS = (VOC, FOLDERS, "segkit.data.Shapes")
-# What the masks mean, which all layouts say alike.
-MEANING = ("classes", "num_classes", "ignore_index", "label_map", "colormap", "value_range")
+# What images and masks mean, which all layouts say alike.
+MEANING = (
+    *("classes", "num_classes", "ignore_index", "label_map", "colormap"),
+    *("value_range", "channels", "bits"),
+)
 
 
 def elsewhere(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import segkit
+from segkit.commands import command
 from segkit.errors import CheckpointError, ConfigError
 from segkit.files import refuse_special
 from segkit.inference.onnx_data import has_external_data
@@ -38,7 +39,7 @@ def require(*packages: str) -> None:
     if missing := [package for package in packages if find_spec(package) is None]:
         verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(
-            f'{", ".join(missing)} {verb} not installed: pip install "segkit[export]"'
+            f"{', '.join(missing)} {verb} not installed: python -m pip install {' '.join(missing)}"
         )
 
 
@@ -112,7 +113,7 @@ class OnnxModel(nn.Module):
         if has_external_data(Path(path)):
             raise CheckpointError(
                 f"{path}: some of its numbers are in other files, which export.py never does: "
-                "refused. Export the checkpoint with python export.py"
+                f"refused. Export the checkpoint with {command('export')}"
             )
         known = onnxruntime.get_available_providers()
         try:
@@ -169,7 +170,7 @@ def read_facts(path: Path, properties: Mapping[str, str]) -> dict[str, Any]:
     if facts.get("format") != METADATA_FORMAT:
         raise CheckpointError(
             f"{path}: no file of segkit's export.py: its metadata lack the classes and the "
-            "preprocessing. Export the checkpoint with python export.py"
+            f"preprocessing. Export the checkpoint with {command('export')}"
         )
     expect_entries(path, "its metadata", facts, (*DESCRIBED, *FACTS))
     for name, (test, expected) in FACTS.items():

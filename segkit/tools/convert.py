@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cli.arguments import run_tool
+from segkit.commands import command
 from segkit.console import say
 from segkit.data.bands import count_bands
 from segkit.data.classes import read_labels_file, write_lines
@@ -124,8 +125,8 @@ class VocFolder:
         there = [name for name in ("train", "val") if split_file(self.root, name).exists()]
         root = f"data.root={self.root}"
         if len(there) == 2:
-            return f"python -m segkit.data.check {root}"
-        divide = f"python -m segkit.tools.split {root}"
+            return f"{command('check')} {root}"
+        divide = f"{command('split')} {root}"
         if not there:
             return divide if self.split == "all" else f"{divide} of={self.split}"
         other = "val" if there == ["train"] else "train"

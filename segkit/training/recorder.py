@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from segkit.config.schema import TrainConfig
 from segkit.runs.checkpoint import Checkpoint, newest_checkpoint
 from segkit.runs.description import CheckpointMetadata
+from segkit.runs.finished import FinishedRun
 from segkit.runs.folder import renew
 from segkit.runs.metrics_log import RunLog
 from segkit.runtime.log import log, log_to_file
@@ -177,8 +178,8 @@ class Recorder:
             return f"{place} holds no checkpoint, and the run begins anew"
         return f"resume={place} goes on from step {saved.state['step']}, not {self.state.step}"
 
-    def finish(self) -> float | None:
-        """The end of the run: its summary; returns the best value of what it monitors.
+    def finish(self) -> FinishedRun:
+        """The end of the run: its summary; returns what was reached.
 
         Raises:
             CheckpointError: The last state could not be written.

@@ -13,6 +13,7 @@ from segkit.config.schema import TrainConfig, to_settings
 from segkit.errors import ConfigError
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runs.description import CheckpointMetadata
+from segkit.runs.finished import FinishedRun
 from segkit.runs.folder import forget, locked, make_run_folder, refuse_used
 from segkit.runtime.context import Runtime
 from segkit.runtime.distributed import check_same_start
@@ -52,8 +53,8 @@ class Run:
         log.info("%s has finished after epoch %d; a larger %s goes on", path, epoch, way)
         return True
 
-    def finish(self) -> float | None:
-        """The end of a run that :attr:`is_finished`: tells its best value, and returns it."""
+    def finish(self) -> FinishedRun:
+        """The end of a run that :attr:`is_finished`: tells its best value, and returns all."""
         assert self.checkpoint is not None
         folder, classes = Path(self.cfg.out_dir), list(self.cfg.data.classes)
         return write_summary(folder, classes, self.checkpoint.state, self.runtime.world)

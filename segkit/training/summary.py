@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segkit.commands import command
 from segkit.config.schema import TrainConfig
 from segkit.files import write_json
 from segkit.report.tables import class_table
+from segkit.runs.finished import FinishedRun
 from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.log import log
 from segkit.text import display_path
@@ -52,8 +54,8 @@ def results_of(best: Best) -> dict[str, float | None]:
 
 def write_summary(
     folder: Path, classes: list[str], state: Mapping[str, Any], world: DistributedContext
-) -> float | None:
-    """Write ``summary.json``, tell the three commands that come next; returns the best value.
+) -> FinishedRun:
+    """Write ``summary.json``, tell the three commands that come next; returns what was reached.
 
     Args:
         folder: The run folder.
@@ -85,11 +87,18 @@ def write_summary(
         log.info(
             f"{found}; "
             f"{minutes(state['seconds'])} minutes; written to {place}\n"
-            f"next: python evaluate.py checkpoint={place} save_predictions=true\n"
+            f"next: {command('evaluate')} checkpoint={place} save_predictions=true\n"
             f"      tensorboard --logdir {place}\n"
-            f"      python train.py data=voc data.root=PATH_TO_YOUR_DATA"
+            f"      {command('train')} data=voc data.root=PATH_TO_YOUR_DATA"
         )
-    return score
+    return FinishedRun(
+        folder=folder,
+        monitor=best["monitor"],
+        score=score,
+        best_epoch=best["epoch"] or None,
+        scores=best["scores"],
+        seconds=state["seconds"],
+    )
 
 
 def score_text(score: float | None) -> str:

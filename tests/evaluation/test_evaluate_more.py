@@ -506,7 +506,7 @@ def test_an_impossible_class_names_its_image() -> None:
 @pytest.fixture(scope="module", params=["false", "true"])
 def exported(home: Path, request: pytest.FixtureRequest) -> str:
     for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package, reason="needs segkit[export]")
+        pytest.importorskip(package, reason="needs the extra export")
     file = f"one/export/preprocessing-{request.param}.onnx"
     options = (f"include_preprocessing={request.param}", f"out={file}", "latency.runs=0")
     result = call("export.py", "checkpoint=one", *options, cwd=home)
@@ -559,6 +559,6 @@ def test_what_was_decided_at_the_export_is_no_choice_any_more(
 
 
 def test_a_foreign_onnx_file_is_refused(home: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs segkit[export]")
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
     (home / "foreign.onnx").write_bytes(b"no network")
     assert "onnxruntime cannot read it" in refused(home, "checkpoint=foreign.onnx")

@@ -44,11 +44,11 @@ from segkit.runtime.device import Precision
 from segkit.training.monitor import Best, Monitor
 from segkit.training.state import TrainState
 
-onnx = pytest.importorskip("onnx", reason="needs segkit[export]")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs segkit[export]")
-pytest.importorskip("onnxscript", reason="needs segkit[export]")
+onnx = pytest.importorskip("onnx", reason="needs the extra export")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export")
+pytest.importorskip("onnxscript", reason="needs the extra export")
 # It adds to sys.path, once; `call` would take that back.
-pytest.importorskip("onnxruntime.transformers", reason="needs segkit[export]")
+pytest.importorskip("onnxruntime.transformers", reason="needs the extra export")
 
 DOCS = ROOT / "docs/export.md"
 CLASSES = ["background", "disk", "square"]
@@ -463,7 +463,7 @@ def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, run: Path, bytes_f
     monkeypatch.setattr(onnx_model, "find_spec", lambda name: None if "runtime" in name else name)
     with pytest.raises(ConfigError) as error:
         OnnxModel(bytes_file)
-    expected = 'onnxruntime is not installed: pip install "segkit[export]"'
+    expected = "onnxruntime is not installed: python -m pip install onnxruntime"
     assert str(error.value) == expected
     result = call("export.py", f"checkpoint={run}", cwd=run.parent)
     assert (result.status, result.err.strip()) == (1, f"error: {expected}")

@@ -144,9 +144,9 @@ RAW = ("", "[", "NaN", "[" * 100_000, "1" * 5000, '"\\ud800"', "null", "{}", "[0
 
 @pytest.fixture(scope="module")
 def exported(home: Path) -> Any:
-    onnx = pytest.importorskip("onnx", reason="needs segkit[export]")
-    pytest.importorskip("onnxscript", reason="needs segkit[export]")
-    pytest.importorskip("onnxruntime.transformers", reason="needs segkit[export]")
+    onnx = pytest.importorskip("onnx", reason="needs the extra export")
+    pytest.importorskip("onnxscript", reason="needs the extra export")
+    pytest.importorskip("onnxruntime.transformers", reason="needs the extra export")
     result = call("export.py", "checkpoint=run", "out=run.onnx", "latency.runs=0", cwd=home)
     assert result.status == 0, result.err
     return onnx.load(home / "run.onnx")

@@ -322,6 +322,7 @@ def test_a_torn_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"matplotlib and jinja2, not installed.*segkit\[report\]"
+        ConfigError,
+        match=r"matplotlib and jinja2, not installed.*: python -m pip install matplotlib jinja2",
     ):
         page.check_libraries()

@@ -204,6 +204,19 @@ def test_the_two_commands_are_the_promised_ones() -> None:
     ]
 
 
+def test_nobody_is_told_to_install_a_strangers_project() -> None:
+    """Which the name segkit is on the public index."""
+    shown = [*ROOT.glob("*.md"), *ROOT.glob("*.py"), *(ROOT / "docs").glob("*.md")]
+    for folder, ending in (("configs", "yaml"), ("segkit", "py"), ("segkit", "html")):
+        shown += (ROOT / folder).rglob(f"*.{ending}")
+    for path in shown:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bsegkit\[|\binstall (?:-\S+ )*[\"']?segkit\b(?!-)", text), path
+    page = re.sub(r"\s+", " ", README)
+    assert "--index-url https://download.pytorch.org/whl/cpu" in page
+    assert "uv pip install" in page
+
+
 def test_every_key_of_the_table_exists() -> None:
     from hydra import compose, initialize_config_dir
 

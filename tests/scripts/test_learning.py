@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from scripts import SMALL, call, spawn
+from scripts import ROOT, SMALL, call, spawn
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,10 @@ def test_the_default_run_learns_the_shapes(tmp_path: Path) -> None:
     assert summary["best_score"] >= 0.85
     assert summary["scores"]["num_classes_averaged"] == 6
     # What the console offers as the next command works as it stands, and repeats the score.
-    assert f"next: python evaluate.py checkpoint=runs/{run.name} save_predictions=true" in done.out
+    assert (
+        f"next: python {ROOT}/evaluate.py checkpoint=runs/{run.name} save_predictions=true"
+        in done.out
+    )
     done = spawn("evaluate.py", f"checkpoint=runs/{run.name}", cwd=tmp_path)
     assert done.status == 0, done.err
     metrics = json.loads((run / "eval" / "val-best" / "metrics.json").read_text())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from processes import run_apart
-from scripts import Result, call
+from scripts import ROOT, Result, call
 from states import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -372,7 +372,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(home: Path, whole: Path) -> N
     before = files(run)
     result = resume(home, "finished")
     assert "finished/checkpoints/last.pt has finished after epoch 2" in result.out
-    assert "next: python evaluate.py checkpoint=finished" in result.out
+    assert f"next: python {ROOT}/evaluate.py checkpoint=finished" in result.out
     assert files(run) == before
 
 

@@ -15,7 +15,7 @@ CODE = re.compile(
 )
 COMMAND = re.compile(
     r"(?:srun (?:--\S+ )*)?(?:[A-Z_]+=\S+ )*"  # as Slurm starts it, with its environment
-    r"(?P<command>(?:python|pip|torchrun|tensorboard) .+?)(?: &)?"
+    r"(?P<command>(?:python|pip|torchrun|tensorboard|segkit) .+?)(?: &)?"
 )
 
 RUN = "RUN"  # the newest run in runs/, whatever it is called
@@ -168,7 +168,9 @@ def commands(document: Path) -> list[Shown]:
 def fill(command: str) -> str:
     for written, here in FILLED.items():
         command = command.replace(written, here)
-    return command
+    # The same, in a clone; tests/scripts/test_wheel.py calls it so.
+    command = re.sub(r"^segkit (train|evaluate|predict|export)\b", r"python \1.py", command)
+    return re.sub(r"^segkit (?=[a-z])", "python -m segkit.tools.", command)
 
 
 def cases() -> list[Shown]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from scripts import SMALL, quick_call
+from scripts import ROOT, SMALL, quick_call
 
 ARGUMENTS = {
     "plain": (),
@@ -31,7 +31,7 @@ def shared_run(factory: pytest.TempPathFactory, name: str) -> Path:
             given = (*SMALL, *ARGUMENTS[name], f"out_dir={name}")
             result = quick_call(*given, cwd=folder / "here")
             assert result.status == 0, result.err
-            assert f"next: python evaluate.py checkpoint={name}" in result.out
+            assert f"next: python {ROOT}/evaluate.py checkpoint={name}" in result.out
             (folder / "done").touch()
     return folder / "here"
 

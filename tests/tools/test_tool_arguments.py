@@ -131,8 +131,8 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == [
         "About.",
         "",
-        "keys:",
-        "  data.root=... a folder",
+        "keys [default]:",
+        "  data.root=... a folder [must be given]",
         "  pattern=... a pattern [null]",
         "  part=... a part [0.2]",
         "  count=... a number [3]",

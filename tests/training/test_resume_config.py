@@ -13,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from states import METADATA, make_state, take_steps
 from torch import nn
 
-from segkit.cli.command import CONFIGS, _hide_overrides
+from segkit.cli.typed import hide_overrides
 from segkit.config import absolute_paths, plain_config
 from segkit.config.growth import grows
 from segkit.config.schema import TrainConfig, to_settings
 from segkit.errors import CheckpointError, ConfigError
 from segkit.runs.checkpoint import Checkpoint, save_checkpoint
 from segkit.runtime.log import log_to_console
+from segkit.shipped import CONFIGS
 from segkit.training.header import warnings_at_start
 from segkit.training.resume import choices, differences, resumed
 
@@ -42,7 +43,7 @@ def composed(*arguments: str) -> tuple[DictConfig, list[str], dict[str, Any]]:
 
 @cache  # the same few commands, again and again
 def _composed(arguments: tuple[str, ...]) -> tuple[DictConfig, list[str], dict[str, Any]]:
-    shown, typed = _hide_overrides(["train.py", *arguments])
+    shown, typed = hide_overrides(["train.py", *arguments])
     hydra = HydraConfig.instance()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", shown[1:], return_hydra_config=True)
@@ -495,7 +496,7 @@ def test_another_monitor_is_said_to_replace_the_best(
     ],
 )
 def test_what_hydra_is_shown(given: str, hydra_sees: str, typed: str | None) -> None:
-    arguments, hidden = _hide_overrides(["train.py", *given.split()])
+    arguments, hidden = hide_overrides(["train.py", *given.split()])
     assert " ".join(arguments) == f"train.py {hydra_sees}"
     assert hidden == (None if typed is None else typed.split())
 

@@ -83,7 +83,7 @@ def test_predictions_go_by_them(tmp_path: Path) -> None:
 
 
 def test_exports_remember_them(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript", reason="needs segkit[export]")
+    pytest.importorskip("onnxscript", reason="needs the extra export")
     (tmp_path / "here").mkdir()
     save_model(tmp_path / "here/best.pt", config=WINDOW)
     command = ("checkpoint=best.pt", "out=best.onnx", "latency.runs=0")

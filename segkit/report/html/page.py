@@ -57,8 +57,8 @@ def check_libraries() -> None:
     missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"report.write=true needs {' and '.join(missing)}, not installed here; "
-            'python -m pip install "segkit[report]" brings it'
+            f"report.write=true needs {' and '.join(missing)}, not installed here: "
+            f"python -m pip install {' '.join(missing)}"
         )
 
 
