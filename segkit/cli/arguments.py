@@ -145,6 +145,8 @@ def _value(text: str, kind: Any, this: "Field[Any]") -> Any:
         raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from None
     except ValueError:  # Python turns no text of more than 4300 digits into a number
         raise ValueError("cannot be read (a number of thousands of digits)") from None
+    if value is None and this.default is not None:
+        raise ValueError("null is not possible here")
     if kind == list[str] and not (
         isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     ):

@@ -159,8 +159,8 @@ def channel_problems(data: Mapping[Any, Any]) -> Iterator[str]:
     mean, std, bits = len(data["mean"]), len(data["std"]), data["bits"]
     if mean == 0 or mean != std:
         yield (
-            f"data.mean has {mean} numbers and data.std has {std}: expected one of each for each "
-            f"channel of the images; {command('stats')} data.root=PATH prints them"
+            f"data.mean has {mean} number{'s' * (mean != 1)} and data.std has {std}: expected one "
+            f"of each for each channel of the images; {command('stats')} data.root=PATH prints them"
         )
     if bits not in (8, 16):
         yield f"data.bits={bits}: expected 8, or 16 to keep all of images of more than 8 bits"

@@ -12,7 +12,7 @@ from segkit.data.opening import open_regular
 from segkit.data.stored import Stored
 from segkit.errors import DataError
 
-INSTALL = 'install tifffile: pip install tifffile, or with segkit: pip install -e ".[geo]"'
+INSTALL = 'install tifffile: pip install tifffile imagecodecs, or pip install -e ".[geo]"'
 _MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the latter two of a BigTIFF
 _PALETTE, _WHITE_IS_ZERO = 3, 0
 
@@ -60,7 +60,7 @@ def load_bands(path: Path) -> Stored:
         raise
     except Exception as error:  # of a parser on damaged bytes, or a codec that is not installed
         way_out = "Copy or download the file again"
-        if "imagecodecs" in str(error):
+        if isinstance(error, ImportError) or "imagecodecs" in str(error):
             way_out = "Install imagecodecs: pip install imagecodecs, or save it without compression"
         raise DataError(f"{path}: cannot be decoded ({error}). {way_out}") from error
     if numbers.dtype.kind == "b":
@@ -106,6 +106,8 @@ def _check(tiff: Any, path: Path) -> tuple[list[tuple[str, int]], Any]:
             "expected height, width and bands. Save each image in a file of its own"
         )
     size, limit = dict(order), PIL.Image.MAX_IMAGE_PIXELS
+    if min(size.values()) < 1:
+        raise DataError(f"{path}: has no pixels: its shape is {tuple(first.shape)}. Get it again")
     if limit is not None and size["Y"] * size["X"] > limit:
         raise DataError(
             f"{path}: too large; at most {limit} pixels are decoded, because a small damaged or "

@@ -46,7 +46,15 @@ class Request(MaskKeys):
     predictions: str | None = option(None, "folder of masks of tiles to put together", path=True)
     out: str = option(REQUIRED, "folder for the files", path=True)
     splits: list[str] | None = option(None, "lists to cut, as [train,val]; null: all")
-    size: list[int] = option([1024, 1024], "height and width of a tile", low=1, high=LARGEST_SIDE)
+    size: list[int] = option(
+        [1024, 1024],
+        "height and width of a tile",
+        low=1,
+        high=LARGEST_SIDE,
+        length=2,
+        kind=list,
+        whole=True,
+    )
     overlap: int | None = option(
         None, "pixels that neighbours share at least; null: an eighth of the smaller side", low=0
     )
@@ -76,10 +84,10 @@ def tile(request: Request) -> None:
         raise ConfigError(
             f"{' and '.join(given) or 'nothing'} to work on: give one of {', '.join(sources)}"
         )
-    if len(request.size) != 2 or request.pixels_shared >= min(request.size):
+    if request.pixels_shared >= min(request.size):
         raise ConfigError(
-            f"size={request.size} overlap={request.pixels_shared}: expected a height and a width, "
-            "and an overlap below both"
+            f"size={request.size} overlap={request.pixels_shared}: expected an overlap "
+            "below both sides"
         )
     out, source = user_path(request.out), user_path(str(sources[given[0]]))
     if out.resolve() == source.resolve():

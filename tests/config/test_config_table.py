@@ -112,7 +112,7 @@ ROWS = [
     ("data.range=full", "data.range: expected a list"),
     (
         "data.mean=[0.5]",
-        "data.mean has 1 numbers and data.std has 3: expected one of each for each",
+        "data.mean has 1 number and data.std has 3: expected one of each for each",
     ),
     ("data.bits=12", "data.bits=12: expected 8, or 16 to keep all of images of more than 8 bits"),
     ("data.dataset=null", "data.dataset=None: expected a node with _target_"),

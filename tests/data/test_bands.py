@@ -188,6 +188,16 @@ def test_bytes_that_are_cut_off_or_changed_never_pass_silently(
             read_image(path, channels=4, bits=16)
 
 
+@pytest.mark.parametrize("codec", ["tiff_lzw", "zstd"])
+def test_a_compression_is_read_or_its_package_is_named(tmp_path: Path, codec: str) -> None:
+    image = random_bands(20, 30, 4, top=9).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "x.tif", compression=codec)
+    try:
+        assert (read_image(tmp_path / "x.tif", channels=4) == image).all()
+    except DataError as error:
+        assert "Install imagecodecs: pip install imagecodecs" in str(error)
+
+
 def test_without_tifffile_the_way_out_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

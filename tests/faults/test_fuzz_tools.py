@@ -11,7 +11,7 @@ from edits import JARGON
 from label_files import PHOTO, png, tree, write
 
 from segkit.cli.arguments import _fields, run_tool
-from segkit.tools import check, convert, download, model, split, stats
+from segkit.tools import check, convert, download, model, split, stats, tile
 from segkit.tools.formats.annotation import Request as ConvertRequest
 
 HOSTILE = [
@@ -48,6 +48,7 @@ TOOLS: dict[str, tuple[Any, Callable[[Any], None], list[str]]] = {
     "check": (check.Request, check.check, ["data.root=voc"]),
     "split": (split.Request, split.split, ["data.root=voc", "dry_run=true"]),
     "stats": (stats.Request, stats.stats, ["data.root=voc", "dry_run=true"]),
+    "tile": (tile.Request, tile.tile, ["data.root=voc", "out=new", "dry_run=true"]),
     "convert": (
         ConvertRequest,
         convert.convert,

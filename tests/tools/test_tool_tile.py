@@ -213,8 +213,8 @@ def test_nothing_is_replaced_without_force(tmp_path: Path) -> None:
     [
         (["out=x"], "nothing to work on: give one of data.root, images, predictions"),
         (["out=x", "images=a", "predictions=b"], "images and predictions to work on: give one of"),
-        (["out=x", "images=a", "size=[8,8]", "overlap=8"], "an overlap below both"),
-        (["out=x", "images=a", "size=[8]"], "expected a height and a width"),
+        (["out=x", "images=a", "size=[8,8]", "overlap=8"], "expected an overlap below both sides"),
+        (["out=x", "images=a", "size=[8]"], "expected 2 values"),
         (["out=a", "images=a"], "out=a: is images too; give another folder"),
         (["out=x", "images=a", "size=[0,8]"], "expected at least 1"),
     ],
