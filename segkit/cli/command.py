@@ -1,9 +1,7 @@
 """From the command line to a checked configuration, and every mistake to one readable message."""
 
-import errno
 import multiprocessing
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +14,6 @@ from typing import Any, NoReturn
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import env_override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -25,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segkit.cli.help import shown_instead
 from segkit.cli.hydra_keys import composed_problems, typed_problems
 from segkit.cli.jobs import differing, job_folder, job_name, leave_note, write_table
+from segkit.cli.mistakes import plain_text, stumbled
 from segkit.cli.quoting import is_multirun, quote_texts
 from segkit.cli.report import end_in_silence, report_once
 from segkit.cli.sweep import (
@@ -39,7 +37,7 @@ from segkit.cli.sweep import (
 from segkit.cli.typed import are_hidden, shown_to_hydra
 from segkit.commands import called_as, caller
 from segkit.config.check import STAGES, check_components, check_start, check_values
-from segkit.config.explain import dashes, explain, null_choices, short
+from segkit.config.explain import dashes, explain
 from segkit.config.saved import absolute_paths
 from segkit.config.schema import SCHEMAS
 from segkit.console import say, visible
@@ -50,9 +48,6 @@ from segkit.shipped import CONFIGS
 from segkit.text import join_lines
 
 Task = Callable[[DictConfig], object]
-
-# The disk is full, read-only or broken, or there are too many open files.
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE}
 
 
 @dataclass(frozen=True)
@@ -278,23 +273,6 @@ def _mistakes_told(
             ending.finish()
 
 
-def stumbled(error: Exception, words: Sequence[str]) -> str:
-    """What to say where Hydra cannot even compose the configuration, and does not know why."""
-    overrides = [x for x in words if "=" in x and not x.startswith("-")]
-    if isinstance(error, ValueError) and "integer string conversion" in str(error):
-        digits = [x for x in overrides if re.search(r"\d{4000}", x)]
-        return f"{' '.join(map(short, digits))}: a number of thousands of digits"
-    if known := list(null_choices(OverridesParser.create().parse_overrides(overrides))):
-        return join_lines(known)
-    groups = [x for x in overrides if "${" in x and "." not in x.partition("=")[0]]
-    blamed = " ".join(map(short, groups or overrides)) or "the configuration"
-    reason = short(" ".join(str(error).split()))
-    return (
-        f"{blamed}: Hydra cannot compose this ({type(error).__name__}"
-        f"{f': {reason}' if reason else ''}); a group takes the name of a file, as text"
-    )
-
-
 def _only_job(task: Task, cfg: DictConfig, name: str) -> object:
     # Caught inside, since Hydra prints a line of its own about what leaves its job.
     try:
@@ -331,31 +309,6 @@ def _job_of_sweep(task: Task, cfg: DictConfig, name: str, argv: Sequence[str]) -
         return failed
     leave_note(differs, result)
     return result.score if isinstance(result, FinishedRun) else result
-
-
-def plain_text(error: Exception, name: str) -> str | None:
-    """One line for errors that are no defect of the program; they may come from anywhere."""
-    if isinstance(error, SegkitError):
-        return str(error)
-    if isinstance(error, OmegaConfBaseException):
-        return explain(error, name)
-    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
-        return f"{error.filename or 'a file'}: {error.strerror}"
-    if "torch" not in sys.modules:
-        return None
-    from segkit.data.workers import loader_failure
-    from segkit.runtime.distributed import peer_failure
-    from segkit.runtime.memory import is_out_of_memory
-
-    if failure := loader_failure(error):
-        return str(failure)
-    if isinstance(error, RuntimeError) and is_out_of_memory(error):
-        said = str(error).partition("\n")[0]
-        return (
-            "out of memory: use a smaller model/backbone, smaller images, or a device with more "
-            f"free memory ({said})"
-        )
-    return peer_failure(error)
 
 
 def _fail(message: str) -> NoReturn:

@@ -22,8 +22,9 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.cli.command import check_cheaply, plain_text, refuse_folders, stumbled
+from segkit.cli.command import check_cheaply, refuse_folders
 from segkit.cli.hydra_keys import typed_problems
+from segkit.cli.mistakes import plain_text, stumbled
 from segkit.cli.quoting import quote_texts
 from segkit.cli.sweep import load_function
 from segkit.cli.typed import are_hidden, kept_apart, shown_to_hydra
