@@ -5,7 +5,7 @@ import segkit  # isort: skip  # noqa: F401  (first: sets OMP_WAIT_POLICY before 
 import gc
 
 import torch
-from hydra._internal.hydra import Hydra
+from quick_configs import compose_quickly
 
 # One thread: the suite shares its cores with loader workers, and the thread count changes bits.
 torch.set_num_threads(1)
@@ -13,12 +13,14 @@ torch.set_num_threads(1)
 # since tests with made-up CUDA tensors would start some, and no fork of theirs could train then.
 torch.ones(1, requires_grad=True).sum().backward()
 
-# Hydra composes each configuration twice, the first time only to see whether hydra.mode is set. No
-# test sets it (processes of their own still look), and composing is most of what many tests do.
-Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
+compose_quickly()
 
 
 def pytest_collection_finish() -> None:
-    """Spare each collection of garbage the objects of the libraries, which stay until the end."""
+    """Spare each collection of garbage the objects of the libraries, which stay until the end.
+
+    Configurations are made of thousands of small objects, so it is collected more seldom, too.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(30_000, 10, 10)
