@@ -4,6 +4,7 @@ import segkit  # isort: skip  # noqa: F401  (first: sets OMP_WAIT_POLICY before 
 
 import gc
 
+import pytest
 import torch
 from quick_configs import compose_quickly
 
@@ -14,6 +15,15 @@ torch.set_num_threads(1)
 torch.ones(1, requires_grad=True).sum().backward()
 
 compose_quickly()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a table whose test is marked ``quick`` the default run takes the rows that are named."""
+    for item in items:
+        mark = item.get_closest_marker("quick")
+        if mark is not None and not any(text in item.name for text in mark.args):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

@@ -175,6 +175,7 @@ def test_every_value_is_drawn_once_per_step(whole: Path) -> None:
     assert len(state["optimizer"]["state"]) > 20
 
 
+@pytest.mark.quick("[4-")
 @pytest.mark.parametrize(
     ("step", "number", "num_workers", "position"),
     [
@@ -198,6 +199,7 @@ def test_a_signal(
     assert [file.name for file in (home / name).glob("*.yaml")] == ["config.yaml"]
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_validation(home: Path, whole: Path) -> None:
     add = ValidationImages.add
 
@@ -376,6 +378,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(home: Path, whole: Path) -> N
     assert files(run) == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) -> None:
     result = call("train.py", "resume=whole/checkpoints/last.pt", "out_dir=nothing_new", cwd=home)
     assert result.status == 0, result.err
@@ -441,6 +444,7 @@ def refusal(home: Path, *arguments: str) -> str:
     return result.err
 
 
+@pytest.mark.quick("val/iou/cta", "a=b=c")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -567,6 +571,7 @@ def fail_to_save(patch: pytest.MonkeyPatch, times: int) -> None:
     patch.setattr(torch, "save", full)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(home: Path, whole: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fail_to_save(patch, 1)
@@ -581,6 +586,7 @@ def test_a_disk_that_is_full_for_a_while(home: Path, whole: Path) -> None:
     assert lines(home / "full_once") == lines(whole)
 
 
+@pytest.mark.quick("[4-")
 @pytest.mark.parametrize(
     ("step", "expected"),
     [

@@ -81,6 +81,7 @@ def test_a_resume_keeps_the_rates(home: Path, whole: tuple[Result, dict[str, Any
     assert line.endswith("A crop of at least 49 x 49 reaches all")  # the rates cannot change
 
 
+@pytest.mark.slow
 def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
     home: Path, whole: tuple[Result, dict[str, Any]]
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
     assert load_network(read_checkpoint(path)).aspp.branches[3][0].dilation == (18, 18)
 
 
+@pytest.mark.quick("said0", "arguments3")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

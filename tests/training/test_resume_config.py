@@ -118,6 +118,7 @@ def test_a_path_that_is_not_there_is_refused(here: Path) -> None:
         resume("resume=empty")
 
 
+@pytest.mark.quick("[resume=run]", "resume=auto")
 @pytest.mark.parametrize(
     "given",
     [
@@ -176,6 +177,7 @@ def display_path(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.removeprefix("resume: ") for line in lines]
 
 
+@pytest.mark.quick("resume=run")
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
 def test_overrides_are_applied_and_shown(
     run: Path, start: str, capsys: pytest.CaptureFixture[str]
@@ -201,6 +203,7 @@ def test_a_key_that_only_the_checkpoint_has(here: Path, capsys: pytest.CaptureFi
     assert display_path(capsys) == ["optimizer.momentum 0.9 -> 0.8"]
 
 
+@pytest.mark.quick("resume=auto")
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
 def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str]) -> None:
     cfg, _ = resume(*start.split(), "loss=focal", "loss.terms.focal.loss.gamma=1")
@@ -210,6 +213,7 @@ def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str])
     assert [line.partition(" ")[0] for line in lines] == ["loss.terms.ce", "loss.terms.focal"]
 
 
+@pytest.mark.quick("scheduler=cosine", "++optimizer.eps", "~optimizer", "label_smoothing")
 @pytest.mark.parametrize(
     ("given", "key", "expected"),
     [
@@ -271,6 +275,7 @@ def test_environment_variables_stay_unspelt(here: Path, monkeypatch: pytest.Monk
     assert plain_config(cfg)["data"]["root"] == "${oc.env:SEGKIT_TEST}"
 
 
+@pytest.mark.quick("init_from")
 @pytest.mark.parametrize("key", ["init_from", "model.backbone.weights"])
 def test_what_only_the_start_needed_may_be_gone(here: Path, key: str) -> None:
     (here / "start.pt").touch()
@@ -283,6 +288,7 @@ def test_what_only_the_start_needed_may_be_gone(here: Path, key: str) -> None:
 # What is refused
 
 
+@pytest.mark.quick("seed=1-resume=run", "model/backbone=resnet18-resume=run", "optimizer=sgd-resume=run", "data.classes=[a,b]-resume=run")
 @pytest.mark.parametrize(
     "start", ["resume=run", pytest.param("resume=auto out_dir=run", marks=pytest.mark.slow)]
 )
@@ -319,6 +325,7 @@ def test_all_refusals_come_at_once(run: Path) -> None:
     assert len(str(info.value).splitlines()) == 2
 
 
+@pytest.mark.quick("[trainer.max_epocs", "[sead", "[optimizer.lrr", "[~trainer", "[a=b=c", "=ten", "=3,4", "lr=-1")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -345,6 +352,7 @@ def test_mistakes_are_refused_as_in_a_new_run(run: Path, given: str, message: st
         resume("resume=run", given)
 
 
+@pytest.mark.quick("torch.utils.collect_env.run", "os.system", "value3", "value6", "segkit.schedules")
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -459,6 +467,7 @@ def test_what_is_typed_today_is_the_users_own(run: Path, own_loss: str) -> None:
 # The parts
 
 
+@pytest.mark.quick("expected0", "expected2")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -49,6 +49,7 @@ def test_the_score_of_the_run_is_that_of_its_windows(home: Path) -> None:
     assert evaluate(home, "window.size=[48,64]")["stride"] is None  # the run's is of its size
 
 
+@pytest.mark.slow
 def test_a_resume_keeps_them(home: Path) -> None:
     more = ("resume=run", "trainer.max_epochs=2", "out_dir=more", "loader.num_workers=0")
     result = call("train.py", *more, "val.window.size=[48,48]", cwd=home)
@@ -82,6 +83,7 @@ def test_predictions_go_by_them(tmp_path: Path) -> None:
         assert np.array_equal(read_mask(mask), expected)
 
 
+@pytest.mark.slow
 def test_exports_remember_them(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs segkit[export]")
     (tmp_path / "here").mkdir()
