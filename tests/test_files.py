@@ -182,6 +182,7 @@ def test_every_path_of_the_tools_is_looked_at(request_: type, key: str, tmp_path
             parse(request_, [f"{key}={path}"])
 
 
+@pytest.mark.slow
 def test_a_comma_in_a_path(tmp_path: Path) -> None:
     here = tmp_path / "here"
     make_voc(here / "x,y")

@@ -154,6 +154,7 @@ print([m for m in ("albumentations", "cv2", "matplotlib", "jinja2") if m in sys.
 """
 
 
+@pytest.mark.slow
 def test_what_is_only_scored_is_not_augmented() -> None:
     done = python(SCORING)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

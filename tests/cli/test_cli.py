@@ -34,6 +34,7 @@ def test_train_and_evaluate_in_processes_of_their_own(here: Path) -> None:
     assert scores["miou"] == json.loads((run / "summary.json").read_text())["best_score"]
 
 
+@pytest.mark.slow
 def test_help_lists_the_groups(here: Path) -> None:
     result = call("train.py", "--help", cwd=here)
     assert result.status == 0
@@ -92,6 +93,7 @@ def test_hydras_folders_are_refused(here: Path, override: str, message: str) -> 
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_advised_in_place_of_hydras_folder_works(here: Path) -> None:
     more = ("trainer.max_epochs=1", "out_dir=elsewhere", "hydra.run.dir=.", "hydra.job.chdir=false")
     result = quick_call(*SMALL, *more, cwd=here)

@@ -219,6 +219,7 @@ def test_mistakes_that_are_named_at_once(rows: list[str], here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.quick("experiment=", "loss=argument", "loss=syntax")
 @pytest.mark.parametrize(("argument", "expected"), IN_FILES.items(), ids=IN_FILES)
 def test_a_mistake_in_a_file_of_the_user(
     argument: str, expected: str, here: Path, tmp_path: Path
@@ -241,6 +242,9 @@ def test_a_mistake_in_a_file_of_the_user(
     assert_refused("train.py", ["--config-dir", "../my_configs", argument], expected, here)
 
 
+@pytest.mark.quick(
+    "trainer.monitor", "data.label_map", "=tain", "class_weights", "model.num_classes", "../used"
+)
 @pytest.mark.parametrize(("arguments", "expected"), WITH_DATA, ids=[row[0] for row in WITH_DATA])
 def test_a_mistake_that_the_data_shows(
     arguments: str, expected: str, here: Path, tmp_path: Path

@@ -50,6 +50,7 @@ def scores(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.quick("[1]")
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_the_scores_are_those_that_training_logged(batch_size: int, run: Path, home: Path) -> None:
     found = scores(evaluated(run, home, f"loader.batch_size={batch_size}", "loader.num_workers=0"))
@@ -125,6 +126,7 @@ def test_the_files_agree_with_each_other(run: Path, home: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_split(run: Path, home: Path) -> None:
     found = scores(evaluated(run, home, "split=train"))
     assert (found["split"], found["images"]) == ("train", 24)

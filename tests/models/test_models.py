@@ -60,6 +60,7 @@ def test_eval_treats_every_image_of_a_batch_alone() -> None:
     assert_close(model(images), torch.cat([model(image[None]) for image in images]))
 
 
+@pytest.mark.slow
 def test_exports_with_free_size() -> None:
     height, width = torch.export.Dim("height", min=33), torch.export.Dim("width", min=33)
     model = small().eval()

@@ -246,7 +246,15 @@ CASES = [
 ]
 
 
-@pytest.mark.quick("[--seed=3 ", "[data.train_split=a,b ", "[trainer.max_epochs=??? ", "[out_dir=a,b ", "[hydra.job.chdir=true ", "[predictions=masks >", "[-m optimizer.lr")
+@pytest.mark.quick(
+    "[--seed=3 ",
+    "[data.train_split=a,b ",
+    "[trainer.max_epochs=??? ",
+    "[out_dir=a,b ",
+    "[hydra.job.chdir=true ",
+    "[predictions=masks >",
+    "[-m optimizer.lr",
+)
 @pytest.mark.parametrize(
     "case",
     [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MEANT)],

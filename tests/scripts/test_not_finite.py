@@ -200,7 +200,12 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-@pytest.mark.quick("[evaluate.py checkpoint=nan.pt", "[evaluate.py checkpoint=large.pt-", "[predict.py checkpoint=large.pt", "format=pt2")
+@pytest.mark.quick(
+    "[evaluate.py checkpoint=nan.pt",
+    "[evaluate.py checkpoint=large.pt-",
+    "[predict.py checkpoint=large.pt",
+    "format=pt2",
+)
 @pytest.mark.parametrize(
     ("command", "told"),
     [

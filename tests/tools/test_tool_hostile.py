@@ -120,6 +120,7 @@ def test_cvat_without_document_types(head: str) -> None:
     refused(CVAT, files, r"annotations\.xml: has a document type")
 
 
+@pytest.mark.slow
 def test_cvat_of_great_depth() -> None:
     deep = 200_000 * "<x>" + 200_000 * "</x>"
     refused(CVAT, cvat(deep), r"holds x; known here are")
