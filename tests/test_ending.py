@@ -222,7 +222,7 @@ def test_a_second_signal_ends_a_save_that_hangs(tmp_path: Path, hang: Callable[[
     assert (here / "out" / "train.log").exists()  # what is there of a run that had begun stays
 
 
-@pytest.mark.quick("arguments0-torch", "arguments5", "arguments6")
+@pytest.mark.quick("arguments2-torch", "arguments5", "arguments6")
 @pytest.mark.parametrize(
     ("arguments", "library"),
     [

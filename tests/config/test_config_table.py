@@ -157,6 +157,16 @@ TOGETHER = [
     ],
 ]
 ALONE = {row: TABLE[row] for row in TABLE if not any(row in rows for rows in TOGETHER)}
+# Of the same kind as another row, and through the same lines.
+ALIKE = {
+    *("+trainer.max_epocs=3", "trainer.max_epochs=1.5", "trainer.max_epochs=null"),
+    *("trainer.max_epochs=", "trainer.compile=maybe", "trainer.device=tpu", "--trainer.lr 1"),
+    *("loss=[ce,dicc]", "experiment=null", "experiment=camvit", "optimizer.lr=true"),
+    *("optimizer.lr=null", "optimizer.lr=inf", "model.output_stride=7"),
+    *("loader.num_workers=1.5", "data.root=does/not/exist", "data.range=[1,[2]]"),
+    *("data.range=[0,inf]", "data.range=full", "data.classes=cat", "augment.train=5"),
+    *("model/backbone=resnet18 model.backbone.weights=imagent",),
+}
 IN_FILES = {
     "experiment=key": "In 'experiment/key': trainer.max_epocs: no such key; did you mean max",
     "experiment=top": "In 'experiment/top': sead: no such key; did you mean seed?",
@@ -203,6 +213,7 @@ def assert_refused(script: str, arguments: list[str], expected: str, here: Path)
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.quick(*(f"[{row}]" for row in ALONE.keys() - ALIKE))
 @pytest.mark.parametrize(("arguments", "expected"), ALONE.items(), ids=ALONE)
 def test_a_mistake_on_the_command_line(arguments: str, expected: str, here: Path) -> None:
     assert_refused("train.py", arguments.split(), expected, here)

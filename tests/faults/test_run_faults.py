@@ -252,6 +252,7 @@ def test_two_runs_in_one_folder(home: Path) -> None:
 # TensorBoard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [

@@ -548,6 +548,7 @@ def done(home: Path, *arguments: str) -> str:
     return told.out
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run(home: Path) -> None:
     given = (*SMALL, "out_dir=run")
     found = refused(home, r"add (resume=auto) to go on with it, or give another folder", *given)

@@ -629,6 +629,7 @@ def test_weights_of_a_diverged_training_are_not_handed_on(
     assert np.array_equal(load_model("small.pt").predict(PHOTO), expected())
 
 
+@pytest.mark.slow
 @pytest.mark.quick("force=true")
 @pytest.mark.parametrize(
     ("wrong", "message", "advice"),

@@ -326,6 +326,7 @@ def stopped(home: Path, whole: Path) -> Path:
     return stop(home, "stopped", 4)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     home: Path, whole: Path, stopped: Path
 ) -> None:
@@ -386,6 +387,7 @@ def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) 
     assert not (home / "nothing_new").exists()
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_with_its_own_schedule(home: Path, whole: Path) -> None:
     copy(home, whole, "longer")
     result = resume(home, "longer", "trainer.max_epochs=3")
@@ -416,6 +418,7 @@ def test_early_stopping_counts_across_a_resume(home: Path, whole: Path) -> None:
     assert "has finished after epoch 3; a larger trainer.patience goes on" in result.out
 
 
+@pytest.mark.slow
 def test_overrides_are_applied_and_shown(home: Path, stopped: Path) -> None:
     run = copy(home, stopped, "changed")
     result = call("train.py", "resume=changed", "optimizer.lr=0.1", "loss=focal", cwd=home)
@@ -586,6 +589,7 @@ def test_a_disk_that_is_full_for_a_while(home: Path, whole: Path) -> None:
     assert lines(home / "full_once") == lines(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("[4-")
 @pytest.mark.parametrize(
     ("step", "expected"),

@@ -220,6 +220,7 @@ def test_trainval_is_taken_with_a_warning(home: Path) -> None:
     assert "1 of 1 validation images are also trained on" in result.out
 
 
+@pytest.mark.slow
 def test_a_binary_mask_of_0_and_255_with_a_label_map(home: Path) -> None:
     root = voc(home, "binary", {"a": (32, 32), "b": (32, 32)}, ["b"])
     (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
@@ -249,6 +250,7 @@ def test_a_corrupt_image_is_found_before_a_folder_is_made(home: Path) -> None:
     assert not (home / "runs").exists()
 
 
+@pytest.mark.slow
 def test_switches_of_the_trainer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histograms, the other memory order, and a reduced precision that nobody checks."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

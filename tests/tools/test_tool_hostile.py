@@ -193,6 +193,7 @@ def test_coco_entries(files: dict[str, Any], message: str) -> None:
     refused(COCO, files, message)
 
 
+@pytest.mark.slow
 def test_each_character_of_run_lengths_is_handled_once() -> None:
     """In numbers of one size: as one number, what is shifted in grows with the text's square."""
     assert decode_counts("02" * 2_000_000)[:6] == [0, 2, 0, 4, 0, 6]

@@ -12,7 +12,8 @@ from segkit.inference.loading import load_network
 from segkit.runs.checkpoint import read_checkpoint
 
 LARGE = "data.dataset.width=160", "data.dataset.height=96"  # 10 x 6 cells
-ONCE = (*SMALL, *LARGE, "trainer.max_epochs=1")
+FEW = "data.dataset.num_train=8", "data.dataset.num_val=2"
+ONCE = (*SMALL, *LARGE, *FEW, "trainer.max_epochs=1")
 NEVER = "some taps never see the image"
 
 
@@ -65,8 +66,6 @@ def test_rates_that_do_not_fit_are_taken_and_said_once(home: Path) -> None:
     assert "'model.atrous_rates=[1,2,3]'" in line
     weight = read_checkpoint(home / "unfit").state["model"]["aspp.branches.3.0.weight"]
     assert (weight[:, :, [0, 0, 2, 2], [0, 2, 0, 2]] == 0).all()
-    advised, _ = train(home, "advised", *ONCE, "model.atrous_rates=[1,2,3]")
-    assert NEVER not in advised.out + advised.err
 
 
 def test_a_resume_keeps_the_rates(home: Path, whole: tuple[Result, dict[str, Any]]) -> None:
