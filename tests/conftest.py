@@ -5,16 +5,24 @@ import segkit  # isort: skip  # noqa: F401  (first: sets OMP_WAIT_POLICY before 
 import gc
 
 import pytest
-import torch
-from quick_configs import compose_quickly
 
-# One thread: the suite shares its cores with loader workers, and the thread count changes bits.
-torch.set_num_threads(1)
-# The first backward starts autograd's threads, one for each device that is there. It is done here,
-# since tests with made-up CUDA tensors would start some, and no fork of theirs could train then.
-torch.ones(1, requires_grad=True).sum().backward()
+gc.disable()  # until all is imported, which stays
 
-compose_quickly()
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up the process that tests run in: with -n those that are started, not the first one."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import torch
+    from quick_configs import compose_quickly
+
+    # One thread: the suite shares its cores with loader workers, and the thread count changes bits.
+    torch.set_num_threads(1)
+    # The first backward starts autograd's threads, one for each device that is there. It is done
+    # here, since tests with made-up CUDA tensors would start some, and no fork of theirs could
+    # train then.
+    torch.ones(1, requires_grad=True).sum().backward()
+    compose_quickly()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
@@ -31,6 +39,7 @@ def pytest_collection_finish() -> None:
 
     Configurations are made of thousands of small objects, so it is collected more seldom, too.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(30_000, 10, 10)
