@@ -73,6 +73,7 @@ def test_both_kinds_of_weights_can_be_scored(run: Path, home: Path) -> None:
     assert "weights=best: no such value; there are auto, ema, raw" in result.err
 
 
+@pytest.mark.slow
 def test_an_average_that_the_run_did_not_keep_is_refused(
     run: Path, home: Path, tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ def test_saved_masks_may_have_other_colours_than_those_of_the_data_set(tmp_path:
     assert found["miou"] == 1.0
 
 
+@pytest.mark.slow
 def test_saved_masks_of_0_and_255_are_renumbered_as_advised(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc", {"val": ["a", "b"]})
     (root / "labels.txt").write_text("background\ncat\n")

@@ -289,6 +289,7 @@ def epochs(run: Path) -> list[int]:
     return [json.loads(line)["epoch"] for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_files")
 def test_no_room_and_the_training_goes_on(home: Path) -> None:
     result = train(home, "goes_on", "trainer.max_epochs=3")

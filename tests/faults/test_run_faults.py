@@ -202,6 +202,7 @@ def test_deleted_checkpoints_are_made_anew(home: Path) -> None:
     assert_same_run(run, home / "whole")
 
 
+@pytest.mark.slow
 def test_a_deleted_folder_that_another_run_has_taken_is_left_alone(home: Path) -> None:
     """``rm -r run; python train.py out_dir=run`` while the first run still goes on."""
     run = home / "taken"
@@ -222,6 +223,7 @@ def test_a_deleted_folder_that_another_run_has_taken_is_left_alone(home: Path) -
     assert not (run / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder(home: Path) -> None:
     def hold(line: Any) -> None:
         with locked(home / "whole"):

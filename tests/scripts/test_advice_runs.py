@@ -253,7 +253,6 @@ CASES = [
     "[out_dir=a,b ",
     "[hydra.job.chdir=true ",
     "[predictions=masks >",
-    "[-m optimizer.lr",
 )
 @pytest.mark.parametrize(
     "case",

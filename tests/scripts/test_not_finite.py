@@ -256,6 +256,7 @@ def test_no_training_starts_from_it(home: Path) -> None:
     assert not (home / "other").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.quick("val/miou")
 @pytest.mark.parametrize(
     "monitor",

@@ -99,6 +99,7 @@ def test_the_summary_names_the_best_epoch(first: Path) -> None:
     assert summary["seconds"] > 0
 
 
+@pytest.mark.slow  # test_resume.py compares its runs, bit for bit
 def test_twice_the_same_run(first: Path, home: Path) -> None:
     assert_same_run(first, train(home, "again", *SMALL))
 
@@ -151,6 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(home: Path, first: Path) -> Non
     assert "Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_the_saved_config_holds_absolute_paths_and_no_secrets(
     home: Path, first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +214,7 @@ def test_one_image_one_batch(home: Path) -> None:
     assert "small for BatchNorm" in (home / "one_run/train.log").read_text()
 
 
+@pytest.mark.slow
 def test_trainval_is_taken_with_a_warning(home: Path) -> None:
     voc(home, "both", {"a": (48, 40), "b": (48, 40)}, ["b"])
     arguments = ("data=voc", "data.root=both", "data.train_split=trainval", "trainer.max_epochs=1")

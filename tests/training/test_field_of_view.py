@@ -52,6 +52,10 @@ def test_the_rates_follow_the_crop_and_the_output_stride(home: Path) -> None:
     )
     _, model = train(home, "crop", *ONCE, *own)
     assert (model["train_crop"], model["atrous_rates"]) == ([72, 64], [1, 3, 4])
+
+
+@pytest.mark.slow
+def test_the_rates_follow_the_crop_of_a_recipe(home: Path) -> None:
     crop = ("augment=standard", "augment.crop_size=[64,80]")
     _, model = train(home, "standard", *ONCE, *crop)
     assert (model["train_crop"], model["atrous_rates"]) == ([64, 80], [1, 2, 3])

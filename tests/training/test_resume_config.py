@@ -203,6 +203,7 @@ def test_a_key_that_only_the_checkpoint_has(here: Path, capsys: pytest.CaptureFi
     assert display_path(capsys) == ["optimizer.momentum 0.9 -> 0.8"]
 
 
+@pytest.mark.slow
 @pytest.mark.quick("resume=auto")
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
 def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,6 +258,7 @@ def test_the_same_command_line_again_changes_nothing(
     assert display_path(capsys) == []
 
 
+@pytest.mark.slow
 def test_a_choice_that_stays_does_not_undo_what_was_set_below_it(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -473,7 +475,7 @@ def test_what_is_typed_today_is_the_users_own(run: Path, own_loss: str) -> None:
 # The parts
 
 
-@pytest.mark.quick("expected0", "expected2")
+@pytest.mark.quick("expected0")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

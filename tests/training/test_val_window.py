@@ -115,6 +115,7 @@ def test_an_ensemble_of_other_windows_must_be_told(tmp_path: Path) -> None:
     load_model([run, run], device="cpu").predict(IMAGE)
 
 
+@pytest.mark.quick("arguments0", "arguments1")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
