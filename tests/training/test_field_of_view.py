@@ -77,8 +77,15 @@ def test_a_resume_keeps_the_rates(home: Path, whole: tuple[Result, dict[str, Any
     result = call("train.py", *more, cwd=home)
     assert result.status == 0, result.err
     assert "atrous rates 1, 2, 3 at output stride 16, crops of 96 x 160;" in result.out
+
+
+@pytest.mark.slow
+def test_a_resume_on_smaller_crops_says_that_the_rates_do_not_fit(
+    home: Path, whole: tuple[Result, dict[str, Any]]
+) -> None:
+    more = ("resume=whole", "out_dir=small", "trainer.max_epochs=2", "loader.num_workers=0")
     smaller = "augment.train=[{_target_:albumentations.RandomCrop,height:48,width:48}]"
-    result = call("train.py", *more, "resume=whole", "out_dir=small", smaller, cwd=home)
+    result = call("train.py", *more, smaller, cwd=home)
     (line,) = [x for x in (result.out + result.err).splitlines() if NEVER in x]
     assert "in 48 x 48 pixels (3 x 3 cells)" in line
     assert line.endswith("A crop of at least 49 x 49 reaches all")  # the rates cannot change

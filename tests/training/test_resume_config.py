@@ -1,6 +1,7 @@
 """The configuration of a run that goes on: the checkpoint's, with what is typed today on top."""
 
 import copy
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,17 @@ def resume(*arguments: str) -> tuple[DictConfig, Checkpoint | None]:
     return resumed(cfg, typed)
 
 
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume_config")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return save_run(folder / "run")
+
+
 @pytest.fixture
-def run(here: Path) -> Path:
-    return save_run(here / "run")
+def run(here: Path, saved_run: Path) -> Path:
+    return shutil.copytree(saved_run, here / "run")
 
 
 def edit(run: Path, key: str, value: Any) -> None:
@@ -180,15 +189,16 @@ def display_path(capsys: pytest.CaptureFixture[str]) -> list[str]:
 @pytest.mark.quick("resume=run")
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
 def test_overrides_are_applied_and_shown(
-    run: Path, start: str, capsys: pytest.CaptureFixture[str]
+    run: Path, saved_run: Path, start: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["optimizer.lr=0.1", "trainer.max_epochs=20", "data.root=moved", "model.dropout=0"]
     cfg, _ = resume(*start.split(), *given)
     assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.model.dropout) == (0.1, 20, 0)
     assert cfg.data.dataset.root == cfg.data.root == str(Path("moved").absolute())
+    before, moved = saved_run.parent / "data/shapes", Path("moved").absolute()
     assert display_path(capsys) == [
-        f"data.dataset.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
-        f"data.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
+        f"data.dataset.root {before} -> {moved}",
+        f"data.root {before} -> {moved}",
         "model.dropout 0.1 -> 0",
         "optimizer.lr 0.003 -> 0.1",
         "trainer.max_epochs 12 -> 20",
