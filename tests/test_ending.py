@@ -98,6 +98,7 @@ BEFORE_THE_FIRST_STEP = [
 ]
 
 
+@pytest.mark.quick("Recorder.from_first", "Samples.read")
 @pytest.mark.parametrize(
     ("where", "number"),
     [(where, NUMBERS[i % 2]) for i, where in enumerate(BEFORE_THE_FIRST_STEP)],
@@ -119,6 +120,7 @@ def test_before_the_first_step_a_signal_ends_a_training_at_once(
     assert sorted(here.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_there_stays_as_it_was(tmp_path: Path) -> None:
     here = tmp_path / "here"
     make_voc(here / "voc")
@@ -169,6 +171,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.quick("arguments0-", "arguments1-", "arguments2-", "arguments3-")
 @pytest.mark.parametrize(("arguments", "where"), COMMANDS)
 def test_every_command_ends_in_a_line(tmp_path: Path, arguments: list[str], where: str) -> None:
     here = tmp_path / "here"
@@ -196,6 +199,7 @@ def test_what_hangs_in_a_library_is_ended_the_hard_way(tmp_path: Path) -> None:
     assert (tmp_path / "err").read_text() == "SIGTERM: something hangs; ended nevertheless\n"
 
 
+@pytest.mark.quick("hang_in_c")
 @pytest.mark.parametrize("hang", [hang_in_python, hang_in_c])
 def test_a_second_signal_ends_a_save_that_hangs(tmp_path: Path, hang: Callable[[], None]) -> None:
     here = tmp_path / "here"
@@ -218,6 +222,7 @@ def test_a_second_signal_ends_a_save_that_hangs(tmp_path: Path, hang: Callable[[
     assert (here / "out" / "train.log").exists()  # what is there of a run that had begun stays
 
 
+@pytest.mark.quick("arguments2-torch", "arguments5", "arguments6")
 @pytest.mark.parametrize(
     ("arguments", "library"),
     [

@@ -1,5 +1,6 @@
 """Paths of users: words for what has no home, lies on the network, or is no file at all."""
 
+import copy
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -119,7 +120,7 @@ def test_addresses_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def bad_path(name: str, key: str, path: str) -> str:
     """What the check of the configuration says of a path."""
-    cfg = schema_node(SCHEMAS[name])
+    cfg = copy.deepcopy(schema_node(SCHEMAS[name]))
     needed = {"train": {"data.root": "x"}, "predict": {"source": "x"}}.get(name, {})
     for other in ("checkpoint", *needed):
         if other in needed or OmegaConf.is_missing(cfg, other):
@@ -181,6 +182,7 @@ def test_every_path_of_the_tools_is_looked_at(request_: type, key: str, tmp_path
             parse(request_, [f"{key}={path}"])
 
 
+@pytest.mark.slow
 def test_a_comma_in_a_path(tmp_path: Path) -> None:
     here = tmp_path / "here"
     make_voc(here / "x,y")

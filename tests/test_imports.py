@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -59,9 +60,19 @@ HOMES = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -100,7 +111,7 @@ def test_there_is_no_circle() -> None:
     graph = {
         module.removesuffix(".__init__"): {
             other
-            for node in ast.parse(path.read_text()).body  # what runs when it is imported
+            for node in parsed(path).body  # what runs when it is imported
             if isinstance(node, ast.ImportFrom)
             for other in (str(node.module), *(f"{node.module}.{a.name}" for a in node.names))
             if other in modules
@@ -122,7 +133,7 @@ def test_files_are_decoded_in_one_place() -> None:
     opening = [
         name(path)
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("Image.open", "PIL.Image.open")
     ]
     assert set(opening) == {"segkit/data/decode.py"}
@@ -155,6 +166,7 @@ print([m for m in ("albumentations", "cv2", "matplotlib", "jinja2") if m in sys.
 """
 
 
+@pytest.mark.slow
 def test_what_is_only_scored_is_not_augmented() -> None:
     done = python(SCORING)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

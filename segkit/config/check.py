@@ -1,5 +1,6 @@
 """The check before a run: unknown keys, wrong types and impossible values, all of them at once."""
 
+import copy
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -57,7 +58,7 @@ def check_components(cfg: DictConfig, names: Sequence[str]) -> None:
     Raises:
         ConfigError: Everything that is wrong, one line each.
     """
-    trial = DictConfig(OmegaConf.to_container(cfg))
+    trial = copy.deepcopy(cfg)
     # The data set will say how many classes there are; any number shows whether the rest fits.
     trial.data.num_classes = trial.data.num_classes or len(trial.data.classes or "ab")
     plain: Any = OmegaConf.to_container(trial, resolve=True)

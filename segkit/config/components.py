@@ -138,7 +138,7 @@ def trial_problems(trial: DictConfig, names: Sequence[str]) -> Iterator[str]:
         "scheduler": lambda: build(trial.scheduler),
         "loss": lambda: build(trial.loss),
         "augment": lambda: build_augment(trial),
-        "model": lambda: _on_meta(trial.model),
+        "model": lambda: _outline(trial.model),
     }
     for name in names:
         try:
@@ -173,9 +173,9 @@ def _is_own(error: Exception, node: Any) -> bool:
     )
 
 
-def _on_meta(node: Any) -> object:
+def _outline(node: Any) -> object:
     """Built without memory and without random numbers."""
-    import torch
+    from segkit.models.outline import outlined
 
-    with torch.device("meta"):
+    with outlined():
         return build(node)

@@ -5,6 +5,7 @@ makes it one of these frozen objects, which does not.
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from types import UnionType
 from typing import Any, Optional, TypeVar
 
@@ -538,8 +539,12 @@ SCHEMAS: dict[str, type] = {
 }
 
 
+@cache
 def schema_node(schema: type) -> DictConfig:
-    """The schema as a tree to compose on: OmegaConf takes frozen classes for read-only ones."""
+    """The schema as a tree to merge into, which copies it: made once, and never changed.
+
+    OmegaConf takes frozen classes for read-only ones; this one can be written to.
+    """
     return _writable(OmegaConf.structured(schema))
 
 
@@ -556,7 +561,8 @@ def to_settings(schema: type[Settings], cfg: DictConfig) -> Settings:
 
     Components are mappings with a ``_target_``, see :func:`segkit.config.build`.
     """
-    settings = OmegaConf.to_object(OmegaConf.merge(schema_node(schema), cfg))
+    kind: type = schema  # mypy: a type variable is not hashable
+    settings = OmegaConf.to_object(OmegaConf.merge(schema_node(kind), cfg))
     assert isinstance(settings, schema)
     return settings
 

@@ -19,6 +19,7 @@ from segkit.inference.elsewhere import elsewhere
 from segkit.inference.onnx_network import ExportedCheckpoint, read_onnx
 from segkit.inference.predictor import Ensemble, Inference, Size, pair
 from segkit.models.normalize import Normalize, memory_order
+from segkit.models.outline import outlined
 from segkit.models.weights import match_tensors
 from segkit.runs.checkpoint import Checkpoint, model_weights, read_checkpoint
 from segkit.runs.description import CheckpointMetadata
@@ -199,7 +200,7 @@ def load_network(
     tensors = model_weights(checkpoint.state, weights)
     if isinstance(node, dict) and node.get("_target_") in SLOTS["model"].names:
         # Without memory first: a hostile description may ask for more than there is.
-        with torch.device("meta"):
+        with outlined():
             check_fit(rebuild(source, "model", node, allow), tensors, source)
     model: nn.Module = rebuild(source, "model", node, allow)
     check_fit(model, tensors, source)

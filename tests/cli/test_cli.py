@@ -34,6 +34,7 @@ def test_train_and_evaluate_in_processes_of_their_own(here: Path) -> None:
     assert scores["miou"] == json.loads((run / "summary.json").read_text())["best_score"]
 
 
+@pytest.mark.slow
 def test_help_lists_the_groups(here: Path) -> None:
     result = call("train.py", "--help", cwd=here)
     assert result.status == 0
@@ -105,6 +106,7 @@ def test_hydras_folder_in_a_configuration_of_ones_own_is_refused(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_advised_in_place_of_hydras_folder_works(here: Path) -> None:
     more = ("trainer.max_epochs=1", "out_dir=elsewhere", "hydra.run.dir=.", "hydra.job.chdir=false")
     result = quick_call(*SMALL, *more, cwd=here)

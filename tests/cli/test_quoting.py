@@ -46,6 +46,7 @@ def test_several_files_or_one() -> None:
     assert quote_texts(["checkpoint=[a,b]"], SCHEMAS["evaluate"]) == ["checkpoint=[a,b]"]
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_looks_like_a_number(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()

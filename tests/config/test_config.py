@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,28 @@ def overrides_for(yaml: str) -> tuple[str, list[str]]:
     return "train", [f"{group}={choice}", *root]
 
 
+def one_of_each_group() -> list[list[str]]:
+    """All files that choices stand in, a few at a time: each time one of each group."""
+    groups: dict[str, list[str]] = {}
+    for yaml in YAMLS:
+        group = yaml.rpartition("/")[0]
+        if group not in ("", "experiment"):
+            groups.setdefault(group, []).append(yaml)
+    return [[yaml for yaml in row if yaml] for row in zip_longest(*groups.values())]
+
+
+@pytest.mark.parametrize("yamls", one_of_each_group(), ids=" ".join)
+def test_files_compose_together(yamls: list[str]) -> None:
+    assert_composes("train", [override for yaml in yamls for override in overrides_for(yaml)[1]])
+
+
+@pytest.mark.quick("[train]", "[evaluate]", "[predict]", "[export]", "experiment/")
 @pytest.mark.parametrize("yaml", YAMLS)
 def test_every_file_composes_checks_and_builds(yaml: str) -> None:
-    name, overrides = overrides_for(yaml)
+    assert_composes(*overrides_for(yaml))
+
+
+def assert_composes(name: str, overrides: list[str]) -> None:
     cfg = composed(*overrides, name=name)
     check_config(cfg, name)  # builds all but data set and pretrained weights
     if name == "train":

@@ -161,6 +161,16 @@ TOGETHER = [
     ],
 ]
 ALONE = {row: TABLE[row] for row in TABLE if not any(row in rows for rows in TOGETHER)}
+# Of the same kind as another row, and through the same lines.
+ALIKE = {
+    *("+trainer.max_epocs=3", "trainer.max_epochs=1.5", "trainer.max_epochs=null"),
+    *("trainer.max_epochs=", "trainer.compile=maybe", "trainer.device=tpu", "--trainer.lr 1"),
+    *("loss=[ce,dicc]", "experiment=null", "experiment=camvit", "optimizer.lr=true"),
+    *("optimizer.lr=null", "optimizer.lr=inf", "model.output_stride=7"),
+    *("loader.num_workers=1.5", "data.root=does/not/exist", "data.range=[1,[2]]"),
+    *("data.range=[0,inf]", "data.range=full", "data.classes=cat", "augment.train=5"),
+    *("model/backbone=resnet18 model.backbone.weights=imagent",),
+}
 IN_FILES = {
     "experiment=key": "In 'experiment/key': trainer.max_epocs: no such key; did you mean max",
     "experiment=top": "In 'experiment/top': sead: no such key; did you mean seed?",
@@ -207,6 +217,7 @@ def assert_refused(script: str, arguments: list[str], expected: str, here: Path)
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.quick(*(f"[{row}]" for row in ALONE.keys() - ALIKE))
 @pytest.mark.parametrize(("arguments", "expected"), ALONE.items(), ids=ALONE)
 def test_a_mistake_on_the_command_line(arguments: str, expected: str, here: Path) -> None:
     assert_refused("train.py", arguments.split(), expected, here)
@@ -223,6 +234,7 @@ def test_mistakes_that_are_named_at_once(rows: list[str], here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.quick("experiment=", "loss=argument", "loss=syntax")
 @pytest.mark.parametrize(("argument", "expected"), IN_FILES.items(), ids=IN_FILES)
 def test_a_mistake_in_a_file_of_the_user(
     argument: str, expected: str, here: Path, tmp_path: Path
@@ -245,6 +257,9 @@ def test_a_mistake_in_a_file_of_the_user(
     assert_refused("train.py", ["--config-dir", "../my_configs", argument], expected, here)
 
 
+@pytest.mark.quick(
+    "trainer.monitor", "data.label_map", "=tain", "class_weights", "model.num_classes", "../used"
+)
 @pytest.mark.parametrize(("arguments", "expected"), WITH_DATA, ids=[row[0] for row in WITH_DATA])
 def test_a_mistake_that_the_data_shows(
     arguments: str, expected: str, here: Path, tmp_path: Path

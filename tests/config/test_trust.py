@@ -312,6 +312,7 @@ FETCH = {"_target_": "segkit.tools.fetch.fetch", "url": "data:,x", "path": "GOT"
 SPLIT = {"dataset": {"_target_": "segkit.data.Shapes", "root": "data"}, "val_split": "../x"}
 
 
+@pytest.mark.quick("config0", "config4", "config6")
 @pytest.mark.parametrize(
     ("config", "entries", "expected"),
     [

@@ -104,6 +104,7 @@ def epochs(dataset: SegmentationDataset, num_workers: int) -> Iterator[str]:
             yield total.hexdigest()
 
 
+@pytest.mark.quick("ram-0", "disk-2")
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_batches_have_the_bits_of_a_run_without(root: Path, kind: str, num_workers: int) -> None:
@@ -132,6 +133,7 @@ def test_the_check_fills_it_and_nothing_is_decoded_again(
     assert decoded == dict.fromkeys([*IDS, "f"], 1)
 
 
+@pytest.mark.quick("[]", "disk")
 @pytest.mark.parametrize("arguments", ["", "loader.cache=ram", "loader.cache=disk"])
 def test_a_run_opens_its_data_with_it(root: Path, arguments: str, decoded: Counter[str]) -> None:
     cfg = config("train", "data=voc", f"data.root={root}", *arguments.split())
@@ -157,6 +159,7 @@ def test_the_next_run_finds_it_on_disk(root: Path, home: Path, decoded: Counter[
     assert sum(decoded.values()) == len(IDS)
 
 
+@pytest.mark.quick("ram")
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_a_process_that_was_not_forked_shares_it(root: Path, kind: str, home: Path) -> None:
     dataset = opened(root, kind)

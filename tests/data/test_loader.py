@@ -148,6 +148,7 @@ def test_samples_are_the_same_for_any_number_of_workers() -> None:
         del loader
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_in_spawned_workers() -> None:
     dataset = Images(3)
     loader = make_train_loader(dataset, num_workers=1)

@@ -50,6 +50,7 @@ def scores(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.quick("[1]")
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_the_scores_are_those_that_training_logged(batch_size: int, run: Path, home: Path) -> None:
     found = scores(evaluated(run, home, f"loader.batch_size={batch_size}", "loader.num_workers=0"))
@@ -72,6 +73,7 @@ def test_both_kinds_of_weights_can_be_scored(run: Path, home: Path) -> None:
     assert "weights=best: no such value; there are auto, ema, raw" in result.err
 
 
+@pytest.mark.slow
 def test_an_average_that_the_run_did_not_keep_is_refused(
     run: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_the_files_agree_with_each_other(run: Path, home: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_split(run: Path, home: Path) -> None:
     found = scores(evaluated(run, home, "split=train"))
     assert (found["split"], found["images"]) == ("train", 24)

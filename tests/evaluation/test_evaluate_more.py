@@ -169,6 +169,7 @@ def test_borders_confidence_and_interval(home: Path, plain: dict[str, Any]) -> N
     assert len(plain["bootstrap"]["iou"]) == 3
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing(home: Path, plain: dict[str, Any]) -> None:
     again, _ = evaluate(home, "batch_3", "checkpoint=one", "loader.batch_size=3")
     assert again == plain
@@ -189,6 +190,7 @@ def test_saved_masks_have_the_scores_of_the_model_that_wrote_them(
     assert found["predictions"] == str(home / "plain/predictions")
 
 
+@pytest.mark.slow
 def test_saved_masks_go_beside_their_folder_by_default(home: Path, plain: dict[str, Any]) -> None:
     arguments = ["predictions=plain/predictions", "data.root=voc", "data.check=false"]
     result = call("evaluate.py", *arguments, cwd=home)
@@ -219,6 +221,7 @@ def test_saved_masks_that_do_not_fit_are_refused(home: Path) -> None:
     assert "bad/c.png: holds 7 (88 pixels); expected 0 to 2. Set num_classes, or" in result.err
 
 
+@pytest.mark.slow
 def test_saved_masks_may_have_other_colours_than_those_of_the_data_set(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc", {"val": ["a"]})
     (tmp_path / "saved").mkdir()
@@ -234,6 +237,7 @@ def test_saved_masks_may_have_other_colours_than_those_of_the_data_set(tmp_path:
     assert found["miou"] == 1.0
 
 
+@pytest.mark.slow
 def test_saved_masks_of_0_and_255_are_renumbered_as_advised(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc", {"val": ["a", "b"]})
     (root / "labels.txt").write_text("background\ncat\n")
@@ -255,6 +259,7 @@ def test_saved_masks_of_0_and_255_are_renumbered_as_advised(tmp_path: Path) -> N
     assert "predictions_label_map holds 255: 2; expected" in error
 
 
+@pytest.mark.slow
 def test_saved_masks_whose_palettes_disagree_are_refused(tmp_path: Path) -> None:
     make_voc(tmp_path / "voc", {"val": ["a", "b"]})
     (tmp_path / "saved").mkdir()
@@ -272,6 +277,7 @@ def test_saved_masks_whose_palettes_disagree_are_refused(tmp_path: Path) -> None
     assert found["miou"] == 1.0
 
 
+@pytest.mark.slow
 def test_scores_of_masks_with_one_class_say_so(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc", {"val": ["a"]})
     write_mask(root / "SegmentationClass/a.png", np.zeros((8, 12), np.uint8))
@@ -306,6 +312,7 @@ def test_windows_and_scales_are_used_and_written_down(home: Path, plain: dict[st
     assert any((one[name] != other[name]).any() for name in IDS)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_one_model_with_itself_is_that_model(
     home: Path, plain: dict[str, Any]
 ) -> None:
@@ -389,6 +396,7 @@ def test_a_comparison(home: Path, plain: dict[str, Any]) -> None:
     assert "images whose mIoU differs most:" in result.out
 
 
+@pytest.mark.slow
 def test_a_model_compared_with_what_it_wrote_does_not_differ(
     home: Path, plain: dict[str, Any]
 ) -> None:
@@ -400,6 +408,7 @@ def test_a_model_compared_with_what_it_wrote_does_not_differ(
     assert "images whose mIoU differs most" not in result.out
 
 
+@pytest.mark.slow
 def test_without_draws_there_are_no_intervals(home: Path) -> None:
     arguments = [
         "checkpoint=one",
@@ -468,6 +477,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.quick("[2]")
 @pytest.mark.parametrize("size", [2, 6])
 def test_processes_find_together_what_one_finds_alone(size: int) -> None:
     alone = result_of(lambda: share(0, 1, 0))

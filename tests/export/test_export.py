@@ -210,6 +210,7 @@ def test_it_stands_in_for_the_network(
     assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.quick("int8_static")
 @torch.no_grad()
 @pytest.mark.parametrize("precision", ["fp16", "int8_dynamic", "int8_static"])
 def test_fewer_bits(
@@ -277,6 +278,7 @@ def test_other_formats(format: str, checkpoint: Checkpoint, tmp_path: Path) -> N
     assert json.loads(json.loads(files[export.EXTRA_FILE])["classes"]) == CLASSES
 
 
+@pytest.mark.slow
 def test_torchscript_from_the_command_line(run: Path) -> None:
     arguments = (f"checkpoint={run}", "format=torchscript", "out=a.torchscript", *QUICK)
     result = call("export.py", *arguments, cwd=run.parent)
@@ -392,6 +394,7 @@ def test_latency_counts_after_a_warm_up() -> None:
 # --- refusals ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_take_the_size_of_latency(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,6 +289,7 @@ def epochs(run: Path) -> list[int]:
     return [json.loads(line)["epoch"] for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_files")
 def test_no_room_and_the_training_goes_on(home: Path) -> None:
     result = train(home, "goes_on", "trainer.max_epochs=3")
@@ -299,6 +300,7 @@ def test_no_room_and_the_training_goes_on(home: Path) -> None:
     assert epochs(home / "goes_on") == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_files")
 def test_no_room_and_the_training_stops(home: Path) -> None:
     result = train(home, "stops", "trainer.max_epochs=3", "trainer.on_save_error=stop")
@@ -353,6 +355,7 @@ def test_a_disk_that_holds_two_checkpoints(home: Path) -> None:
     assert not [name for name in found["names"] if name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_to_the_last_byte(home: Path) -> None:
     """Nothing at all can be written from the second epoch on, neither curves nor lines."""
 

@@ -97,7 +97,7 @@ def try_edits(content: dict[str, Any], folder: Path, seeds: range) -> dict[bool,
 
 
 @pytest.mark.parametrize(
-    "numbers", [range(50), pytest.param(range(50, 500), marks=pytest.mark.slow)]
+    "numbers", [range(20), pytest.param(range(20, 500), marks=pytest.mark.slow)]
 )
 def test_edited_checkpoints_are_read_or_refused(tmp_path: Path, numbers: range) -> None:
     recipe = {"config": {"data": {"root": "${oc.env:HOME}"}, "seed": 5}, "choices": {"data": "voc"}}

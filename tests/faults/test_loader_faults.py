@@ -215,6 +215,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.quick("-0]", "cut_image")
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(("change", "expected"), CHANGES)
 def test_a_file_changes_after_the_check(

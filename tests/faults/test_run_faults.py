@@ -110,6 +110,7 @@ def test_a_folder_that_cannot_be_made(home: Path, place: str) -> None:
     assert (home / "file").read_text() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", ["new/run", *(pytest.param(p, marks=pytest.mark.slow) for p in ("run", None))]
 )
@@ -152,6 +153,7 @@ def test_a_deleted_folder_is_made_anew_and_the_run_goes_on(home: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(  # the second of three saves is in an epoch, the third at the end
     ("save", "how"),
     [
@@ -190,6 +192,7 @@ def test_a_folder_that_is_deleted_during_a_save(
         pass
 
 
+@pytest.mark.slow
 def test_deleted_checkpoints_are_made_anew(home: Path) -> None:
     run = home / "cleaned"
     event = lambda: shutil.rmtree(run / "checkpoints")  # noqa: E731
@@ -199,6 +202,7 @@ def test_deleted_checkpoints_are_made_anew(home: Path) -> None:
     assert_same_run(run, home / "whole")
 
 
+@pytest.mark.slow
 def test_a_deleted_folder_that_another_run_has_taken_is_left_alone(home: Path) -> None:
     """``rm -r run; python train.py out_dir=run`` while the first run still goes on."""
     run = home / "taken"
@@ -219,6 +223,7 @@ def test_a_deleted_folder_that_another_run_has_taken_is_left_alone(home: Path) -
     assert not (run / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder(home: Path) -> None:
     def hold(line: Any) -> None:
         with locked(home / "whole"):
@@ -249,6 +254,7 @@ def test_two_runs_in_one_folder(home: Path) -> None:
 # TensorBoard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -283,6 +289,7 @@ def test_tensorboards_place_is_taken(home: Path) -> None:
     assert_same_run(home / "file_there", home / "whole")
 
 
+@pytest.mark.slow
 def test_tensorboard_breaks_in_the_middle(home: Path) -> None:
     """Its folder is deleted: a thread of its own notices, which would show a traceback."""
     run = home / "curves_deleted"
@@ -339,6 +346,7 @@ def test_weights_that_diverged_are_validated_and_saved(home: Path, more: list[st
 # The clock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [-3, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_clock_jumps(home: Path, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     """Once within a run, and once more before it is resumed."""
@@ -388,6 +396,7 @@ def test_steps_drawn_again_replace_the_earlier_ones_though_the_clock_was_set_bac
 # File handles
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts handles as Linux does")
 @pytest.mark.parametrize("free", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_the_file_handles_are_used_up(home: Path, free: int) -> None:

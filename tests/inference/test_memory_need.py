@@ -51,6 +51,7 @@ def test_held_bytes_are_those_that_exist_at_once() -> None:
     assert held.now == 0
 
 
+@pytest.mark.quick("stride1")
 @pytest.mark.parametrize("stride", [None, (40, 40), (100, 100)])
 def test_windows_hold_hardly_more_than_their_rows(
     stride: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch

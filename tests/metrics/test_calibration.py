@@ -44,6 +44,7 @@ def test_bins_are_those_of_a_search(num_bins: int) -> None:
     assert calibration.counts[0].tolist() == bins.bincount(minlength=num_bins).tolist()
 
 
+@pytest.mark.slow
 def test_against_torchmetrics() -> None:
     from torchmetrics.classification import MulticlassCalibrationError  # takes 2 s
 

@@ -36,6 +36,9 @@ def image() -> Tensor:
     return torch.randn(1, 3, 65, 96, generator=torch.Generator().manual_seed(0)).double()
 
 
+@pytest.mark.quick(
+    "resnet18-", "resnet50-16", "mobilenet_v3_large-16", "tiny-8", "xception-16", "mobilenet_v2-8"
+)
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_channels_and_strides_tell_the_truth(name: str, output_stride: int) -> None:
@@ -84,6 +87,7 @@ def test_every_second_pixel_is_that_of_the_classifier(name: str, image: Tensor) 
     assert_close(backbone(image)[1][:, :, ::2, ::2], body(image))  # the classifier's stride is 32
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_resnet50_equals_torchvision_dilated(image: Tensor) -> None:
     backbone = make("resnet50", output_stride=8)
@@ -131,6 +135,7 @@ def test_tiny_is_small_and_has_no_batch_norm_with_gn() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in Tiny(norm="gn").modules())
 
 
+@pytest.mark.slow
 def test_tiny_does_without_torchvision() -> None:
     code = (
         "import sys, segkit.models; segkit.models.DeepLabV3Plus('tiny', 2); "

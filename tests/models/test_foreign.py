@@ -92,6 +92,7 @@ def test_bubbliiiing_fills_everything(name: str) -> None:
     assert translated(weights).unplaced == {}
 
 
+@pytest.mark.quick("resnet50")
 @pytest.mark.parametrize("name", ["resnet50", "resnet101"])
 def test_mmsegmentation_fills_all_but_the_stem_and_the_projection(name: str) -> None:
     with torch.device("meta"):
@@ -127,6 +128,7 @@ def test_vainf_computes_the_same_logits() -> None:
     assert_close(model(image), theirs(image), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_bubbliiiing_computes_the_same() -> None:
     torch.manual_seed(0)
@@ -143,6 +145,7 @@ def test_bubbliiiing_computes_the_same() -> None:
     assert_close(logits, theirs.head(low_level, features), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_mmsegmentation_computes_the_same_but_for_the_two_layers() -> None:
     torch.manual_seed(0)

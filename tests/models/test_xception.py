@@ -85,6 +85,7 @@ def features(weights: dict[str, Tensor], image: Tensor) -> dict[int, list[Tensor
     return {stride: loaded(weights, stride)(image) for stride in (8, 16)}
 
 
+@pytest.mark.quick("16")
 @torch.no_grad()
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_equals_its_definition(
@@ -144,6 +145,7 @@ def test_depthwise_layers_are_the_safe_ones_and_one_pixel_trains() -> None:
     assert all(f.isfinite().all() for f in backbone(torch.randn(1, 3, 1, 1)))
 
 
+@pytest.mark.slow
 def test_a_file_with_scratch_buffers_and_a_classifier(tmp_path: Path) -> None:
     with torch.device("meta"):
         names = {k: v.shape for k, v in Xception().state_dict().items()}

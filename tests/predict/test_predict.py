@@ -208,6 +208,7 @@ def test_sources_are_never_replaced(run: Path, here: Path) -> None:
     assert predict(run, "index", "out_dir=other", cwd=here).status == 0
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text(run: Path, here: Path) -> None:
     (here / "photos/a.png").rename(here / "photos" / os.fsdecode(b"\xe9t\xe9.png"))
     assert predict(run, "photos", cwd=here).status == 0
@@ -228,6 +229,7 @@ def test_what_cannot_be_written_is_left_out(run: Path, here: Path) -> None:
     assert files(here / "predictions/index") == ["deep/c.png", "deep/er/b.png"]
 
 
+@pytest.mark.slow
 def test_an_upright_video_stays_upright(run: Path, here: Path) -> None:
     """Phones store frames as the sensor sees them, with the turn in the file's head."""
     path = film(here / "clip.mp4", size=(48, 64))
@@ -260,6 +262,7 @@ def test_a_video_becomes_a_video(run: Path, model: SegmentationModel, here: Path
     assert [row["frame"] for row in rows(here / "out")] == [str(i) for i in range(1, 8)]
 
 
+@pytest.mark.slow
 def test_a_video_alone_gives_an_overlay_and_can_be_cut_short(run: Path, here: Path) -> None:
     film(here / "clip.mp4")
     assert predict(run, "clip.mp4", "max_frames=3", cwd=here).status == 0
@@ -323,6 +326,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[object, Capture]]
     yield known
 
 
+@pytest.mark.slow
 def test_a_video_that_ends_early_is_said_so(
     run: Path, here: Path, captured: dict[object, Capture]
 ) -> None:
@@ -338,6 +342,7 @@ def test_a_video_that_ends_early_is_said_so(
     assert files(here / "other") == ["areas.csv"]
 
 
+@pytest.mark.slow
 def test_a_camera(run: Path, here: Path, captured: dict[object, Capture]) -> None:
     captured[0] = Capture(count=-1, frames=1000)
     result = predict(run, 0, "max_frames=4", cwd=here)
@@ -348,6 +353,7 @@ def test_a_camera(run: Path, here: Path, captured: dict[object, Capture]) -> Non
     assert len(rows(here / "predictions")) == 4
 
 
+@pytest.mark.slow
 def test_the_benchmark(run: Path, here: Path) -> None:
     result = predict(run, "photos", "benchmark=true", cwd=here)
     assert result.status == 0, result.err

@@ -112,6 +112,7 @@ def test_the_matrix_is_there_as_numbers(text: str) -> None:
     assert data["counts"] == report_data().matrix
 
 
+@pytest.mark.slow
 def test_without_a_run_or_confidences_a_page_is_made(tmp_path: Path) -> None:
     """Saved masks: no history, no configuration, no calibration; and no image is wanted."""
     full = report_data(count=1, max_images=0)
@@ -142,6 +143,7 @@ def compared(resamples: int) -> dict[str, Any]:
     return {"files": files, **found}
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_both_models(tmp_path: Path) -> None:
     path = tmp_path / "r.html"
     for resamples in (99, 0):
@@ -171,6 +173,7 @@ def test_a_comparison_shows_both_models(tmp_path: Path) -> None:
         assert "<b>first</b> a.pt + b.pt" in section and "<b>second</b> masks" in section
 
 
+@pytest.mark.slow
 def test_the_head_of_an_ensembles_page(tmp_path: Path) -> None:
     data = report_data()
     facts = {"checkpoint": ["a.pt", "b.pt"], "epoch": [3, 5], "weights": ["ema", None]}

@@ -114,6 +114,7 @@ def test_what_the_mode_sets(deterministic: None) -> None:
     assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_does_not_inherit_the_mode(deterministic: None, tmp_path: Path) -> None:
     result = quick_call("data=voc", "data.root=nowhere", "data.num_classes=3", cwd=tmp_path)
     assert "nowhere" in result.err
@@ -192,6 +193,7 @@ def fake_cuda(deterministic: None) -> Iterator[None]:
         yield
 
 
+@pytest.mark.quick("tiny", "resnet18")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in NETWORKS]
 )

@@ -246,6 +246,14 @@ CASES = [
 ]
 
 
+@pytest.mark.quick(
+    "[--seed=3 ",
+    "[data.train_split=a,b ",
+    "[trainer.max_epochs=??? ",
+    "[out_dir=a,b ",
+    "[hydra.job.chdir=true ",
+    "[predictions=masks >",
+)
 @pytest.mark.parametrize(
     "case",
     [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MEANT)],
@@ -271,6 +279,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+@pytest.mark.quick("hydra0")
 @pytest.mark.parametrize(
     ("hydra", "advice"),
     [
@@ -298,6 +307,7 @@ def test_hydras_folders_in_a_file(hydra: str, advice: str, here: Path) -> None:
     assert (followed.seed, followed.out_dir) == (5, str(here / "x"))
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_sweep_in_a_file(here: Path) -> None:
     file = here / "mine/experiment/my.yaml"
     file.parent.mkdir(parents=True)
@@ -313,6 +323,7 @@ def test_the_folder_of_a_sweep_in_a_file(here: Path) -> None:
     assert (here / "x/multirun.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_keys_that_contradict_the_data_are_left_out(here: Path) -> None:
     more = ["model.num_classes=30", "model.in_channels=1"]
     for arguments in (more, []):
@@ -327,6 +338,7 @@ def test_keys_that_contradict_the_data_are_left_out(here: Path) -> None:
             assert f"leave {argument.partition('=')[0]} out" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_monitor_that_is_meant(here: Path) -> None:
     def best(name: str) -> Any:
         cfg = config("train", f"trainer.monitor={name}", "data.classes=[cat,dog]")
@@ -340,6 +352,7 @@ def test_a_monitor_that_is_meant(here: Path) -> None:
     assert best(found[1]).monitor == "val/iou/cat"
 
 
+@pytest.mark.slow
 def test_small_batches(here: Path) -> None:
     def warned(*arguments: str) -> list[str]:
         cfg = config("train", *SMALL[4:], "loader.batch_size=2", "data.classes=[a,b,c]", *arguments)
@@ -420,6 +433,7 @@ def test_a_function(name: str, here: Path) -> None:
     assert step.right()
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_other_windows(here: Path) -> None:
     window = {"size": [32, 32], "stride": None}
     save_model(here / "other.pt", config={"val": {"window": window}})
@@ -439,6 +453,7 @@ def test_an_ensemble_of_other_windows(here: Path) -> None:
     assert load(found[2]).window is None
 
 
+@pytest.mark.slow
 def test_a_search_for_the_best(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     given = ["train.py", "-m", "hydra/sweeper=optuna", "seed=choice(0,1)"]
@@ -452,6 +467,7 @@ def test_a_search_for_the_best(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
         check_command_line("train")
 
 
+@pytest.mark.slow
 def test_rates_of_earlier_weights(here: Path) -> None:
     source = {"atrous_rates": [2, 4, 6]}
 
@@ -467,6 +483,7 @@ def test_rates_of_earlier_weights(here: Path) -> None:
     assert warned(found[1]) == []
 
 
+@pytest.mark.slow
 def test_a_score_that_falls(here: Path) -> None:
     cfg = config("train")
     assert isinstance(cfg, DictConfig), cfg
@@ -530,6 +547,7 @@ def done(home: Path, *arguments: str) -> str:
     return told.out
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run(home: Path) -> None:
     given = (*SMALL, "out_dir=run")
     found = refused(home, r"add (resume=auto) to go on with it, or give another folder", *given)
@@ -537,6 +555,7 @@ def test_a_folder_that_holds_a_run(home: Path) -> None:
     assert epochs(home / "run") == 2
 
 
+@pytest.mark.slow
 def test_what_makes_it_another_run_starts_from_its_weights(home: Path) -> None:
     more = "model.output_stride=8"
     found = refused(home, r"use (init_from=\S+) instead of resume", "resume=run", more)
@@ -545,6 +564,7 @@ def test_what_makes_it_another_run_starts_from_its_weights(home: Path) -> None:
     assert epochs(home / "other") == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_elsewhere_needs_a_folder(home: Path) -> None:
     shutil.copy(home / "run/checkpoints/last.pt", home / "kept.pt")
     given = ("resume=kept.pt", "trainer.max_epochs=2")
@@ -553,6 +573,7 @@ def test_a_checkpoint_elsewhere_needs_a_folder(home: Path) -> None:
     assert epochs(home / "new") == 2
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_only(home: Path) -> None:
     for file in (home / "run/checkpoints").glob("*.pt"):
         file.write_bytes(b"damaged")
@@ -563,6 +584,7 @@ def test_damaged_checkpoints_only(home: Path) -> None:
     assert epochs(home / "run") == 1
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_checkpoint(home: Path) -> None:
     torch.save(read_checkpoint(home / "run").state["model"], home / "plain.pt")
     with pytest.raises(SegkitError, match=r"use train\.py with init_from=PATH") as error:
@@ -573,6 +595,7 @@ def test_weights_that_are_no_checkpoint(home: Path) -> None:
     assert "init_from=" in said
 
 
+@pytest.mark.slow
 def test_weights_that_no_run_goes_on_from(home: Path) -> None:
     save_model(home / "net.pt")
     found = refused(home, r"net\.pt: .*use (init_from) instead", "resume=net.pt", "out_dir=other")
@@ -580,6 +603,7 @@ def test_weights_that_no_run_goes_on_from(home: Path) -> None:
     assert "init_from=" in said
 
 
+@pytest.mark.slow
 def test_a_batch_size_that_only_cuda_finds(home: Path) -> None:
     given = (*NEW, "out_dir=other")
     found = refused(home, r"give a number, as (\S+)", *given, "loader.batch_size=auto")
@@ -587,6 +611,7 @@ def test_a_batch_size_that_only_cuda_finds(home: Path) -> None:
     assert epochs(home / "other") == 1
 
 
+@pytest.mark.slow
 def test_a_training_that_has_diverged(home: Path) -> None:
     given = (*NEW, "optimizer.weight_decay=1e4", "optimizer.lr=1e37", "out_dir=other")
     message = r"Start again, or resume (\S+) if there is one, with a lower (optimizer\.lr)"
@@ -600,6 +625,7 @@ def test_a_training_that_has_diverged(home: Path) -> None:
     assert "NaN" not in again + later
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "advice",
     ["optimizer.lr=0.01", pytest.param("trainer.clip_grad_norm=1", marks=pytest.mark.slow)],
@@ -614,6 +640,7 @@ def test_a_learning_rate_that_is_too_high(home: Path, advice: str) -> None:
     assert "NaN" not in said
 
 
+@pytest.mark.slow
 def test_weights_of_a_backbone_that_hold_nan(home: Path) -> None:
     cfg = config("train", "model/backbone=resnet18", "model.backbone.weights=null")
     assert isinstance(cfg, DictConfig), cfg
@@ -629,6 +656,7 @@ def test_weights_of_a_backbone_that_hold_nan(home: Path) -> None:
     assert not (home / "other").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [
@@ -650,6 +678,7 @@ def test_a_learning_rate_beyond_all_numbers(home: Path, start: tuple[str, ...]) 
 # Folders and processes
 
 
+@pytest.mark.quick("[export-needed3")
 @pytest.mark.parametrize(
     ("script", "needed", "suffix"),
     [
@@ -670,6 +699,7 @@ def test_hydras_folder(script: str, needed: list[str], suffix: str, here: Path) 
     assert followed[found[1]].endswith(f"{found[2]}{suffix}")
 
 
+@pytest.mark.slow
 def test_a_sweep_under_torchrun(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
@@ -691,6 +721,7 @@ def test_a_folder_that_is_not_there(here: Path) -> None:
     assert followed.data.dataset._target_ == "segkit.data.VOCSegmentation"
 
 
+@pytest.mark.slow
 def test_memory_that_ran_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(cfg: DictConfig) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -328,6 +328,12 @@ CASES = [
 ]
 
 
+@pytest.mark.quick(
+    "write=[] > {0}",
+    "checkpoint=own.pt",
+    "checkpoint=closed/net.pt",
+    "predictions=masks > predictions=masks0",
+)
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is")
 @pytest.mark.parametrize(
     "case",
@@ -544,6 +550,7 @@ STEPS = {
 }
 
 
+@pytest.mark.quick("index of", "nothing to cut", "a pipe", "no checkpoint", "bf16", "a folder")
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is")
 @pytest.mark.parametrize("name", list(STEPS))
 def test_a_function(name: str, here: Path) -> None:
@@ -605,6 +612,7 @@ def brought_by(extra: str) -> set[str]:
     return set(re.findall(r'"([\w-]+)', found[1]))
 
 
+@pytest.mark.slow
 def test_weights_of_a_diverged_training_are_not_handed_on(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -621,6 +629,8 @@ def test_weights_of_a_diverged_training_are_not_handed_on(
     assert np.array_equal(load_model("small.pt").predict(PHOTO), expected())
 
 
+@pytest.mark.slow
+@pytest.mark.quick("force=true")
 @pytest.mark.parametrize(
     ("wrong", "message", "advice"),
     [

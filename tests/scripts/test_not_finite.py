@@ -200,6 +200,12 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.quick(
+    "[evaluate.py checkpoint=nan.pt",
+    "[evaluate.py checkpoint=large.pt-",
+    "[predict.py checkpoint=large.pt",
+    "format=pt2",
+)
 @pytest.mark.parametrize(
     ("command", "told"),
     [
@@ -250,6 +256,8 @@ def test_no_training_starts_from_it(home: Path) -> None:
     assert not (home / "other").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.quick("val/miou")
 @pytest.mark.parametrize(
     "monitor",
     ["val/miou", pytest.param("val/loss", marks=pytest.mark.slow), "train/loss"],

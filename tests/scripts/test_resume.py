@@ -175,6 +175,7 @@ def test_every_value_is_drawn_once_per_step(whole: Path) -> None:
     assert len(state["optimizer"]["state"]) > 20
 
 
+@pytest.mark.quick("[4-")
 @pytest.mark.parametrize(
     ("step", "number", "num_workers", "position"),
     [
@@ -198,6 +199,7 @@ def test_a_signal(
     assert [file.name for file in (home / name).glob("*.yaml")] == ["config.yaml"]
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_validation(home: Path, whole: Path) -> None:
     add = ValidationImages.add
 
@@ -324,6 +326,7 @@ def stopped(home: Path, whole: Path) -> Path:
     return stop(home, "stopped", 4)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     home: Path, whole: Path, stopped: Path
 ) -> None:
@@ -376,6 +379,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(home: Path, whole: Path) -> N
     assert files(run) == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) -> None:
     result = call("train.py", "resume=whole/checkpoints/last.pt", "out_dir=nothing_new", cwd=home)
     assert result.status == 0, result.err
@@ -383,6 +387,7 @@ def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) 
     assert not (home / "nothing_new").exists()
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_with_its_own_schedule(home: Path, whole: Path) -> None:
     copy(home, whole, "longer")
     result = resume(home, "longer", "trainer.max_epochs=3")
@@ -413,6 +418,7 @@ def test_early_stopping_counts_across_a_resume(home: Path, whole: Path) -> None:
     assert "has finished after epoch 3; a larger trainer.patience goes on" in result.out
 
 
+@pytest.mark.slow
 def test_overrides_are_applied_and_shown(home: Path, stopped: Path) -> None:
     run = copy(home, stopped, "changed")
     result = call("train.py", "resume=changed", "optimizer.lr=0.1", "loss=focal", cwd=home)
@@ -441,6 +447,7 @@ def refusal(home: Path, *arguments: str) -> str:
     return result.err
 
 
+@pytest.mark.quick("val/iou/cta", "a=b=c")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -567,6 +574,7 @@ def fail_to_save(patch: pytest.MonkeyPatch, times: int) -> None:
     patch.setattr(torch, "save", full)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(home: Path, whole: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fail_to_save(patch, 1)
@@ -581,6 +589,8 @@ def test_a_disk_that_is_full_for_a_while(home: Path, whole: Path) -> None:
     assert lines(home / "full_once") == lines(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.quick("[4-")
 @pytest.mark.parametrize(
     ("step", "expected"),
     [

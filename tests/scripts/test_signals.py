@@ -185,6 +185,7 @@ def test_a_closed_standard_error_is_no_obstacle() -> None:
     assert run("os.close(2)\n" + LOOP, signal.SIGTERM).returncode == 143
 
 
+@pytest.mark.slow
 def test_a_signal_between_the_two_passes_of_a_validation_with_an_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_the_summary_names_the_best_epoch(first: Path) -> None:
     assert summary["seconds"] > 0
 
 
+@pytest.mark.slow  # test_resume.py compares its runs, bit for bit
 def test_twice_the_same_run(first: Path, home: Path) -> None:
     assert_same_run(first, train(home, "again", *SMALL))
 
@@ -118,27 +119,25 @@ def test_every_loss_trains(home: Path, first: Path) -> None:
     assert line["train/loss"] == pytest.approx(sum(line[f"train/loss/{term}"] for term in terms))
 
 
-def test_class_weights_by_name_are_saved_as_numbers(home: Path, first: Path) -> None:
-    arguments = ("loss.terms.ce.loss.class_weights=balanced", "trainer.max_epochs=1")
-    result = quick_call(*SMALL, *arguments, "out_dir=weighted", cwd=home)
+def test_a_run_with_many_settings(home: Path, first: Path) -> None:
+    """Weights by name, steps of two batches, clipping, validating less often, another best."""
+    arguments = (
+        *("loss.terms.ce.loss.class_weights=balanced", "trainer.max_epochs=3"),
+        *("trainer.accumulate=2", "trainer.clip_grad_norm=0.1", "trainer.val_every=2"),
+        *("trainer.monitor=val/iou/background", "trainer.monitor_mode=min"),
+    )
+    result = quick_call(*SMALL, *arguments, "out_dir=many", cwd=home)
+    assert result.status == 0, result.err
     assert "class weights (balanced): background " in result.out
-    content = torch.load(home / "weighted/checkpoints/last.pt", weights_only=True)
+    run = home / "many"
+    content = torch.load(run / "checkpoints/last.pt", weights_only=True)
     saved = content["about"]["config"]["loss"]["terms"]["ce"]["loss"]["class_weights"]
     assert len(saved) == len(CLASSES)
-
-
-def test_accumulating_clipping_and_validating_less_often(home: Path, first: Path) -> None:
-    arguments = ("trainer.accumulate=2", "trainer.clip_grad_norm=0.1", "trainer.val_every=2")
-    log = lines(train(home, "steps", *SMALL, *arguments, "trainer.max_epochs=3"))
+    log = lines(run)
     assert [line["step"] for line in log] == [2, 4, 6]  # three batches: a pair and one more
     assert ["val/miou" in line for line in log] == [False, True, True]
-
-
-def test_the_monitored_class_decides_what_is_best(home: Path, first: Path) -> None:
-    """The worst epoch, where less is said to be better."""
-    monitor = ("trainer.monitor=val/iou/background", "trainer.monitor_mode=min")
-    run = train(home, "monitor", *SMALL, *monitor)
-    scores = [line["val/iou/background"] for line in lines(run)]
+    # The worst epoch is the best, where less is said to be better.
+    scores = [line.get("val/iou/background", 2.0) for line in log]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["monitor"] == "val/iou/background"
     assert summary["best_epoch"] == 1 + scores.index(min(scores))
@@ -153,6 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(home: Path, first: Path) -> Non
     assert "Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_the_saved_config_holds_absolute_paths_and_no_secrets(
     home: Path, first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +194,7 @@ def voc(home: Path, name: str, sizes: dict[str, tuple[int, int]], val: list[str]
     return root
 
 
+@pytest.mark.slow
 def test_images_of_mixed_sizes_in_odd_batches(home: Path) -> None:
     sizes = {"a": (33, 47), "b": (64, 40), "c": (40, 64), "d": (33, 47), "e": (50, 50)}
     voc(home, "mixed", {**sizes, "f": (65, 33), "g": (20, 21)}, ["f", "g"])
@@ -204,6 +205,7 @@ def test_images_of_mixed_sizes_in_odd_batches(home: Path) -> None:
     assert line["lr"] == pytest.approx(0.01 * (1 - 1 / 2) ** 0.9)  # and not waited for at the end
 
 
+@pytest.mark.slow
 def test_one_image_one_batch(home: Path) -> None:
     voc(home, "one", {"a": (48, 40)}, ["a"])
     arguments = ("data=voc", "data.root=one", "loader.batch_size=1", "trainer.max_epochs=1")
@@ -212,6 +214,7 @@ def test_one_image_one_batch(home: Path) -> None:
     assert "small for BatchNorm" in (home / "one_run/train.log").read_text()
 
 
+@pytest.mark.slow
 def test_trainval_is_taken_with_a_warning(home: Path) -> None:
     voc(home, "both", {"a": (48, 40), "b": (48, 40)}, ["b"])
     arguments = ("data=voc", "data.root=both", "data.train_split=trainval", "trainer.max_epochs=1")
@@ -220,6 +223,7 @@ def test_trainval_is_taken_with_a_warning(home: Path) -> None:
     assert "1 of 1 validation images are also trained on" in result.out
 
 
+@pytest.mark.slow
 def test_a_binary_mask_of_0_and_255_with_a_label_map(home: Path) -> None:
     root = voc(home, "binary", {"a": (32, 32), "b": (32, 32)}, ["b"])
     (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
@@ -249,6 +253,7 @@ def test_a_corrupt_image_is_found_before_a_folder_is_made(home: Path) -> None:
     assert not (home / "runs").exists()
 
 
+@pytest.mark.slow
 def test_switches_of_the_trainer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histograms, the other memory order, and a reduced precision that nobody checks."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -273,6 +278,7 @@ def test_switches_of_the_trainer(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert lines(run)[0]["train/loss"] > 0
 
 
+@pytest.mark.slow
 def test_synchronised_batch_norm_is_refused_on_the_cpu(home: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

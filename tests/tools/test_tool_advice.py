@@ -75,6 +75,7 @@ CASES = (
 )
 
 
+@pytest.mark.quick("[size=512 >", "force=true", "weights=ema")
 @pytest.mark.parametrize("case", CASES, ids=[f"{c.wrong} > {c.advice}" for c in CASES])
 def test_the_model_tool(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -106,6 +106,7 @@ def test_the_command(
     assert (tmp_path / "new/s.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_sheet_that_is_there_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -472,6 +472,7 @@ def test_the_same_source_gives_the_same_bytes() -> None:
     assert Path("1/ImageSets/Segmentation/all.txt").read_text() == "a\nb\nc\n"
 
 
+@pytest.mark.slow
 def test_the_command(here: Path) -> None:
     write(cats("a"))
     command = [sys.executable, "-m", "segkit.tools.convert", "format=labelme"]

@@ -120,6 +120,7 @@ def test_cvat_without_document_types(head: str) -> None:
     refused(CVAT, files, r"annotations\.xml: has a document type")
 
 
+@pytest.mark.slow
 def test_cvat_of_great_depth() -> None:
     deep = 200_000 * "<x>" + 200_000 * "</x>"
     refused(CVAT, cvat(deep), r"holds x; known here are")
@@ -192,6 +193,7 @@ def test_coco_entries(files: dict[str, Any], message: str) -> None:
     refused(COCO, files, message)
 
 
+@pytest.mark.slow
 def test_each_character_of_run_lengths_is_handled_once() -> None:
     """In numbers of one size: as one number, what is shifted in grows with the text's square."""
     assert decode_counts("02" * 2_000_000)[:6] == [0, 2, 0, 4, 0, 6]

@@ -38,6 +38,7 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "GFLOP an image of 64 x 96" in out
 
 
+@pytest.mark.quick("auto")
 @pytest.mark.parametrize("which", ["auto", "raw", "ema"])
 def test_a_small_file_answers_alike(tmp_path: Path, which: str) -> None:
     path, small = save_model(tmp_path / "best.pt", with_average=True), tmp_path / "to" / "small.pt"

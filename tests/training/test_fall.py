@@ -35,6 +35,7 @@ def test_when_it_is_said(mious: list[float | None], losses: list[float], said: l
     assert found == said
 
 
+@pytest.mark.slow
 def test_a_run_says_it_in_the_line_of_the_epoch(tmp_path: Path) -> None:
     """Validation masks that contradict those of training: the more is learned, the lower."""
     home = tmp_path / "here"

@@ -12,7 +12,8 @@ from segkit.inference.loading import load_network
 from segkit.runs.checkpoint import read_checkpoint
 
 LARGE = "data.dataset.width=160", "data.dataset.height=96"  # 10 x 6 cells
-ONCE = (*SMALL, *LARGE, "trainer.max_epochs=1")
+FEW = "data.dataset.num_train=8", "data.dataset.num_val=2"
+ONCE = (*SMALL, *LARGE, *FEW, "trainer.max_epochs=1")
 NEVER = "some taps never see the image"
 
 
@@ -51,6 +52,10 @@ def test_the_rates_follow_the_crop_and_the_output_stride(home: Path) -> None:
     )
     _, model = train(home, "crop", *ONCE, *own)
     assert (model["train_crop"], model["atrous_rates"]) == ([72, 64], [1, 3, 4])
+
+
+@pytest.mark.slow
+def test_the_rates_follow_the_crop_of_a_recipe(home: Path) -> None:
     crop = ("augment=standard", "augment.crop_size=[64,80]")
     _, model = train(home, "standard", *ONCE, *crop)
     assert (model["train_crop"], model["atrous_rates"]) == ([64, 80], [1, 2, 3])
@@ -65,8 +70,6 @@ def test_rates_that_do_not_fit_are_taken_and_said_once(home: Path) -> None:
     assert "'model.atrous_rates=[1,2,3]'" in line
     weight = read_checkpoint(home / "unfit").state["model"]["aspp.branches.3.0.weight"]
     assert (weight[:, :, [0, 0, 2, 2], [0, 2, 0, 2]] == 0).all()
-    advised, _ = train(home, "advised", *ONCE, "model.atrous_rates=[1,2,3]")
-    assert NEVER not in advised.out + advised.err
 
 
 def test_a_resume_keeps_the_rates(home: Path, whole: tuple[Result, dict[str, Any]]) -> None:
@@ -74,13 +77,21 @@ def test_a_resume_keeps_the_rates(home: Path, whole: tuple[Result, dict[str, Any
     result = call("train.py", *more, cwd=home)
     assert result.status == 0, result.err
     assert "atrous rates 1, 2, 3 at output stride 16, crops of 96 x 160;" in result.out
+
+
+@pytest.mark.slow
+def test_a_resume_on_smaller_crops_says_that_the_rates_do_not_fit(
+    home: Path, whole: tuple[Result, dict[str, Any]]
+) -> None:
+    more = ("resume=whole", "out_dir=small", "trainer.max_epochs=2", "loader.num_workers=0")
     smaller = "augment.train=[{_target_:albumentations.RandomCrop,height:48,width:48}]"
-    result = call("train.py", *more, "resume=whole", "out_dir=small", smaller, cwd=home)
+    result = call("train.py", *more, smaller, cwd=home)
     (line,) = [x for x in (result.out + result.err).splitlines() if NEVER in x]
     assert "in 48 x 48 pixels (3 x 3 cells)" in line
     assert line.endswith("A crop of at least 49 x 49 reaches all")  # the rates cannot change
 
 
+@pytest.mark.slow
 def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
     home: Path, whole: tuple[Result, dict[str, Any]]
 ) -> None:
@@ -97,6 +108,7 @@ def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
     assert load_network(read_checkpoint(path)).aspp.branches[3][0].dilation == (18, 18)
 
 
+@pytest.mark.quick("said0", "arguments3")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

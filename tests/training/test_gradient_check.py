@@ -63,6 +63,7 @@ class SpoiltConv(nn.Conv2d):
         return out
 
 
+@pytest.mark.quick("tiny", "gn-mobilenet_v2")
 @pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2"])
 @pytest.mark.parametrize("norm", ["bn", "gn"])
 def test_our_own_models_pass_with_a_wide_margin(backbone: str, norm: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scripts import SMALL, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
@@ -16,6 +17,7 @@ def curves(run: Path) -> dict[str, np.ndarray]:
     return {tag: tensor_util.make_ndarray(events.Tensors(tag)[-1].tensor_proto) for tag in tags}
 
 
+@pytest.mark.slow
 def test_counted_before_or_after_it_is_the_same(tmp_path: Path) -> None:
     runs = {}
     for check in ("true", "false"):

@@ -1,6 +1,7 @@
 """The configuration of a run that goes on: the checkpoint's, with what is typed today on top."""
 
 import copy
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,17 @@ def resume(*arguments: str) -> tuple[DictConfig, Checkpoint | None]:
     return resumed(cfg, typed)
 
 
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume_config")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return save_run(folder / "run")
+
+
 @pytest.fixture
-def run(here: Path) -> Path:
-    return save_run(here / "run")
+def run(here: Path, saved_run: Path) -> Path:
+    return shutil.copytree(saved_run, here / "run")
 
 
 def edit(run: Path, key: str, value: Any) -> None:
@@ -119,6 +128,7 @@ def test_a_path_that_is_not_there_is_refused(here: Path) -> None:
         resume("resume=empty")
 
 
+@pytest.mark.quick("[resume=run]", "resume=auto")
 @pytest.mark.parametrize(
     "given",
     [
@@ -177,17 +187,19 @@ def display_path(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.removeprefix("resume: ") for line in lines]
 
 
+@pytest.mark.quick("resume=run")
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
 def test_overrides_are_applied_and_shown(
-    run: Path, start: str, capsys: pytest.CaptureFixture[str]
+    run: Path, saved_run: Path, start: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["optimizer.lr=0.1", "trainer.max_epochs=20", "data.root=moved", "model.dropout=0"]
     cfg, _ = resume(*start.split(), *given)
     assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.model.dropout) == (0.1, 20, 0)
     assert cfg.data.dataset.root == cfg.data.root == str(Path("moved").absolute())
+    before, moved = saved_run.parent / "data/shapes", Path("moved").absolute()
     assert display_path(capsys) == [
-        f"data.dataset.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
-        f"data.root {Path('data/shapes').absolute()} -> {Path('moved').absolute()}",
+        f"data.dataset.root {before} -> {moved}",
+        f"data.root {before} -> {moved}",
         "model.dropout 0.1 -> 0",
         "optimizer.lr 0.003 -> 0.1",
         "trainer.max_epochs 12 -> 20",
@@ -202,6 +214,8 @@ def test_a_key_that_only_the_checkpoint_has(here: Path, capsys: pytest.CaptureFi
     assert display_path(capsys) == ["optimizer.momentum 0.9 -> 0.8"]
 
 
+@pytest.mark.slow
+@pytest.mark.quick("resume=auto")
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
 def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str]) -> None:
     cfg, _ = resume(*start.split(), "loss=focal", "loss.terms.focal.loss.gamma=1")
@@ -211,6 +225,7 @@ def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str])
     assert [line.partition(" ")[0] for line in lines] == ["loss.terms.ce", "loss.terms.focal"]
 
 
+@pytest.mark.quick("scheduler=cosine", "++optimizer.eps", "~optimizer", "label_smoothing")
 @pytest.mark.parametrize(
     ("given", "key", "expected"),
     [
@@ -254,6 +269,7 @@ def test_the_same_command_line_again_changes_nothing(
     assert display_path(capsys) == []
 
 
+@pytest.mark.slow
 def test_a_choice_that_stays_does_not_undo_what_was_set_below_it(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,6 +288,7 @@ def test_environment_variables_stay_unspelt(here: Path, monkeypatch: pytest.Monk
     assert plain_config(cfg)["data"]["root"] == "${oc.env:SEGKIT_TEST}"
 
 
+@pytest.mark.quick("init_from")
 @pytest.mark.parametrize("key", ["init_from", "model.backbone.weights"])
 def test_what_only_the_start_needed_may_be_gone(here: Path, key: str) -> None:
     (here / "start.pt").touch()
@@ -284,6 +301,12 @@ def test_what_only_the_start_needed_may_be_gone(here: Path, key: str) -> None:
 # What is refused
 
 
+@pytest.mark.quick(
+    "seed=1-resume=run",
+    "model/backbone=resnet18-resume=run",
+    "optimizer=sgd-resume=run",
+    "data.classes=[a,b]-resume=run",
+)
 @pytest.mark.parametrize(
     "start", ["resume=run", pytest.param("resume=auto out_dir=run", marks=pytest.mark.slow)]
 )
@@ -346,6 +369,9 @@ def test_mistakes_are_refused_as_in_a_new_run(run: Path, given: str, message: st
         resume("resume=run", given)
 
 
+@pytest.mark.quick(
+    "torch.utils.collect_env.run", "os.system", "value3", "value6", "segkit.schedules"
+)
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -460,6 +486,7 @@ def test_what_is_typed_today_is_the_users_own(run: Path, own_loss: str) -> None:
 # The parts
 
 
+@pytest.mark.quick("expected0")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
