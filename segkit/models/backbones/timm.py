@@ -1,6 +1,7 @@
 """Convolutional networks of timm (github.com/huggingface/pytorch-image-models) as backbones."""
 
 import difflib
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from segkit.errors import CheckpointError, ConfigError
 from segkit.models.backbones.surgery import load_pretrained
 from segkit.models.layers import BatchNorm, SafeConv2d
+
+LOWEST = (1, 0, 30)  # before, not all its networks can be made on the meta device
 
 
 class Timm(nn.Module):
@@ -29,7 +32,7 @@ class Timm(nn.Module):
         in_channels: Channels of the image; other than 3 adapts the pretrained first kernel.
 
     Raises:
-        ConfigError: If timm is not installed.
+        ConfigError: If timm is not installed, or too old.
         ValueError: For a name that timm does not know, or of a network that cannot be dilated or
             takes images of one size only.
     """
@@ -48,17 +51,19 @@ class Timm(nn.Module):
         if in_channels < 1:
             raise ValueError(f"in_channels must be at least 1, got {in_channels}")
         check_name(name)
-        self.net = _dilated(name, output_stride, in_channels)
-        _replace_layers(self.net)
-        strides = _strides(self.net)
-        self.indices = (len(strides) - 1 - strides[::-1].index(4), len(strides) - 1)
         self.strides = (4, output_stride)
         self.multiple = 1
-        low_level, last = self._try(name, in_channels)
-        self.channels = (low_level.shape[1], last.shape[1])
-        self.low_level_names = _dependencies(self.net, low_level)
+        # Gradients tell what the features depend on, whatever the caller wants of them.
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net = _dilated(name, output_stride, in_channels)
+            _replace_layers(self.net)
+            strides = _strides(self.net)
+            self.indices = (len(strides) - 1 - strides[::-1].index(4), len(strides) - 1)
+            low_level, last = self._try(name, in_channels)
+            self.channels = (low_level.shape[1], last.shape[1])
+            self.low_level_names = _dependencies(self.net, low_level)
         if weights is not None:
-            _load(self.net, name, weights, in_channels)
+            _load(self.net, name, weights)
 
     def low_level_parts(self) -> list[nn.Module]:
         """What makes the features at stride 4."""
@@ -93,8 +98,7 @@ class Timm(nn.Module):
             sides = [-(-side // self.multiple) * self.multiple for side in image.shape[2:]]
             expected = [tuple(-(-side // stride) for side in sides) for stride in self.strides]
             try:
-                with torch.enable_grad():
-                    features: list[Tensor] = self(image)
+                features: list[Tensor] = self(image)
             except (AssertionError, RuntimeError, ValueError) as error:
                 found = " ".join(str(error).split())[:200] or "an error"
                 continue
@@ -112,7 +116,7 @@ def check_name(name: str) -> None:
     """Raise unless timm is there and knows the network, and the tag of its weights.
 
     Raises:
-        ConfigError: If timm is not installed.
+        ConfigError: If timm is not installed, or too old.
         ValueError: For another name; with those that are near it.
     """
     if find_spec("timm") is None:
@@ -121,6 +125,11 @@ def check_name(name: str) -> None:
         )
     import timm
 
+    if tuple(map(int, re.findall(r"\d+", timm.__version__)[:3])) < LOWEST:
+        raise ConfigError(
+            f"model/backbone=timm needs timm {'.'.join(map(str, LOWEST))} or later, and "
+            f"{timm.__version__} is installed: pip install -U timm"
+        )
     architecture, _, tag = name.partition(".")
     architectures = timm.list_models()
     options, what = architectures, "network"
@@ -217,7 +226,7 @@ def _dependencies(net: nn.Module, feature: Tensor) -> list[str]:
     return largest(net, "")
 
 
-def _load(net: nn.Module, name: str, weights: str, in_channels: int) -> None:
+def _load(net: nn.Module, name: str, weights: str) -> None:
     """Fill ``net``; see :func:`~segkit.models.backbones.surgery.load_pretrained`."""
     import timm
 
@@ -244,15 +253,14 @@ def _load(net: nn.Module, name: str, weights: str, in_channels: int) -> None:
                 tensors: dict[str, Any] = timm.create_model(name, pretrained=True).state_dict()
             return tensors
         except Exception as error:  # of huggingface_hub and its HTTP client nearly anything
-            text = str(error).strip() or type(error).__name__
-            raise OSError(text.partition("\n")[0]) from error
+            text = str(error).strip().partition("\n")[0].rstrip(".")
+            raise OSError(text or type(error).__name__) from error
 
     load_pretrained(
         net,
         name,
         weights,
-        # A stem that rearranges pixels has no kernel over colours.
-        first_conv=[key for key in kernels if own[key].shape[1] == in_channels],
+        first_conv=kernels,
         leftover=tuple(key for key in whole if key.replace("_", ".") not in known),
         download=download,
         origin="timm",
