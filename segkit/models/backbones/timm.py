@@ -72,10 +72,14 @@ class Timm(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> [features at stride 4, features at ``output_stride``]."""
         if self.multiple > 1:
-            size = [-(-side // self.multiple) * self.multiple for side in image.shape[2:]]
+            size = [self._enlarged(side) for side in image.shape[2:]]
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         features: list[Tensor] = self.net(image)
         return [features[index] for index in self.indices]
+
+    def _enlarged(self, side: int) -> int:
+        # Not -(-side // n) * n, which exporters get wrong: they round towards 0.
+        return (side + self.multiple - 1) // self.multiple * self.multiple
 
     @staticmethod
     def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
@@ -95,7 +99,7 @@ class Timm(nn.Module):
         found: object = None
         self.net.eval()
         for self.multiple in (1, step, 32):
-            sides = [-(-side // self.multiple) * self.multiple for side in image.shape[2:]]
+            sides = [self._enlarged(side) for side in image.shape[2:]]
             expected = [tuple(-(-side // stride) for side in sides) for stride in self.strides]
             try:
                 features: list[Tensor] = self(image)
