@@ -2,8 +2,8 @@
 
     python benchmarks/backbones.py [--rounds 5] [--size 360 480] [NAME ...]
 
-A name is one of segkit's or timm's. Each round predicts one image by each in turn; the median of the
-process's CPU seconds counts, which other processes on the machine disturb less than the clock.
+A name is one of segkit's or timm's. Each round predicts one image by each in turn; the median of
+the process's CPU seconds counts, which other work on the machine disturbs less than the clock.
 """
 
 import argparse
@@ -16,16 +16,14 @@ from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import BACKBONES, Timm
 from segkit.tools.model import count_flops
 
-NAMES = (
-    "mobilenet_v2 mobilenet_v3_large resnet18 resnet50 xception tiny "
-    "mobilenetv3_small_100 efficientnet_b0 regnety_008 convnext_atto convnext_tiny resnet50d "
-    "repvgg_a0 rexnet_100"
-).split()
+OWN = ["mobilenet_v2", "mobilenet_v3_large", "resnet18", "resnet50", "xception", "tiny"]
+OF_TIMM = ["mobilenetv3_small_100", "efficientnet_b0", "rexnet_100", "regnety_008", "repvgg_a0"]
+OF_TIMM += ["resnet50d", "convnext_atto", "convnext_tiny"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("names", nargs="*", default=OWN + OF_TIMM)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, nargs=2, default=(360, 480))
     args = parser.parse_args()
