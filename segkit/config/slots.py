@@ -83,7 +83,7 @@ SLOTS = {
     ),
     "model": Slot(("segkit.models.DeepLabV3Plus",), "torch.nn.Module", {"backbone": "backbone"}),
     "backbone": Slot(
-        _of("segkit.models.backbones", "MobileNet ResNet Tiny Xception"), "torch.nn.Module"
+        _of("segkit.models.backbones", "MobileNet ResNet Timm Tiny Xception"), "torch.nn.Module"
     ),
     "dataset": Slot(
         _of("segkit.data", "VOCSegmentation FolderSegmentation Shapes"),
@@ -107,6 +107,7 @@ SLOT_OF = {name: slot for slot in reversed(SLOTS) for name in SLOTS[slot].names}
 OFF: dict[str, dict[str, Any]] = {
     "segkit.models.backbones.MobileNet": {"weights": None},
     "segkit.models.backbones.ResNet": {"weights": None},
+    "segkit.models.backbones.Timm": {"weights": None},
     "segkit.models.backbones.Xception": {"weights": None},
     "segkit.data.Shapes": {"make": False},
 }

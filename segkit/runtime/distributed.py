@@ -261,4 +261,8 @@ def sync_batch_norm(model: nn.Module, world: DistributedContext, device: torch.d
             f"trainer.sync_bn=true needs CUDA, and this run is on {device}: PyTorch synchronises "
             "BatchNorm only there; use trainer.sync_bn=false, or model.norm=gn model.freeze_bn=true"
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call,no-any-return]
+    # A backbone whose layers do more than normalise brings its own function.
+    owner: Any = getattr(model, "backbone", None)
+    if not hasattr(owner, "convert_sync_batchnorm"):
+        owner = nn.SyncBatchNorm
+    return owner.convert_sync_batchnorm(model)  # type: ignore[no-any-return]

@@ -43,7 +43,9 @@ def _backbone(model: Mapping[str, Any]) -> str:
     backbone = model.get("backbone")
     if not isinstance(backbone, dict):  # your own model may have a name there, or nothing
         return str(backbone)
-    return str(backbone.get("name") or backbone.get("_target_")).rpartition(".")[2]
+    if name := backbone.get("name"):  # of timm it may have a tag, behind a dot
+        return str(name)
+    return str(backbone.get("_target_")).rpartition(".")[2]
 
 
 def results_of(best: Best) -> dict[str, float | None]:

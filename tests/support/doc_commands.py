@@ -121,6 +121,7 @@ RULES = [
         r"train\.py experiment=camvid",
         (*SHORT, CROP, "model.backbone.weights=mobilenet_v2.pth"),
     ),
+    Rule(r"train\.py model/backbone=timm", (*SHORT, *FOUR_SHAPES[1:]), ("timm",)),
     Rule(r"train\.py data=(voc|folders)", (*SHORT, *TINY, CROP)),
     Rule(r"train\.py", SHAPES),
     Rule(r"evaluate\.py .*\.onnx", ("device=cpu", "loader.num_workers=0"), ONNX),
@@ -134,6 +135,7 @@ RULES = [
     Rule(r"-m segkit\.tools\.download", ("dry_run=true",)),
     Rule(r"-m segkit\.(tools|data|config)\."),
     Rule(r"tensorboard ", ("--inspect",)),  # reads what it would show, and ends
+    Rule(r"benchmarks/backbones\.py", ("tiny", "--size", "32", "32"), alone=True),
     Rule(r"benchmarks/(intervals|kills|loss_slopes|result_image)\.py", alone=True),
 ]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from segkit.models.backbones.mobilenet import CUTS, MobileNet
 from segkit.models.backbones.resnet import NAMES, ResNet
+from segkit.models.backbones.timm import Timm
 from segkit.models.backbones.tiny import Tiny
 from segkit.models.backbones.xception import Xception
 
@@ -24,4 +25,4 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "xception": Xception,
 }
 
-__all__ = ["BACKBONES", "MobileNet", "ResNet", "Tiny", "Xception"]
+__all__ = ["BACKBONES", "MobileNet", "ResNet", "Timm", "Tiny", "Xception"]

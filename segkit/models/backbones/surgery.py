@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from segkit.errors import CheckpointError
 from segkit.files import path_problem
+from segkit.models.foreign import plain_weights
 from segkit.models.layers import SafeConv2d
-from segkit.models.weights import copy_tensors, match_tensors, read_tensors, strip_prefixes
+from segkit.models.weights import copy_tensors, match_tensors, read_tensors
 
 
 def dilate(blocks: Iterable[nn.Module], *, stride: int, output_stride: int) -> None:
@@ -91,23 +92,25 @@ def load_pretrained(
     name: str,
     weights: str | None,
     *,
-    first_conv: str,
+    first_conv: str | Iterable[str],
     leftover: tuple[str, ...],
     download: Callable[[], dict[str, Any]],
+    origin: str = "torchvision",
 ) -> None:
-    """Fill ``backbone`` with the tensors of a torchvision classifier; all of them or an error.
+    """Fill ``backbone`` with the tensors of a classifier; all of them or an error.
 
     Where the backbone takes other than three channels, the kernel of its first convolution is, as
     in timm, the sum over red, green and blue for one channel, so that a grey image gives the same
     response as before; for N it is repeated, red, green, blue, red, ..., and scaled by 3 / N.
 
     Args:
-        backbone: Module whose state-dict keys are torchvision's.
+        backbone: Module whose state-dict keys are those of ``origin``.
         name: Network, for messages.
         weights: None (nothing is loaded), ``imagenet``, or the path of a state-dict file.
-        first_conv: Key of the first convolution's weight.
+        first_conv: Key of the first convolution's weight, or of several side by side.
         leftover: Beginnings of the keys of the parts that were cut off.
-        download: Returns torchvision's state dict, from its cache or the network.
+        download: Returns the state dict of ``origin``, from its cache or the network.
+        origin: Whose network it is, for messages.
 
     Raises:
         CheckpointError: If the download fails, the file cannot be read or is of another network.
@@ -115,16 +118,20 @@ def load_pretrained(
     if weights is None:
         return
     if weights == "imagenet":
-        tensors = _download(name, download)
+        tensors = _download(name, download, origin)
     else:
-        tensors = strip_prefixes(read_tensors(Path(weights)))
+        tensors = plain_weights(read_tensors(Path(weights)))
     tensors = {key: value for key, value in tensors.items() if not key.startswith(leftover)}
     own = backbone.state_dict()
+    # What a classifier of timm calls stages.0 is stages_0 in a feature extractor.
+    known = {key.replace("_", "."): key for key in own}
+    tensors = {known.get(key.replace("_", "."), key): value for key, value in tensors.items()}
     # Files from before PyTorch 0.4.1 do not count batches.
     counters = {k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}
     tensors = {**counters, **tensors}
-    if isinstance(kernel := tensors.get(first_conv), Tensor) and kernel.ndim == 4:
-        tensors[first_conv] = _adapt_kernel(kernel, in_channels=own[first_conv].shape[1])
+    for key in [first_conv] if isinstance(first_conv, str) else first_conv:
+        if isinstance(kernel := tensors.get(key), Tensor) and kernel.ndim == 4:
+            tensors[key] = _adapt_kernel(kernel, in_channels=own[key].shape[1])
     report = match_tensors(backbone, tensors, model_name=name)
     if report.skipped:
         raise CheckpointError(
@@ -145,7 +152,7 @@ def _adapt_kernel(kernel: Tensor, in_channels: int) -> Tensor:
     return repeated * (given / in_channels)
 
 
-def _download(name: str, download: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _download(name: str, download: Callable[[], dict[str, Any]], origin: str) -> dict[str, Any]:
     # Without a home folder torch.hub would make one that is called ~ in the working folder.
     if problem := path_problem(torch.hub.get_dir()):
         raise CheckpointError(
@@ -159,5 +166,5 @@ def _download(name: str, download: Callable[[], dict[str, Any]]) -> dict[str, An
         raise CheckpointError(
             f"the ImageNet weights of {name} could not be downloaded ({error}). Without network: "
             "model.backbone.weights=null trains from random start, model.backbone.weights=PATH "
-            "takes torchvision's file from disk."
+            f"takes {origin}'s file from disk."
         ) from error
