@@ -20,6 +20,7 @@ from segkit.data.bands import count_bands
 from segkit.data.cached import cached
 from segkit.data.check import check_splits
 from segkit.data.decode import read_image
+from segkit.data.folders import FolderSegmentation
 from segkit.data.loader import Collate, Sample
 from segkit.data.scale_rotate_crop import RandomScaleRotateCrop
 from segkit.data.voc import VOCSegmentation
@@ -357,3 +358,29 @@ def test_people_see_the_first_three_channels_or_grey() -> None:
     sixteen = np.array([[[0, 128, 129, 65535]]], np.uint16)  # 257 a step: 128 is just below half
     assert picture(sixteen).tolist() == [[[0, 0, 1]]]
     assert picture(sixteen[..., 3:]).tolist() == [[[255] * 3]]
+
+
+def test_two_folders_are_read_as_a_voc_folder_is(tmp_path: Path) -> None:
+    root = make_bands(tmp_path / "voc")
+    kind = {"channels": 5, "bits": 16, "value_range": [0, 4095]}
+    voc = VOCSegmentation(root, "train", **kind)  # type: ignore[arg-type]
+    two = FolderSegmentation(
+        "train",
+        images=root / "JPEGImages",
+        masks=root / "SegmentationClass",
+        splits=root / "ImageSets/Segmentation",
+        classes=["ground", "thing"],
+        **kind,  # type: ignore[arg-type]
+    )
+    assert two.ids == voc.ids and two.fingerprint == voc.fingerprint
+    for index in range(len(voc)):
+        for found, expected in zip(two.read(index), voc.read(index), strict=True):
+            assert found.dtype == expected.dtype and (found == expected).all()
+    counted = FolderSegmentation(
+        "all",
+        images=root / "JPEGImages",
+        masks=root / "SegmentationClass",
+        classes=["ground", "thing"],
+        channels=None,
+    )
+    assert counted.channels == 5 and len(counted) == 4
