@@ -14,7 +14,7 @@ from scripts import call
 from voc_folder import make_voc
 
 from segkit.cli.arguments import parse
-from segkit.config.check import check_values
+from segkit.config.problems import check_values
 from segkit.config.saved import path_keys
 from segkit.config.schema import SCHEMAS, schema_node
 from segkit.data import cache

@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 
 from segkit.cli.help import in_the_users_words, key_lines, version
 from segkit.commands import TOOL, called_as
-from segkit.config.check import option_problems
 from segkit.config.explain import short
+from segkit.config.problems import option_problems
 from segkit.config.schema import REQUIRED
 from segkit.console import say, say_error
 from segkit.ending import INTERRUPT, ending, exit_code

@@ -36,8 +36,8 @@ from segkit.cli.sweep import (
 )
 from segkit.cli.typed import are_hidden, shown_to_hydra
 from segkit.commands import called_as, caller
-from segkit.config.check import STAGES, check_components, check_start, check_values
 from segkit.config.explain import dashes, explain
+from segkit.config.problems import STAGES, check_components, check_start, check_values
 from segkit.config.saved import absolute_paths
 from segkit.config.schema import SCHEMAS
 from segkit.console import say, visible

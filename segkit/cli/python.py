@@ -29,8 +29,8 @@ from segkit.cli.quoting import quote_texts
 from segkit.cli.sweep import load_function
 from segkit.cli.typed import are_hidden, kept_apart, shown_to_hydra
 from segkit.commands import MODULE, called_as
-from segkit.config.check import STAGES, check_components
 from segkit.config.explain import dashes, explain
+from segkit.config.problems import STAGES, check_components
 from segkit.config.saved import absolute_paths
 from segkit.config.schema import SCHEMAS
 from segkit.ending import INTERRUPT, ending, exit_code

@@ -5,7 +5,7 @@ constructor's signature.
 """
 
 from segkit.config.build import build, build_augment, rebuild, without_effects
-from segkit.config.check import check_config
+from segkit.config.problems import check_config
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.weightings import (
     check_class_values,

@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 
-from segkit.config.check import checked, path_problems
+from segkit.config.problems import checked, path_problems
 from segkit.config.schema import InferenceOptions
 from segkit.data.arrays import Image, Mask, Pixels
 from segkit.data.decode import pixels_of, read_image

@@ -98,20 +98,20 @@ class SuspiciousLabels:
         self._found = heapq.nsmallest(self.keep, self._found, key=lambda region: region.rank)
         return self._found
 
-    def update(self, answer: ImageResult) -> list[Region]:
+    def update(self, result: ImageResult) -> list[Region]:
         """Look at one image; without probabilities nothing of it is doubted.
 
         Returns:
             Its regions, those to doubt first if the thresholds will allow it.
         """
-        if answer.confidence is None or answer.label_confidence is None:
+        if result.confidence is None or result.label_confidence is None:
             return []
-        valid = answer.target != self.ignore_index
-        labels, units = answer.target[valid], np.rint(answer.label_confidence[valid] / UNIT)
+        valid = result.target != self.ignore_index
+        labels, units = result.target[valid], np.rint(result.label_confidence[valid] / UNIT)
         self.sums[0] += np.bincount(labels, minlength=self.num_classes)
         # Sums of whole numbers below 2**53 are exact in float64 too: images up to 2**29 pixels.
         self.sums[1] += np.bincount(labels, units, self.num_classes).astype(np.int64)
-        found = self._regions(answer, (answer.confidence, answer.label_confidence))
+        found = self._regions(result, (result.confidence, result.label_confidence))
         self._add(found)
         return found
 
@@ -143,9 +143,9 @@ class SuspiciousLabels:
             self._found = self.candidates
 
     def _regions(
-        self, answer: ImageResult, probabilities: tuple[Probabilities, Probabilities]
+        self, result: ImageResult, probabilities: tuple[Probabilities, Probabilities]
     ) -> list[Region]:
-        target, pred = answer.target, answer.pred
+        target, pred = result.target, result.pred
         # One number for each pair of label and other prediction, -1 where there is none.
         differ = (target != self.ignore_index) & (pred != target)
         pairs = np.where(differ, target.astype(np.int32) * self.num_classes + pred, -1)
@@ -168,7 +168,7 @@ class SuspiciousLabels:
             box = Box(rows.start, columns.start, rows.stop, columns.stop)
             regions.append(
                 Region(
-                    answer.name,
+                    result.name,
                     label,
                     other,
                     box.grown(radius, target.shape),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from segkit.config.check import layout_problems
+from segkit.config.problems import layout_problems
 from segkit.config.schema import FOLDER_KEYS, folder_option, option
 from segkit.data.folders import FolderSegmentation
 from segkit.data.voc import VOCSegmentation

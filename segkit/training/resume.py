@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config.build import resolved, targets
-from segkit.config.check import check_config
 from segkit.config.explain import explain
 from segkit.config.growth import grows
+from segkit.config.problems import check_config
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS, SWAPPED, schema_node
 from segkit.config.slots import HYDRA_KEYS, SLOT_OF, check_trusted, is_within

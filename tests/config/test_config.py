@@ -25,8 +25,8 @@ from segkit.config import (
     rebuild,
     without_effects,
 )
-from segkit.config.check import check_start, missing_keys
 from segkit.config.components import one_target_problem
+from segkit.config.problems import check_start, missing_keys
 from segkit.config.schema import COMPONENTS, SCHEMAS
 from segkit.errors import ConfigError
 from segkit.text import did_you_mean

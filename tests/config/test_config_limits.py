@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from segkit.config.check import option_problems
+from segkit.config.problems import option_problems
 from segkit.config.schema import LARGEST, SCHEMAS
 
 HUGE = 99999999999999999999

@@ -80,16 +80,16 @@ class Findings:
         self.best: list[Card] = []
         self.worst_of: dict[int, Card] = {}
 
-    def update(self, answer: ImageResult) -> None:
+    def update(self, result: ImageResult) -> None:
         """Look at one image."""
-        self.sizes.update(answer.target, answer.pred)
-        card = self._card(answer)
+        self.sizes.update(result.target, result.pred)
+        card = self._card(result)
         if card is not None:
             self._add(card)
-        wanted = self.suspicious.update(answer)[: self._num_crops]
+        wanted = self.suspicious.update(result)[: self._num_crops]
         if self.crops and len(self.crops) == self._num_crops:
             wanted = [region for region in wanted if region.rank < self.crops[-1].region.rank]
-        self._add_crops(self._crop(region, answer) for region in wanted)
+        self._add_crops(self._crop(region, result) for region in wanted)
 
     def merge(self, other: "Findings") -> None:
         """Add what another process found."""
@@ -155,16 +155,16 @@ class Findings:
     def _num_crops(self) -> int:
         return SPARE * self.max_images
 
-    def _card(self, answer: ImageResult) -> Card | None:
+    def _card(self, result: ImageResult) -> Card | None:
         """None if there is no place for it anywhere, so that nothing has to be kept of it."""
         matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
-        matrix.update(torch.from_numpy(answer.pred), torch.from_numpy(answer.target))
+        matrix.update(torch.from_numpy(result.pred), torch.from_numpy(result.target))
         hits, support, predicted = class_counts(matrix.matrix).numpy()
         union = support + predicted - hits
         iou = {int(c): float(hits[c] / union[c]) for c in np.flatnonzero(union)}
         lost = {int(c): int(union[c] - hits[c]) for c in np.flatnonzero(support)}
         card = Card(
-            answer.name,
+            result.name,
             sum(iou.values()) / len(iou) if iou else None,
             ratio(int(hits.sum()), int(support.sum())),
             iou,
@@ -172,7 +172,7 @@ class Findings:
         )
         if card.miou is None or not self.max_images or not self._has_place(card):
             return None
-        return replace(card, pixels=kept(answer, self.num_classes))
+        return replace(card, pixels=kept(result, self.num_classes))
 
     def _has_place(self, card: Card) -> bool:
         return (
@@ -194,12 +194,12 @@ class Findings:
             self._num_crops, [*self.crops, *crops], key=lambda crop: crop.region.rank
         )
 
-    def _crop(self, region: Region, answer: ImageResult) -> Crop:
+    def _crop(self, region: Region, result: ImageResult) -> Crop:
         """The region with half its size around it, and at least 32 pixels."""
         box = region.box
         margin = max(32, (box.bottom - box.top) // 2, (box.right - box.left) // 2)
-        window = box.grown(margin, answer.target.shape)
-        part = answer.part(window)
+        window = box.grown(margin, result.target.shape)
+        part = result.part(window)
         return Crop(region, window, kept(part, self.num_classes, CROP_SIDE))
 
 

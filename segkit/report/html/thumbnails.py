@@ -41,39 +41,39 @@ class Thumbnail:
 
 
 def thumbnail(
-    answer: ImageResult, palette: Image, ignore_index: int, side: int = SIDES[0]
+    result: ImageResult, palette: Image, ignore_index: int, side: int = SIDES[0]
 ) -> Thumbnail:
     """The layers of one image, never larger than ``side`` and ``MAX_BYTES``.
 
     Args:
-        answer: The image, its target and its prediction.
+        result: The image, its target and its prediction.
         palette: RGB of each mask value, uint8 (256, 3).
         ignore_index: Target value without a label: hatched.
         side: Longest side in pixels.
     """
     for limit in (side, *(smaller for smaller in SIDES if smaller < side)):
-        made = _layers(answer, palette, ignore_index, limit)
+        made = _layers(result, palette, ignore_index, limit)
         if made.size <= MAX_BYTES:
             break
     return made
 
 
-def kept(answer: ImageResult, num_classes: int, side: int = SIDES[0]) -> ImageResult:
+def kept(result: ImageResult, num_classes: int, side: int = SIDES[0]) -> ImageResult:
     """What :func:`thumbnail` needs of an image, in little memory and with nothing encoded yet.
 
     Args:
-        answer: The image, its target and its prediction.
+        result: The image, its target and its prediction.
         num_classes: Up to 256 a byte is enough for a prediction.
         side: Of the longer side, in pixels: larger images are made smaller.
     """
-    image, (target, pred) = shrunk(answer.image, [answer.target, answer.pred], side)
+    image, (target, pred) = shrunk(result.image, [result.target, result.pred], side)
     return ImageResult(
-        answer.name, image, target, pred.astype("u1" if num_classes <= 256 else "i4")
+        result.name, image, target, pred.astype("u1" if num_classes <= 256 else "i4")
     )
 
 
-def _layers(answer: ImageResult, palette: Image, ignore_index: int, side: int) -> Thumbnail:
-    image, (target, pred) = shrunk(answer.image, [answer.target, answer.pred], side)
+def _layers(result: ImageResult, palette: Image, ignore_index: int, side: int) -> Thumbnail:
+    image, (target, pred) = shrunk(result.image, [result.target, result.pred], side)
     ignored = target == ignore_index
     stripes = np.array(STRIPES)[np.indices(target.shape).sum(0) // 4 % 2]
     jpeg = io.BytesIO()
