@@ -4,6 +4,7 @@ import pickle
 import re
 import warnings
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,21 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd files; the error says it better
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _load(path)
     except Exception as error:  # damaged bytes raise nearly anything; none of it helps the reader
         raise CheckpointError(f"{path}: {_plain_reason(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected named tensors")
     check_tensors(path, content)
     return content
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors" and find_spec("safetensors") is not None:
+        from safetensors.torch import load_file  # PyTorch 2.10 cannot read it
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _plain_reason(error: Exception) -> str:

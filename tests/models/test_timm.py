@@ -229,8 +229,10 @@ def test_without_timm_or_with_an_old_one(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- weights ---------------------------------------------------------------------------------
 
 
-def test_files_of_timm(whole: nn.Module, tmp_path: Path) -> None:
+def test_files_of_timm(tmp_path: Path) -> None:
     """A classifier with another head, wrapped or not, and a feature extractor of timm."""
+    from safetensors.torch import save_file
+
     network = timm.create_model("test_convnext")
     state = network.state_dict()
     other_head = {
@@ -248,14 +250,22 @@ def test_files_of_timm(whole: nn.Module, tmp_path: Path) -> None:
     }
     for what, content in contents.items():
         torch.save(content, tmp_path / f"{what}.pth")
-        backbone = Timm("test_convnext", str(tmp_path / f"{what}.pth"))
+    save_file(state, tmp_path / "hub.safetensors")
+    for what in sorted(tmp_path.iterdir()):
+        backbone = Timm("test_convnext", str(what))
         for key, value in backbone.net.state_dict().items():
-            assert torch.equal(value, _of(state, key)), (what, key)
+            assert torch.equal(value, _of(state, key)), (what.name, key)
 
 
 def _of(state: dict[str, Tensor], key: str) -> Tensor:
     """The tensor of a classifier that a feature extractor calls ``key``."""
     return state[re.sub(r"^(stem|stages)_", r"\1.", key)]
+
+
+def test_a_damaged_file_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}garbage")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: not readable as tensors \(Safe"):
+        Timm(CLASSIFIER, str(tmp_path / "a.safetensors"))
 
 
 def test_file_of_another_network(whole: nn.Module, tmp_path: Path) -> None:

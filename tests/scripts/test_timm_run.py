@@ -80,7 +80,7 @@ def test_evaluate_and_predict(home: Path) -> None:
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_export(format: str, home: Path) -> None:
     """Which compares the file with the network at several sizes itself."""
-    result = call("export.py", "checkpoint=run", f"format={format}", f"out={format}", cwd=home)
+    result = call("export.py", "checkpoint=run", f"format={format}", f"out=a.{format}", cwd=home)
     assert result.status == 0, result.err
 
 
