@@ -39,8 +39,13 @@ def build(node: Any, key: str = "") -> Any:
         raise (cause or error) from None
 
 
-def build_augment(cfg: DictConfig) -> Any:
-    """The training transforms as a :class:`segkit.data.augment.Augment`."""
+def build_augment(cfg: DictConfig, pixels: Sequence[int] | None = None) -> Any:
+    """The training transforms as a :class:`segkit.data.augment.Augment`.
+
+    Args:
+        cfg: The configuration.
+        pixels: Of each class in the training split, if they are counted.
+    """
     from segkit.data.augment import Augment
 
     fill = [255.0 * value for value in cfg.data.mean]
@@ -52,7 +57,9 @@ def build_augment(cfg: DictConfig) -> Any:
             text = str(error).removeprefix(f"augment.train{i}: ")
             raise ConfigError(f"augment.train[{i}]: {text}") from error
     data = cfg.data
-    return Augment(transforms, ignore_index=data.ignore_index, fill=fill, bits=data.bits)
+    return Augment(
+        transforms, ignore_index=data.ignore_index, fill=fill, bits=data.bits, class_pixels=pixels
+    )
 
 
 def without_effects(node: DictConfig) -> DictConfig:

@@ -88,6 +88,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
             problems += layout_problems(plain["data"], node, is_folders)
         problems += window_problems(plain["val"]["window"], "val.window")
         problems += cache_problems(plain["loader"])
+        problems += rare_crop_problems(plain["augment"])
         problems += channel_problems(plain["data"])
     if name == "evaluate":
         problems += subject_problems(plain)
@@ -152,6 +153,17 @@ def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
         yield (
             f"loader.cache_dir={loader['cache_dir']}: is for loader.cache=disk, and loader.cache "
             f"is {loader['cache'] or 'null'}; add the one or leave out the other"
+        )
+
+
+def rare_crop_problems(augment: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with crops that are to show rare classes."""
+    share = augment["rare_crop"]
+    if share and not any(node.get("rare_p") for node in augment["train"]):
+        yield (
+            f"augment.rare_crop={share}: no transform of augment.train crops so; use "
+            "augment=standard, or a segkit.data.RandomScaleRotateCrop with "
+            "rare_p=${augment.rare_crop}"
         )
 
 

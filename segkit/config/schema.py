@@ -210,6 +210,12 @@ class AugmentConfig:
     crop_size: Optional[list[int]] = option(
         None, "height and width, for the lists that crop", low=1, high=LARGEST_SIDE, length=2
     )
+    rare_crop: float = option(
+        0.0,
+        "share of the crops that show a class drawn by its rarity; augment=standard",
+        low=0,
+        high=1,
+    )
     train: list[Any] = option([], "transforms; validation sees whole images as they are")
 
 

@@ -32,6 +32,7 @@ class Augment:
         ignore_index: Mask value of the holes.
         fill: Of the holes, a number in [0, 255] for each channel of the images.
         bits: 8 or 16, of each channel.
+        class_pixels: Pixels of each class in the training split; None: not counted.
 
     Raises:
         ConfigError: Something in the list is no transform, would blend mask values, or cannot take
@@ -45,6 +46,7 @@ class Augment:
         ignore_index: int = 255,
         fill: Sequence[float] = (0.0, 0.0, 0.0),
         bits: int = 8,
+        class_pixels: Sequence[int] | None = None,
     ) -> None:
         self.ignore_index, self.bits = ignore_index, bits
         rounded = [round(value) for value in fill] if bits == 8 else np.divide(fill, 255)
@@ -67,6 +69,7 @@ class Augment:
                 transform = A.Compose([transform], strict=True, additional_targets=HOLES)
             elif isinstance(transform, RandomScaleRotateCrop):
                 transform.ignore_index, transform.fill = ignore_index, tuple(fill)
+                transform.class_pixels = class_pixels
             self.steps.append(transform)
 
     def __call__(self, image: Pixels, mask: Mask, rng: np.random.Generator) -> tuple[Pixels, Mask]:

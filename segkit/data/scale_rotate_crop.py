@@ -35,8 +35,13 @@ class RandomScaleRotateCrop:
         scale: Least and largest factor of the image's size; 1 leaves it as it is.
         degrees: Least and largest angle of the rotation; positive ones turn counter-clockwise.
         rotate_p: Probability of a rotation, in [0, 1].
+        rare_p: Probability that the crop shows a class that is drawn first: of those in the image
+            by their rarity in the training split. nnU-Net (Isensee et al. 2021) takes a third of
+            its crops so.
 
     Attributes:
+        class_pixels: Pixels of each class in the training split, by which ``rare_p`` draws; None
+            draws all classes of an image alike. Set as ``fill`` is.
         fill: Of the holes, each channel's in [0, 255] of the largest number that the image's type
             stands for; :class:`~segkit.data.augment.Augment` sets it.
         ignore_index: Mask value of the holes; set by the same.
@@ -47,6 +52,7 @@ class RandomScaleRotateCrop:
 
     fill: tuple[float, ...] = (0.0, 0.0, 0.0)
     ignore_index: int = 255
+    class_pixels: Sequence[int] | None = None
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class RandomScaleRotateCrop:
         scale: tuple[float, float] = (1.0, 1.0),
         degrees: tuple[float, float] = (0.0, 0.0),
         rotate_p: float = 1.0,
+        rare_p: float = 0.0,
     ) -> None:
         if height < 1 or width < 1:
             raise ValueError(f"height={height}, width={width}: expected at least 1")
@@ -62,10 +69,12 @@ class RandomScaleRotateCrop:
             if len(values) != 2 or not low < values[0] <= values[1] < math.inf:
                 above = " above 0" if name == "scale" else ""
                 raise ValueError(f"{name}={list(values)}: expected two rising numbers{above}")
-        if not 0 <= rotate_p <= 1:
-            raise ValueError(f"rotate_p={rotate_p}: expected a probability, 0 to 1")
+        for name, value in (("rotate_p", rotate_p), ("rare_p", rare_p)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}: expected a probability, 0 to 1")
         self.height, self.width = height, width
-        self.scale, self.degrees, self.rotate_p = scale, degrees, rotate_p
+        self.scale, self.degrees = scale, degrees
+        self.rotate_p, self.rare_p = rotate_p, rare_p
         self._random = random.Random()
 
     def set_random_state(self, rng: np.random.Generator, py_random: random.Random) -> None:
@@ -84,7 +93,7 @@ class RandomScaleRotateCrop:
         Returns:
             ``image``, ``mask`` and ``holes`` of the crop's size; None for ``holes`` as above.
         """
-        view = self._draw(mask.shape)
+        view = self._draw(mask)
         if holes is None and view.has_holes:
             holes = np.full_like(mask, int(self.ignore_index == 0))
         return {
@@ -93,15 +102,43 @@ class RandomScaleRotateCrop:
             "holes": None if holes is None else self._labels(view, holes),
         }
 
-    def _draw(self, shape: Sequence[int]) -> "_View":
+    def _draw(self, mask: Array) -> "_View":
         # All numbers in every call: what one sample draws does not depend on what another did.
-        draw = self._random.random
+        draw, shape = self._random.random, mask.shape
         factor = self._random.uniform(*self.scale)
         rotates = draw() < self.rotate_p
         angle = self._random.uniform(*self.degrees)
-        rows = _Span.draw(shape[0], factor, self.height, draw())
-        columns = _Span.draw(shape[1], factor, self.width, draw())
-        return _View(rows, columns, angle if rotates else 0.0)
+        places = draw(), draw()
+        rows = _Span.draw(shape[0], factor, self.height, places[0])
+        columns = _Span.draw(shape[1], factor, self.width, places[1])
+        view = _View(rows, columns, angle if rotates else 0.0)
+        if not self.rare_p:
+            return view
+        is_rare, which_class, which_pixel = draw(), draw(), draw()
+        pixel = self._rare_pixel(mask, which_class, which_pixel) if is_rare < self.rare_p else None
+        return view if pixel is None else view.showing(pixel, places)
+
+    def _rare_pixel(self, mask: Array, which_class: float, which_pixel: float) -> Any:
+        """Row and column of a pixel of a class of the image, (2,); None where all is ignored."""
+        ids, counts = np.unique(mask, return_counts=True)
+        there = ids != self.ignore_index
+        if not there.any():
+            return None
+        ids, counts = ids[there], counts[there]
+        pixels = np.ones(len(ids)) if self.class_pixels is None else self._pixels_of(ids)
+        shares = np.cumsum(1 / pixels)
+        chosen = int(np.searchsorted(shares, which_class * shares[-1], side="right"))
+        chosen = min(chosen, len(ids) - 1)
+        place = np.flatnonzero(mask == ids[chosen])[int(which_pixel * counts[chosen])]
+        return np.array(np.unravel_index(place, mask.shape))
+
+    def _pixels_of(self, ids: Array) -> NDArray[np.float64]:
+        """Of each id in the split; 1 of what was not counted."""
+        counted = np.asarray(self.class_pixels, np.float64)
+        known = ids < len(counted)
+        found = np.ones(len(ids))
+        found[known] = np.maximum(counted[ids[known]], 1)
+        return found
 
     def _labels(self, view: "_View", mask: Array) -> Array:
         ids = mask if mask.dtype.name in _MASK_TYPES else mask.astype(np.int32)
@@ -135,6 +172,20 @@ class _Span(NamedTuple):
             return cls(size, scaled, crop, 0, scaled, (crop - scaled) // 2)
         return cls(size, scaled, crop, int((scaled - crop + 1) * position), crop, 0)
 
+    def showing(self, place: float, position: float) -> "_Span":
+        """The same with a start at which the crop shows a place of the scaled image.
+
+        Args:
+            place: In pixels from the scaled image's beginning.
+            position: Which of the starts, in [0, 1).
+        """
+        if self.scaled < self.crop:
+            return self  # shows all
+        last = self.scaled - self.crop
+        low = min(max(math.floor(place) - self.crop + 1, 0), last)
+        high = max(min(math.floor(place), last), low)
+        return self._replace(start=low + int((high - low + 1) * position))
+
     def source(self) -> slice:
         """The pixels of the image that the part is made of without a rotation, at least one."""
         first = min(round(self.start * self.size / self.scaled), self.size - 1)
@@ -165,6 +216,19 @@ class _View(NamedTuple):
         kinds = (cv2.INTER_NEAREST_EXACT, cv2.INTER_NEAREST)  # exact: the grid of INTER_LINEAR
         part = self._resampled(mask, *kinds, [ignore_index])
         return self._padded(part, ignore_index) if self._is_padded else part
+
+    def showing(self, pixel: NDArray[np.integer[Any]], places: Sequence[float]) -> "_View":
+        """A view of the same scale and rotation in which a pixel of the image, (y, x), lies."""
+        cos, sin = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
+        y, x = (
+            (at + 0.5) * span.scaled / span.size - span.scaled / 2
+            for at, span in zip(pixel.tolist(), (self.rows, self.columns), strict=True)
+        )  # from the centre of the scaled image; the rotation of _matrix is undone
+        row = -sin * x + cos * y + self.rows.scaled / 2
+        column = cos * x + sin * y + self.columns.scaled / 2
+        return self._replace(
+            rows=self.rows.showing(row, places[0]), columns=self.columns.showing(column, places[1])
+        )
 
     @property
     def has_holes(self) -> bool:

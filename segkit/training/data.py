@@ -81,7 +81,7 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
     check_agreement(cfg)
     check_class_values(cfg.loss, classes)
     pixels, val_pixels, table = None, None, "not counted (data.check=false)"
-    if cfg.data.check or needs_class_counts(cfg.loss):
+    if cfg.data.check or needs_class_counts(cfg.loss) or cfg.augment.rare_crop:
         sets = {"train": train, "val": val}
         report = runtime.only_main(partial(check_splits, sets, ignore_index=cfg.data.ignore_index))
         pixels, val_pixels = (report.counts[name].pixels.tolist() for name in ("train", "val"))
@@ -89,7 +89,7 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
         log.info("%s", table)
         for warning in report.warnings:
             log.warning("warning: %s", warning)
-    augment = build_augment(cfg)
+    augment = build_augment(cfg, pixels)
     size = typical_size(Samples(train, augment, cfg.seed, cfg.data.ignore_index))
     return Data(train, val, augment, size, classes, palette, pixels, val_pixels, table)
 

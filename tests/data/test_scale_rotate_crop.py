@@ -237,3 +237,72 @@ def test_holes_of_earlier_transforms_move_along(dtype: Any) -> None:
 def test_impossible_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandomScaleRotateCrop(**{"height": 8, "width": 8} | arguments)
+
+
+def rare_mask() -> Any:
+    """One class all over, an object of 6 x 6 pixels near a corner, and a border to ignore."""
+    mask = np.zeros((90, 120), np.uint8)
+    mask[8:14, 100:106] = 2
+    mask[:3] = IGNORE
+    return mask
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.8, 2.0)])
+@pytest.mark.parametrize("degrees", [(0.0, 0.0), (-25.0, 25.0)])
+def test_a_rare_crop_shows_the_class_that_was_drawn(scale: Any, degrees: Any) -> None:
+    mask, image = rare_mask(), smooth(90, 120)
+    transform = RandomScaleRotateCrop(32, 32, scale, degrees, rare_p=1.0)
+    found = []
+    for seed in range(200):
+        augment = Augment([transform], fill=FILL, class_pixels=[10**9, 0, 1])
+        found.append((augment(image, mask, np.random.default_rng(seed))[1] == 2).any())
+    # A corner of the image may turn out of what is scaled.
+    assert np.mean(found) > (0.95 if degrees[1] else 0.999)
+    usual = RandomScaleRotateCrop(32, 32, scale, degrees)
+    shown = [(run(usual, image, mask, seed)[1] == 2).any() for seed in range(200)]
+    assert np.mean(shown) < 0.5
+
+
+def test_classes_are_drawn_by_their_rarity() -> None:
+    """Of pixels 300, 100 and 0: the last one is not in the image; so 1 to 3."""
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, 4:] = 1
+    transform = RandomScaleRotateCrop(1, 1, rare_p=1.0)
+    for pixels, share in (([300, 100, 0], 0.75), (None, 0.5), ([100], 0.99)):
+        augment = Augment([transform], class_pixels=pixels)
+        image = np.zeros((8, 8, 3), np.uint8)
+        drawn = [int(augment(image, mask, np.random.default_rng(i))[1][0, 0]) for i in range(600)]
+        assert np.mean(drawn) == pytest.approx(share, abs=0.06)
+
+
+def test_without_rare_crops_nothing_else_is_drawn() -> None:
+    """And where all is ignored, the crop is that of the same numbers."""
+    image, mask = smooth(60, 70), blocks(60, 70)
+    plain, none = RandomScaleRotateCrop(20, 20, (0.5, 2.0)), rare_mask()
+    for seed in range(5):
+        for other in (
+            RandomScaleRotateCrop(20, 20, (0.5, 2.0), rare_p=0.0),
+            RandomScaleRotateCrop(20, 20, (0.5, 2.0), rare_p=1e-12),
+        ):
+            for a, b in zip(
+                run(plain, image, mask, seed), run(other, image, mask, seed), strict=True
+            ):
+                assert np.array_equal(a, b)
+        none[:] = IGNORE
+        rare = RandomScaleRotateCrop(20, 20, rare_p=1.0)
+        usual = RandomScaleRotateCrop(20, 20)
+        pair = (run(one, smooth(90, 120), none, seed)[0] for one in (rare, usual))
+        assert np.array_equal(*pair)
+
+
+def test_a_rare_crop_may_lie_anywhere_about_its_pixel() -> None:
+    mask, image = rare_mask(), smooth(90, 120)
+    transform = RandomScaleRotateCrop(32, 32, rare_p=1.0)
+    places = []
+    for seed in range(300):
+        augment = Augment([transform], class_pixels=[10**9, 0, 1])
+        cropped = augment(image, mask, np.random.default_rng(seed))[1]
+        places.append(np.argwhere(cropped == 2).mean(0))
+    rows, columns = np.array(places).T
+    assert rows.max() == 10.5 and rows.min() < 3  # the crop of the first rows, and later ones
+    assert columns.max() > 26 and columns.min() < 16  # 14 pixels of the image are right of it
