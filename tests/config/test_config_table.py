@@ -295,6 +295,7 @@ def test_a_mistake_in_evaluate(arguments: str, expected: str, here: Path) -> Non
     assert_refused("evaluate.py", arguments.split(), expected, here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -319,6 +320,9 @@ def test_in_a_process_of_its_own(
 
 def test_a_wrong_key_ends_before_torch_is_imported(here: Path) -> None:
     result = spawn("train.py", "trainer.max_epocs=3", cwd=here, PYTHONPROFILEIMPORTTIME="1")
+    assert result.status == 1
+    assert result.err.endswith("did you mean max_epochs?\n")
+    assert result.out == ""
     assert "hydra.main" in result.err
     assert " torch\n" not in result.err
     assert " albumentations\n" not in result.err
