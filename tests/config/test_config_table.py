@@ -321,7 +321,7 @@ def test_in_a_process_of_its_own(
 def test_a_wrong_key_ends_before_torch_is_imported(here: Path) -> None:
     result = spawn("train.py", "trainer.max_epocs=3", cwd=here, PYTHONPROFILEIMPORTTIME="1")
     assert result.status == 1
-    assert result.err.endswith("did you mean max_epochs?\n")
+    assert "did you mean max_epochs?" in result.err
     assert result.out == ""
     assert "hydra.main" in result.err
     assert " torch\n" not in result.err
