@@ -301,6 +301,7 @@ def test_a_mistake_in_evaluate(arguments: str, expected: str, here: Path) -> Non
     assert_refused("evaluate.py", arguments.split(), expected, here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -325,6 +326,9 @@ def test_in_a_process_of_its_own(
 
 def test_a_wrong_key_ends_before_torch_is_imported(here: Path) -> None:
     result = spawn("train.py", "trainer.max_epocs=3", cwd=here, PYTHONPROFILEIMPORTTIME="1")
+    assert result.status == 1
+    assert "did you mean max_epochs?" in result.err
+    assert result.out == ""
     assert "hydra.main" in result.err
     assert " torch\n" not in result.err
     assert " albumentations\n" not in result.err

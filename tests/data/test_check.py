@@ -393,6 +393,7 @@ def test_the_command_explains_itself(capsys):
     assert "data.ignore_index=... value without a label [255]" in capsys.readouterr().out
 
 
+@pytest.mark.quick("segkit.data.check")
 @pytest.mark.parametrize("module", ["segkit.data.check", "segkit.tools.check"])
 def test_the_command_as_a_module(root, module):
     (root / "SegmentationClass" / "c.png").write_bytes(b"")

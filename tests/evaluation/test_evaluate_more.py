@@ -300,6 +300,7 @@ def test_masks_for_the_voc_server(home: Path, plain: dict[str, Any]) -> None:
     assert not (home / "server/predictions").exists()
 
 
+@pytest.mark.slow
 def test_windows_and_scales_are_used_and_written_down(home: Path, plain: dict[str, Any]) -> None:
     arguments = ["tta.scales=[0.5,1,1.5]", "tta.flip=true", "window.size=[6,6]"]
     found, _ = evaluate(home, "tta", "checkpoint=one", *arguments, "save_predictions=true")

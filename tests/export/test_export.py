@@ -157,6 +157,7 @@ def photos(shape: tuple[int, ...]) -> Tensor:
 # --- ONNX ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 1, 1)])
 def test_bytes_in_logits_out(
@@ -175,6 +176,7 @@ def test_bytes_in_logits_out(
     assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_metadata_tell_all_that_is_needed(bytes_file: Path) -> None:
     properties = onnxruntime.InferenceSession(bytes_file).get_modelmeta().custom_metadata_map
     facts = {key: json.loads(value) for key, value in properties.items()}
@@ -187,6 +189,7 @@ def test_the_metadata_tell_all_that_is_needed(bytes_file: Path) -> None:
     assert onnx.load(bytes_file).opset_import[0].version == 18
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     "kind", ["bytes_file", pytest.param("floats_file", marks=pytest.mark.slow)]
@@ -210,6 +213,7 @@ def test_it_stands_in_for_the_network(
     assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("int8_static")
 @torch.no_grad()
 @pytest.mark.parametrize("precision", ["fp16", "int8_dynamic", "int8_static"])
@@ -370,6 +374,7 @@ def test_parity_by_hand() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_is_off_is_removed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = run.parent / "off.torchscript"
     out.write_text("from before")
@@ -462,6 +467,7 @@ def test_images_to_calibrate_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
         next(images)
 
 
+@pytest.mark.slow
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, run: Path, bytes_file: Path) -> None:
     monkeypatch.setattr(onnx_model, "find_spec", lambda name: None if "runtime" in name else name)
     with pytest.raises(ConfigError) as error:
@@ -472,6 +478,7 @@ def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, run: Path, bytes_f
     assert (result.status, result.err.strip()) == (1, f"error: {expected}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["initializer", "Constant"])
 def test_numbers_in_other_files_are_refused(place: str, tmp_path: Path, bytes_file: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(12))
@@ -489,6 +496,7 @@ def test_numbers_in_other_files_are_refused(place: str, tmp_path: Path, bytes_fi
         OnnxModel(tmp_path / "model/a.onnx")
 
 
+@pytest.mark.slow
 def test_a_graph_of_another_form_is_refused(tmp_path: Path, bytes_file: Path) -> None:
     model = onnx.load(bytes_file)
     facts = {one.key: one.value for one in model.metadata_props}
@@ -508,6 +516,7 @@ def test_a_graph_of_another_form_is_refused(tmp_path: Path, bytes_file: Path) ->
         del model.metadata_props[:]
 
 
+@pytest.mark.slow
 def test_files_that_are_not_ours(tmp_path: Path, bytes_file: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a\.onnx: no such file"):
         OnnxModel(tmp_path / "a.onnx")
@@ -540,6 +549,7 @@ def test_a_model_that_cannot_be_exported(checkpoint: Checkpoint, tmp_path: Path)
 # --- the documentation ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docs(
     bytes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,6 +231,7 @@ KINDS: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "expected"),
     [kind if kind[0] is code else pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS],

@@ -200,6 +200,7 @@ def test_threads_find_what_one_finds(model: SegmentationModel) -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 def test_windows_and_more_looks(checkpoint: Path, model: SegmentationModel) -> None:
     image = photo(96, 120)
     plain = model.probabilities(image)

@@ -101,6 +101,7 @@ def test_is_the_loop(data: st.DataObject, num_classes: int, ignore_index: int) -
     assert scores["miou"] == (pytest.approx(sum(defined) / len(defined)) if defined else None)
 
 
+@pytest.mark.slow
 def test_is_torchmetrics_where_no_class_is_absent() -> None:
     from torchmetrics.classification import (  # takes 2 s, which no other test needs
         MulticlassAccuracy,

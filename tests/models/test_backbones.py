@@ -54,6 +54,7 @@ def test_channels_and_strides_tell_the_truth(name: str, output_stride: int) -> N
     assert backbone.strides == (4, output_stride)
 
 
+@pytest.mark.quick("tiny", "mobilenet_v2")
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
 def test_every_second_pixel_at_output_stride_8_is_that_of_16(name: str, image: Tensor) -> None:

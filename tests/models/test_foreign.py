@@ -108,6 +108,7 @@ def test_mmsegmentation_fills_all_but_the_stem_and_the_projection(name: str) -> 
 # --- and computes what it did --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torchvision_computes_the_same_features() -> None:
     torch.manual_seed(0)
@@ -220,6 +221,7 @@ def test_only_some_parts(vainf: dict[str, Any], tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in report.taken} == {"aspp"}
 
 
+@pytest.mark.slow
 def test_what_has_no_place_is_told_in_groups(tmp_path: Path) -> None:
     theirs = segmentation.deeplabv3_mobilenet_v3_large(
         weights=None, weights_backbone=None, aux_loss=True

@@ -223,6 +223,7 @@ def test_mismatch_in_plain_words(resnet18_file: Path, tmp_path: Path) -> None:
         ResNet("resnet18", str(tmp_path / "a.pth"))
 
 
+@pytest.mark.quick("[1]")
 @torch.no_grad()
 @pytest.mark.parametrize("in_channels", [1, 6])
 def test_grey_images_keep_their_response(in_channels: int, resnet18_file: Path) -> None:

@@ -85,6 +85,7 @@ def features(weights: dict[str, Tensor], image: Tensor) -> dict[int, list[Tensor
     return {stride: loaded(weights, stride)(image) for stride in (8, 16)}
 
 
+@pytest.mark.slow
 @pytest.mark.quick("16")
 @torch.no_grad()
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -97,6 +98,7 @@ def test_equals_its_definition(
         assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_every_second_pixel_at_output_stride_8_is_that_of_16(
     features: dict[int, list[Tensor]],
 ) -> None:

@@ -330,9 +330,7 @@ CASES = [
 
 @pytest.mark.quick(
     "write=[] > {0}",
-    "checkpoint=own.pt",
     "checkpoint=closed/net.pt",
-    "predictions=masks > predictions=masks0",
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is")
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ def run_out_of_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
 
 
+@pytest.mark.slow
 @pytest.mark.quick("none")
 @pytest.mark.parametrize("augment", ["none", "standard"])
 def test_the_message_of_a_run_names_keys_that_help(
