@@ -35,8 +35,8 @@ class MaskKeys:
 
 
 @dataclass
-class DataKeys(MaskKeys):
-    """Those that say where they are, too."""
+class PlaceKeys:
+    """Those that say where the files are."""
 
     data: str = option("voc", "the layout", choices=("voc", "folders"))
     data_root: str | None = option(None, "folder in VOC layout", name="data.root", path=True)
@@ -48,6 +48,11 @@ class DataKeys(MaskKeys):
     val: float | None = folder_option("val", "data.val")
     split_seed: int = folder_option("split_seed", "data.split_seed")
     group: str | None = folder_option("group", "data.group")
+
+
+@dataclass
+class DataKeys(MaskKeys, PlaceKeys):
+    """Both, the places first."""
 
     def open(self, split: str) -> VOCSegmentation | FolderSegmentation:
         """The images and masks of a split.

@@ -94,9 +94,9 @@ def test_a_split_whose_palettes_are_not_those_of_the_model_is_told(tmp_path):
 
 
 TOOLS = {
-    "stats": lambda root, colormap: stats.stats(stats.Request(root, colormap=colormap)),
+    "stats": lambda root, colormap: stats.stats(stats.Request(data_root=root, colormap=colormap)),
     "split": lambda root, colormap: split_tool.split(
-        split_tool.Request(root, colormap=colormap, dry_run=True, prefix="new_")
+        split_tool.Request(data_root=root, colormap=colormap, dry_run=True, prefix="new_")
     ),
     "browse": lambda root, colormap: browse.main(
         [f"data.root={root}", "data=voc", "out=new.png", "dry_run=true", *given(colormap)]

@@ -277,7 +277,7 @@ def test_file_of_another_network(whole: nn.Module, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("in_channels", [1, 4])
+@pytest.mark.parametrize("in_channels", [1, 6])
 def test_grey_images_keep_their_response(
     in_channels: int, whole: nn.Module, tmp_path: Path
 ) -> None:
