@@ -240,7 +240,7 @@ def test_jobs_side_by_side(here: Path) -> None:
     assert result.status == 1
     assert sorted(c["trainer"]["monitor"] for c in runs(here)) == ["train/loss", "val/miou"]
     (table,) = here.glob("runs/*_sweep/sweep.csv")
-    rows = list(csv.DictReader(table.open(newline="")))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["trainer.monitor"] for row in rows] == ["train/loss", "val/nothing", "val/miou"]
     assert [bool(row["problem"]) for row in rows] == [False, True, False]
     end = result.err.partition("error: 1 of the sweep's jobs failed, the others ran:\n")[2]
