@@ -159,7 +159,7 @@ def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
 def rare_crop_problems(augment: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with crops that are to show rare classes."""
     share = augment["rare_crop"]
-    if share and not any(node.get("rare_p") for node in augment["train"]):
+    if 0 < share <= 1 and not any(node.get("rare_p") for node in augment["train"]):
         yield (
             f"augment.rare_crop={share}: no transform of augment.train crops so; use "
             "augment=standard, or a segkit.data.RandomScaleRotateCrop with "
