@@ -20,17 +20,13 @@ from omegaconf import DictConfig
 
 from segkit.runs.finished import FinishedRun
 from segkit.runtime.context import Runtime, open_runtime
-from segkit.runtime.determinism import (
-    explain_nondeterminism,
-    fastest_convolutions,
-    make_deterministic,
-)
+from segkit.runtime.determinism import make_deterministic
 from segkit.runtime.log import log
 from segkit.training.batch_size import choose_batch_size
 from segkit.training.batches import open_batches
 from segkit.training.data import load_data
 from segkit.training.header import log_schedule, log_start
-from segkit.training.loop import out_of_memory_explained, train_one_epoch
+from segkit.training.loop import around_steps, train_one_epoch
 from segkit.training.network import build_model, share_batch_norm, trainable
 from segkit.training.plan import epoch_plan, epoch_plans
 from segkit.training.precision_check import try_precision
@@ -91,11 +87,7 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> FinishedRun:
         if network is None or plan.unfreezes:
             network = trainable(model, plan, settings, runtime)
         batches = recorder.follow(train_batches.of(plan), plan)
-        with (
-            fastest_convolutions(settings.augment.crop_size is not None),
-            explain_nondeterminism(),
-            out_of_memory_explained(settings, plan, runtime.precision),
-        ):
+        with around_steps(settings, plan, runtime.precision):
             means = train_one_epoch(
                 state,
                 batches,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch, to_device
 from segkit.errors import TrainingError
-from segkit.runtime.determinism import seed_step
+from segkit.runtime.determinism import explain_nondeterminism, fastest_convolutions, seed_step
 from segkit.runtime.device import Precision
 from segkit.runtime.memory import is_out_of_memory
 from segkit.training.found import Found, names_of
@@ -199,6 +199,23 @@ def _optimizer_step(
     scaler.update()  # to a smaller scale, if a gradient overflowed
     optimizer.zero_grad(set_to_none=True)
     return found
+
+
+@contextmanager
+def around_steps(settings: TrainConfig, plan: EpochPlan, precision: Precision) -> Iterator[None]:
+    """What surrounds the steps of an epoch: the fastest kernels, and errors in words.
+
+    Args:
+        settings: The configuration.
+        plan: The epoch.
+        precision: Number format of the forward pass.
+    """
+    with (
+        fastest_convolutions(settings.augment.crop_size is not None),
+        explain_nondeterminism(),
+        out_of_memory_explained(settings, plan, precision),
+    ):
+        yield
 
 
 @contextmanager
