@@ -51,6 +51,8 @@ def overrides_for(yaml: str) -> tuple[str, list[str]]:
         # evaluate takes saved masks instead, so the key has a default and is missed later.
         needed = {*unset, *(["checkpoint"] if choice == "evaluate" else [])}
         return choice, [f"{key}=." for key in sorted(needed)]
+    if choice == "cityscapes":
+        return "train", [f"{group}={choice}", "data.images=.", "data.masks=."]
     root = ["data.root=."] if group in ("data", "experiment") and choice != "folders" else []
     return "train", [f"{group}={choice}", *root]
 
