@@ -114,9 +114,11 @@ def checked(schema: type[Settings], given: Mapping[str, Any]) -> Settings:
 def window_problems(window: Mapping[Any, Any], key: str) -> Iterator[str]:
     """What is wrong with a size and a stride that are each well formed."""
     size, stride = window["size"], window["stride"]
-    if stride is not None and size is None:
+    if not stride:  # an empty one is wrong by itself
+        return
+    if size is None:
         yield f"{key}.stride={stride}: {key}.size is not set; give both or neither"
-    elif stride is not None and any(s > w for s, w in zip(stride, size, strict=False)):
+    elif any(s > w for s, w in zip(stride, size, strict=False)):
         yield (
             f"{key}.stride={stride}: expected at most {key}.size={size}; with a larger one pixels "
             "between windows would be left out"
@@ -159,7 +161,8 @@ def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
 def rare_crop_problems(augment: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with crops that are to show rare classes."""
     share = augment["rare_crop"]
-    if 0 < share <= 1 and not any(node.get("rare_p") for node in augment["train"]):
+    transforms = [node for node in augment["train"] if isinstance(node, Mapping)]
+    if 0 < share <= 1 and not any(node.get("rare_p") for node in transforms):
         yield (
             f"augment.rare_crop={share}: no transform of augment.train crops so; use "
             "augment=standard, or a segkit.data.RandomScaleRotateCrop with "

@@ -126,7 +126,8 @@ class OnnxModel(nn.Module):
         self.path = Path(path)
         self.facts = read_facts(self.path, self.session.get_modelmeta().custom_metadata_map)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        data = self.facts["config"].get("data")
+        config = self.facts["config"]  # of a file that may be anybody's
+        data = config.get("data") if isinstance(config, dict) else None
         bits = 16 if isinstance(data, dict) and data.get("bits") == 16 else 8
         self.bytes = torch.uint16 if bits == 16 else torch.uint8
         kind = f"tensor(uint{bits})" if self.facts["preprocessing"] else "tensor(float)"

@@ -37,7 +37,7 @@ def test_all_four_are_trained_with(home: Path, trained: Result) -> None:
     assert trained.status == 0, trained.err
     log = [json.loads(line) for line in (home / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [2, 4]
-    assert all(line["train/loss/topk"] > 0 for line in log)
+    assert all(line["train/loss/hardest"] > 0 for line in log)
     assert all("val/iou/bright" in line for line in log)
     assert "my_transforms.Noise" in (home / "run/config.yaml").read_text()
 
@@ -64,8 +64,11 @@ def test_a_checkpoint_may_only_name_what_the_user_allows(home: Path, trained: Re
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("loss.terms.topk.loss.fraction=2", "loss.terms.topk.loss: fraction must be above 0"),
-        ("+loss.terms.topk.loss.fracton=0.1", "my_losses.TopKLoss has no such argument; did you"),
+        ("loss.terms.hardest.loss.fraction=2", "loss.terms.hardest.loss: fraction must be above 0"),
+        (
+            "+loss.terms.hardest.loss.fracton=0.1",
+            "my_losses.HardestLoss has no such argument; did you",
+        ),
     ],
 )
 def test_a_users_part_is_checked_like_ours(argument: str, expected: str, home: Path) -> None:
