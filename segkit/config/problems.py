@@ -245,6 +245,9 @@ def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterato
             if limits["whole"] and type(item) is not int:
                 yield f"{name}[{i}]={item}: expected a whole number"
                 return
+            if isinstance(item, list | dict) and (limits["low"], limits["above"]) != (None, None):
+                yield f"{name}[{i}]={short(item)}: expected a number"
+                return
     numbers = (problem for item in items for problem in number_problems(start, item, limits))
     if found := list(islice(numbers, 1)):
         yield from found

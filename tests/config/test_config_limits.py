@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from segkit.config.problems import option_problems
-from segkit.config.schema import LARGEST, SCHEMAS
+from segkit.config.schema import LARGEST, SCHEMAS, DataConfig
 
 HUGE = 99999999999999999999
 
@@ -36,3 +36,11 @@ def test_every_integer_has_an_upper_limit(script: str) -> None:
 def test_floats_have_none_unless_it_is_said() -> None:
     limits = next(f for f in fields(SCHEMAS["predict"]) if f.name == "opacity").metadata
     assert list(option_problems("opacity", 1e30, limits)) == []
+
+
+def test_a_list_where_a_number_belongs_is_refused() -> None:
+    """As edited checkpoints have it, which no grammar of overrides has seen."""
+    (std,) = (f for f in fields(DataConfig) if f.name == "std")
+    found = list(option_problems("data.std", [0.2, 0.2, [[]]], std.metadata))
+    assert found == ["data.std[2]=[[]]: expected a number"]
+    assert not list(option_problems("data.std", [0.2, 0.2, 0.1], std.metadata))
