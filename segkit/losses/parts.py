@@ -11,7 +11,7 @@ Cut into parts, the pixels have the loss and the gradient of one batch with all 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +42,8 @@ class Part:
     sums: Sequence[Tensor] | None = None
 
 
-_part: ContextVar[Part] = ContextVar("part", default=Part())  # noqa: B039 (frozen)
+_WHOLE = Part()
+_part: ContextVar[Part] = ContextVar("part", default=_WHOLE)
 
 
 def parts(
@@ -133,7 +134,8 @@ def contribution(
         pixels: What is computed of logits and target once for several losses, or their sums, which
             only a loss with ``of_sums`` can read; None: nothing.
     """
-    part = _part.get()
+    compiled = torch.compiler.is_compiling()  # of one batch of one process
+    part = _WHOLE if compiled else _part.get()
     share = part.shares.get(loss)
     if isinstance(loss, PixelLoss):
         if isinstance(pixels, ClassSums):
@@ -143,7 +145,7 @@ def contribution(
         return value if share is None else value * share.to(value)
     if is_collecting():  # it has no sums
         return logits.new_zeros(())
-    with alone():
+    with nullcontext() if compiled else alone():
         own: Tensor = loss(logits, target)
     if share is None:
         return own

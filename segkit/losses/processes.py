@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -26,7 +27,8 @@ class Scope:
     seen: list[Tensor] | None = None
 
 
-_scope: ContextVar[Scope] = ContextVar("scope", default=Scope())  # noqa: B039 (frozen)
+_ALONE = Scope()
+_scope: ContextVar[Scope] = ContextVar("scope", default=_ALONE)
 
 
 @contextmanager
@@ -84,9 +86,15 @@ def alone() -> Iterator[None]:
         yield
 
 
+def _here() -> Scope:
+    # A compiled step is one batch of one process, and Dynamo cannot look into the variable before
+    # torch 2.12 or so: see segkit.training.step.TrainStep.
+    return _ALONE if torch.compiler.is_compiling() else _scope.get()
+
+
 def is_collecting() -> bool:
     """Whether values are not looked at, since only the sums are wanted."""
-    return _scope.get().seen is not None
+    return _here().seen is not None
 
 
 def all_reduce_sum(sums: Tensor) -> Tensor:
@@ -95,7 +103,7 @@ def all_reduce_sum(sums: Tensor) -> Tensor:
     The gradient is ``world_size`` times that of the local part, without communication:
     DistributedDataParallel, which averages the processes' gradients, makes the sum of it.
     """
-    scope = _scope.get()
+    scope = _here()
     if scope.seen is not None:
         scope.seen.append(sums.detach())
         return sums

@@ -72,12 +72,12 @@ class Softmax(torch.autograd.Function):
         order = torch.channels_last if ctx.channels_last else torch.contiguous_format
         grad = torch.empty_like(probs, memory_format=order)
         if of_probs is not None:
-            torch.mul(probs, of_probs, out=grad)
+            grad = product(probs, of_probs, grad)
             inner = grad.sum(1, keepdim=True)
             grad.addcmul_(probs, -inner if common is None else common - inner)
             grad.masked_fill_(ignored.unsqueeze(1), 0.0)  # of_probs may hold NaN there
         elif common is not None:
-            torch.mul(probs, common, out=grad)
+            grad = product(probs, common, grad)
         else:
             return None, None, None, None
         if of_over is not None:
@@ -109,6 +109,11 @@ class SumOfMargins(torch.autograd.Function):
         grad = slope * weights.view(-1, 1, 1)
         grad.scatter_add_(1, target.unsqueeze(1), slope * -weights.sum())
         return grad, None, None, None
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """``a * b``, written to ``out``; in a graph, which orders its memory itself, anywhere."""
+    return a * b if torch.compiler.is_compiling() else torch.mul(a, b, out=out)
 
 
 def of_true_class(scores: Tensor, target: Tensor) -> Tensor:

@@ -74,6 +74,9 @@ def test_accumulated_batches_make_the_step_of_one() -> None:
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.filterwarnings(  # of Dynamo, torch 2.10
+    "ignore:The .grad attribute of a Tensor", "ignore:.* should not be instantiated"
+)
 def test_one_graph_with_it() -> None:
     from segkit.models.normalize import Normalize
 

@@ -22,6 +22,10 @@ from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
 
+# Up to torch 2.10 or so Dynamo looks at the gradient of what has none, and PyTorch warns of that.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor", "ignore:.* should not be instantiated"
+)
 CPU = Precision("fp32", torch.device("cpu"))
 
 
