@@ -39,14 +39,18 @@ def main() -> None:
                     seconds[name].append(time.process_time() - began)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     base = medians.get("mobilenet_v2", next(iter(medians.values())))
-    print("| backbone | of | parameters (million) | GMAC | CPU seconds | speed |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| backbone | of | parameters (million) | GMAC | CPU seconds | "
+        "images per CPU second | speed |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, network in models.items():
         whose = "segkit" if name in BACKBONES else "timm"
         count = sum(p.numel() for p in network.backbone.parameters()) / 1e6
         gmac = count_flops(network, image.shape) / 2e9
-        row = (f"`{name}`", whose, f"{count:.1f}", f"{gmac:.1f}", f"{medians[name]:.2f}")
-        print("|", " | ".join((*row, f"{base / medians[name]:.2f}")), "|")
+        own = medians[name]
+        row = (f"`{name}`", whose, f"{count:.1f}", f"{gmac:.1f}", f"{own:.2f}", f"{1 / own:.1f}")
+        print("|", " | ".join((*row, f"{base / own:.2f}")), "|")
 
 
 def model(name: str) -> DeepLabV3Plus:
