@@ -95,14 +95,15 @@ def _given(settings: EvaluateConfig) -> EvaluationSplit:
     name, data = settings.split or "val", settings.data
     keys = ("classes", "num_classes", "ignore_index", "label_map", "colormap")
     given = {key: getattr(data, key) for key in keys if getattr(data, key) is not None}
+    given |= {"value_range": data.range, "channels": None}  # as many as the images have
 
     files = _files(settings)
 
     def make(split: str) -> VOCSegmentation | FolderSegmentation:
         if files:
-            return FolderSegmentation(split, value_range=data.range, **files, **given)
+            return FolderSegmentation(split, **files, **given)
         assert data.root is not None  # which the check of the configuration sees to
-        return VOCSegmentation(data.root, split, value_range=data.range, channels=None, **given)
+        return VOCSegmentation(data.root, split, **given)
 
     dataset = _open(make, name, settings, given.get("ignore_index", 255))
     assert isinstance(dataset, VOCSegmentation | FolderSegmentation)

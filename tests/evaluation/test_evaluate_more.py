@@ -277,6 +277,21 @@ def test_saved_masks_whose_palettes_disagree_are_refused(tmp_path: Path) -> None
     assert found["miou"] == 1.0
 
 
+def test_saved_masks_of_folders_whose_images_have_many_bands(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    mask = example_mask()
+    write_mask(tmp_path / "masks/a.png", mask)
+    bands = np.zeros((*mask.shape, 5), np.uint8)
+    settings = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "images/a.tif", bands, **settings)
+    given = ["predictions=masks", "data.images=images", "data.masks=masks", "split=all"]
+    options = ["data.colormap=voc", "data.num_classes=3"]
+    found, _ = evaluate(tmp_path, "done", *given, *options)
+    assert found["miou"] == 1.0
+
+
 @pytest.mark.slow
 def test_scores_of_masks_with_one_class_say_so(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc", {"val": ["a"]})
