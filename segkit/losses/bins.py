@@ -5,6 +5,7 @@ one process, tells it. How many pixels lie in each bin is such a sum, and tells 
 a bin.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,15 +22,16 @@ def bin_of(values: Tensor) -> Tensor:
     return (values.detach() * BINS).clamp_(0, BINS - 1).to(torch.int16)
 
 
-def counts_of_bins(bins: Tensor, amounts: Tensor) -> Tensor:
-    """The sum of the amounts in each bin, (BINS,), with a gradient by the amounts.
+def sums_of_bins(bins: Tensor, amounts: Sequence[Tensor]) -> Tensor:
+    """The sum of each amount in each bin, (amounts, BINS), with a gradient by the amounts.
 
     Args:
         bins: Of :func:`bin_of`, any shape.
-        amounts: Float, of the same shape.
+        amounts: Each float, of the same shape.
     """
-    flat = amounts.flatten().to(sum_dtype(amounts))
-    return flat.new_zeros(BINS).scatter_add(0, bins.flatten().long(), flat)
+    places = bins.flatten().long()
+    flat = [amount.flatten().to(sum_dtype(amount)) for amount in amounts]
+    return torch.stack([one.new_zeros(BINS).scatter_add(0, places, one) for one in flat])
 
 
 class ErrorSums(torch.autograd.Function):
@@ -49,19 +51,19 @@ class ErrorSums(torch.autograd.Function):
     def forward(ctx: Any, probs: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         kept = valid.to(probs.dtype)
         bins = torch.empty(probs.shape, dtype=torch.int16, device=probs.device)
-        counts, errors = [], []
+        sums = []
         for c in range(probs.shape[1]):  # a map of float64 of each class in turn
             error = torch.where(target == c, 1 - probs[:, c], probs[:, c])
             bins[:, c] = bin_of(error)
-            counts.append(counts_of_bins(bins[:, c], kept))
-            errors.append(counts_of_bins(bins[:, c], error * kept))
+            sums.append(sums_of_bins(bins[:, c], [kept, error * kept]))
+        counts, errors = torch.stack(sums, dim=1)
         places = target * BINS + bins.gather(1, target[:, None])[:, 0]
-        own = torch.zeros_like(torch.cat(counts)).scatter_add(
-            0, places.flatten(), kept.flatten().to(counts[0].dtype)
+        own = counts.new_zeros(counts.numel()).scatter_add(
+            0, places.flatten(), kept.flatten().to(counts.dtype)
         )
         ctx.save_for_backward(bins, target, valid)
         ctx.dtype = probs.dtype
-        return torch.stack([torch.stack(counts), own.view(-1, BINS), torch.stack(errors)])
+        return torch.stack([counts, own.view_as(counts), errors])
 
     @staticmethod
     @once_differentiable

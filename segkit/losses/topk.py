@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segkit.losses.bins import bin_of, counts_of_bins
+from segkit.losses.bins import bin_of, sums_of_bins
 from segkit.losses.pixels import PixelLoss, PixelScores, ratio
 from segkit.losses.processes import all_reduce_sum
 from segkit.losses.settings import checked_number, class_values
@@ -77,8 +77,7 @@ class TopKLoss(PixelLoss):
         hardness = bin_of(-torch.expm1(-pixels.nll))  # 1 - p_t
         weights = pixels.weights(self.class_weights)
         amounts = (pixels.valid.to(weights), weights, weights * pixels.nll)
-        sums = torch.stack([counts_of_bins(hardness, amount) for amount in amounts])
-        counts, amount, values = all_reduce_sum(sums)
+        counts, amount, values = all_reduce_sum(sums_of_bins(hardness, amounts))
         harder = counts.flip(0).cumsum(0).flip(0) - counts
         room = (self.fraction * counts.sum() - harder).clamp(min=0)
         share = ratio(torch.minimum(room, counts), counts).detach()  # of each bin
