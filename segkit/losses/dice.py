@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from segkit.losses.overlap import Average, OverlapLoss
+from segkit.losses.class_mean import Average
+from segkit.losses.overlap import OverlapLoss
 from segkit.losses.pixels import ratio
 from segkit.losses.settings import checked_number
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from segkit.losses.bins import ErrorSums
-from segkit.losses.overlap import Average
-from segkit.losses.pixels import PixelLoss, PixelScores, ratio
+from segkit.losses.class_mean import Average, ClassMeanLoss
+from segkit.losses.pixels import PixelScores, ratio
 from segkit.losses.processes import all_reduce_sum
-from segkit.losses.settings import class_values
 
 
 def lovasz_loss(
@@ -41,7 +39,7 @@ def lovasz_loss(
     return LovaszLoss(average, class_weights, ignore_index).forward(logits, target)
 
 
-class LovaszLoss(PixelLoss):
+class LovaszLoss(ClassMeanLoss):
     """Mean over classes of ``sum_i m_i (J_i - J_(i-1))`` with the errors m in falling order.
 
     The error of a pixel is ``1 - p_c`` where its label is c, else ``p_c``; ``J_i`` is the Jaccard
@@ -62,19 +60,13 @@ class LovaszLoss(PixelLoss):
         ValueError: For settings outside their range or a weighting given by name.
     """
 
-    class_weights: Tensor | None
-
     def __init__(
         self,
         average: Average = "present",
         class_weights: Sequence[float] | Tensor | None = None,
         ignore_index: int = 255,
     ) -> None:
-        super().__init__(ignore_index)
-        if average not in ("present", "all"):
-            raise ValueError(f"average must be 'present' or 'all', got {average!r}")
-        self.average = average
-        self.register_buffer("class_weights", class_values("class_weights", class_weights))
+        super().__init__(average, class_weights, ignore_index)
 
     def on(self, pixels: PixelScores) -> Tensor:
         sums = ErrorSums.apply(pixels.probs, pixels.target, pixels.valid)
@@ -87,9 +79,4 @@ class LovaszLoss(PixelLoss):
         jaccard = ratio(wrong, union).detach()  # 1 - (labelled - missed) / union
         rise = jaccard.diff(dim=1, prepend=jaccard.new_zeros(len(jaccard), 1))
         loss = (rise * ratio(errors, counts).flip(1)).sum(1)
-        weights = torch.ones_like(loss)
-        if self.class_weights is not None:
-            weights = pixels.per_class(self.class_weights, "class_weights").to(loss.dtype)
-        if self.average == "present":
-            weights = weights * (labelled[:, 0] > 0)
-        return ratio((weights * loss).sum(), weights.sum()).to(pixels.dtype)
+        return self.mean_over_classes(pixels, loss, labelled[:, 0])

@@ -2,27 +2,22 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from segkit.losses.class_mean import Average, ClassMeanLoss
 from segkit.losses.class_sums import ClassSums
-from segkit.losses.pixels import PixelLoss, PixelScores, ratio
+from segkit.losses.pixels import PixelScores
 from segkit.losses.processes import all_reduce_sum
-from segkit.losses.settings import checked_number, class_values
-
-Average = Literal["present", "all"]
+from segkit.losses.settings import checked_number
 
 
-class OverlapLoss(PixelLoss):
+class OverlapLoss(ClassMeanLoss):
     """Mean over classes of a function of ``tp``, ``fn`` and ``fp``.
 
     These are sums of softmax probabilities over the valid pixels of the whole step, of all
-    processes and accumulated batches together. A class absent from its target has no say by
-    default: it can neither dilute the mean with easy zeros nor reward predicting nothing. Without
-    any class to average (all pixels ignored, or all of classes that are left out or have weight 0)
-    the loss is 0 with a zero gradient.
+    processes and accumulated batches together.
 
     Args:
         smooth: In pixels, at least 0, added to numerator and denominator. One pixel calms classes
@@ -37,8 +32,6 @@ class OverlapLoss(PixelLoss):
         ValueError: For settings outside their range or a weighting given by name.
     """
 
-    class_weights: Tensor | None
-
     def __init__(
         self,
         smooth: float,
@@ -47,13 +40,8 @@ class OverlapLoss(PixelLoss):
         class_weights: Sequence[float] | Tensor | None,
         ignore_index: int,
     ) -> None:
-        super().__init__(ignore_index)
+        super().__init__(average, class_weights, ignore_index, include_background)
         self.smooth = checked_number("smooth", smooth)
-        if average not in ("present", "all"):
-            raise ValueError(f"average must be 'present' or 'all', got {average!r}")
-        self.average = average
-        self.include_background = include_background
-        self.register_buffer("class_weights", class_values("class_weights", class_weights))
 
     @abstractmethod
     def of_classes(self, tp: Tensor, labelled: Tensor, predicted: Tensor) -> Tensor:
@@ -80,18 +68,5 @@ class OverlapLoss(PixelLoss):
     ) -> Tensor:
         """The loss of the local sums over the pixels of each class, each (C,)."""
         tp, labelled, predicted = all_reduce_sum(torch.stack((tp, labelled, predicted)))
-        weights = self.weights_of_classes(pixels, labelled)
         loss = self.of_classes(tp, labelled, predicted)
-        return ratio((weights * loss).sum(), weights.sum()).to(pixels.dtype)
-
-    def weights_of_classes(self, pixels: PixelScores | ClassSums, labelled: Tensor) -> Tensor:
-        """Weight of each class in the mean, (C,); 0 for those that are left out."""
-        if self.class_weights is None:
-            weights = torch.ones_like(labelled)
-        else:
-            weights = pixels.per_class(self.class_weights, "class_weights").to(labelled.dtype)
-        if self.average == "present":
-            weights = weights * (labelled > 0)
-        if not self.include_background:
-            weights = torch.cat((torch.zeros_like(weights[:1]), weights[1:]))
-        return weights
+        return self.mean_over_classes(pixels, loss, labelled)
