@@ -77,11 +77,10 @@ class TrainStep:
             constants = self.normalize.constants(moved.image.device)
             loss: Tensor = self._compiled(network, moved.image, moved.target, *constants)
             return loss
-        logits = self._logits(network, moved)
         if part is None:
             (part,) = parts(summands(self.loss_fn), [moved.target], self.world.size)
         with of_step(part):
-            return self._loss_of(network, logits, moved.target)
+            return self._of_batch(network, self.normalize(moved.image), moved.target)
 
     def whole(
         self, network: nn.Module, image: Tensor, target: Tensor, mean: Tensor, std: Tensor
@@ -95,16 +94,16 @@ class TrainStep:
             mean: Of :meth:`Normalize.constants <segkit.models.normalize.Normalize.constants>`.
             std: Likewise.
         """
-        with self.precision.autocast():
-            logits = self._network(network, self.normalize.by(image, mean, std))
-        return self._loss_of(network, logits, target)
+        return self._of_batch(network, self.normalize.by(image, mean, std), target)
 
     @cached_property
     def _compiled(self) -> Callable[..., Tensor]:
         return torch.compile(self.whole)
 
-    def _loss_of(self, network: nn.Module, logits: Sequence[Tensor], target: Tensor) -> Tensor:
-        """What a batch contributes to the step, inside of :func:`of_step`."""
+    def _of_batch(self, network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+        """What a batch of normalised images contributes to the step, inside of :func:`of_step`."""
+        with self.precision.autocast():
+            logits = self._logits(network, image)
         target = target if takes_low_resolution(self.loss_fn) else target.long()
         *others, own = [step_loss(self.loss_fn, one, target) for one in reversed(logits)]
         if not others:
@@ -133,19 +132,14 @@ class TrainStep:
         sums: list[Tensor] = []
         for batch in group:
             moved = batch.to(self.precision.device)
-            logits = self._logits(model, moved)
             with collecting() as seen:
-                self._loss_of(model, logits, moved.target)
+                self._of_batch(model, self.normalize(moved.image), moved.target)
             sums = [a + b for a, b in zip(sums, seen, strict=True)] if sums else seen
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
         return [self.world.all_reduce_sum(one) for one in sums]
 
-    def _logits(self, network: nn.Module, moved: Batch) -> Sequence[Tensor]:
-        with self.precision.autocast():
-            return self._network(network, self.normalize(moved.image))
-
-    def _network(self, network: nn.Module, image: Tensor) -> Sequence[Tensor]:
+    def _logits(self, network: nn.Module, image: Tensor) -> Sequence[Tensor]:
         """Logits, and those of the second classifier where there is one."""
         settings = {}
         if takes_low_resolution(self.loss_fn) and gives_low_resolution(network):
