@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segkit.data.loader import Batch
 from segkit.errors import TrainingError
 from segkit.runtime.finite import all_finite, gentler
 
@@ -23,7 +22,7 @@ class Found:
         norms: Of the gradient of each parameter in ``params``, (P,).
         norm: Of all gradients together, a scalar.
         params: The parameters that have a gradient.
-        files: Names of the images, in words.
+        ids: Names of the images of each batch.
         precision: Number format that the network computed in.
     """
 
@@ -33,7 +32,7 @@ class Found:
     norms: Tensor
     norm: Tensor
     params: Sequence[nn.Parameter]
-    files: str
+    ids: Sequence[Sequence[str]]
     precision: str
 
     def __post_init__(self) -> None:
@@ -70,7 +69,7 @@ class Found:
         if not math.isfinite(norm) and not may_overflow:
             bad = self._first_bad_layer(values[count:], model)
             raise TrainingError(
-                f"step {self.step}: the gradient of {bad} is not finite. Batch: {self.files}. "
+                f"step {self.step}: the gradient of {bad} is not finite. Batch: {self._files()}. "
                 f"{self._unchanged()}"
             )
         return losses, norm
@@ -80,7 +79,7 @@ class Found:
         if not bad:
             return
         term = bad[-1]  # a term rather than the sum, which comes first
-        start = f"step {self.step}: {term} is {losses[term]}. Batch: {self.files}. "
+        start = f"step {self.step}: {term} is {losses[term]}. Batch: {self._files()}. "
         if not all(bool(all_finite(p)) for p in model.parameters()):
             raise TrainingError(
                 f"{start}The weights held NaN or infinity before this step: the training had "
@@ -91,6 +90,9 @@ class Found:
             f"{start}{self._unchanged()}; look at these files if it always happens with them"
         )
 
+    def _files(self) -> str:
+        return ", ".join(name for batch in self.ids for name in batch)
+
     def _unchanged(self) -> str:
         return f"The weights were not changed by this step. Try {gentler(self.precision)}"
 
@@ -98,8 +100,3 @@ class Found:
         bad = {id(p) for p, n in zip(self.params, norms, strict=True) if not math.isfinite(n)}
         names = (name for name, p in model.named_parameters() if id(p) in bad)
         return next(names, "all layers together")
-
-
-def names_of(group: Sequence[Batch]) -> str:
-    """The images of some batches, for a message."""
-    return ", ".join(name for batch in group for name in batch.ids)

@@ -17,7 +17,7 @@ from segkit.errors import TrainingError
 from segkit.runtime.determinism import explain_nondeterminism, fastest_convolutions, seed_step
 from segkit.runtime.device import Precision
 from segkit.runtime.memory import is_out_of_memory
-from segkit.training.found import Found, names_of
+from segkit.training.found import Found
 from segkit.training.optimizer import gated, leaves_out_steps
 from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
@@ -169,7 +169,7 @@ def _optimizer_step(
         norms=each,
         norm=norm,
         params=params,
-        files=names_of(group),
+        ids=[batch.ids for batch in group],
         precision=step.precision.name,
     )
     if failed is None:
