@@ -35,8 +35,8 @@ class MaskKeys:
 
 
 @dataclass
-class PlaceKeys:
-    """Those that say where the files are."""
+class FileKeys:
+    """Those that say where images and masks are, in either layout."""
 
     data: str = option("voc", "the layout", choices=("voc", "folders"))
     data_root: str | None = option(None, "folder in VOC layout", name="data.root", path=True)
@@ -44,6 +44,12 @@ class PlaceKeys:
     masks: str | None = folder_option("masks", "data.masks")
     image_suffix: str | None = folder_option("image_suffix", "data.image_suffix")
     mask_suffix: str | None = folder_option("mask_suffix", "data.mask_suffix")
+
+
+@dataclass
+class PlaceKeys(FileKeys):
+    """And those that say which images a split has."""
+
     splits: str | None = folder_option("splits", "data.splits")
     val: float | None = folder_option("val", "data.val")
     split_seed: int = folder_option("split_seed", "data.split_seed")

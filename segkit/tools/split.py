@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cli.arguments import run_tool
-from segkit.config.schema import folder_option, option
+from segkit.config.schema import option
 from segkit.console import say
 from segkit.data.classes import read_labels_file, write_lines
 from segkit.data.colors import parse_colormap
@@ -34,21 +34,16 @@ from segkit.data.voc import LISTS, MASKS, read_split
 from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
+from segkit.tools.data_keys import FileKeys
 from segkit.tools.stratify import divide
 
 SUFFIX_KEYS = ("image_suffix", "mask_suffix")
 
 
 @dataclass
-class Request:
+class Request(FileKeys):
     """The keys of ``split``."""
 
-    data: str = option("voc", "the layout", choices=("voc", "folders"))
-    data_root: str | None = option(None, "folder in VOC layout", name="data.root", path=True)
-    images: str | None = folder_option("images", "data.images")
-    masks: str | None = folder_option("masks", "data.masks")
-    image_suffix: str | None = folder_option("image_suffix", "data.image_suffix")
-    mask_suffix: str | None = folder_option("mask_suffix", "data.mask_suffix")
     lists: str | None = option(
         None, "data=folders: folder for the lists, to be given as data.splits", path=True
     )
