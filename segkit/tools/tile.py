@@ -194,7 +194,7 @@ def cut_images(request: Request, folder: Path, staging: Path) -> Iterator[str]:
             count += 1
     yield f"{len(files)} images, {count} tiles"
     yield from range_notes(whites)
-    yield f"next: python predict.py checkpoint=RUN source={request.out}"
+    yield f"next: {command('predict')} checkpoint=RUN source={request.out}"
 
 
 def join_predictions(request: Request, folder: Path, staging: Path) -> Iterator[str]:
