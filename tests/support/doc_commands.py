@@ -122,7 +122,7 @@ RULES = [
         (*SHORT, CROP, "model.backbone.weights=mobilenet_v2.pth"),
     ),
     Rule(r"train\.py model/backbone=timm", (*SHORT, *FOUR_SHAPES[1:]), ("timm",)),
-    Rule(r"train\.py data=(voc|folders)", (*SHORT, *TINY, CROP)),
+    Rule(r"train\.py (data=(voc|folders)|experiment=(voc2012|cityscapes))", (*SHORT, *TINY, CROP)),
     Rule(r"train\.py", SHAPES),
     Rule(r"evaluate\.py .*\.onnx", ("device=cpu", "loader.num_workers=0"), ONNX),
     Rule(r"evaluate\.py", ("device=cpu", "loader.num_workers=0")),
