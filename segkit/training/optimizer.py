@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-"""Have one kernel for all parameters on CUDA, and can leave out a step on the device."""
+"""Have one kernel for all parameters of a group, and can leave out a step on the device."""
 
 
 def param_groups(
@@ -37,7 +37,7 @@ def param_groups(
 def make_optimizer(
     make: Callable[..., torch.optim.Optimizer], groups: list[dict[str, Any]], device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer for some groups of parameters; on CUDA a fused one, if nothing else is asked.
+    """The optimizer for some groups of parameters: a fused one, if nothing else is asked.
 
     Args:
         make: A class or a partial of one, called with the groups.
@@ -48,7 +48,7 @@ def make_optimizer(
     chosen = {
         name for name in ("fused", "foreach", "capturable", "differentiable") if name in given
     }
-    if device.type == "cuda" and kind in FUSED and not chosen:
+    if device.type in ("cpu", "cuda") and kind in FUSED and not chosen:
         make = partial(make, fused=True)
     return make(groups)
 

@@ -296,16 +296,16 @@ def test_a_checkpoint_of_the_other_kind_of_optimizer_goes_on(kind: str, before: 
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_on_cuda_an_optimizer_is_fused_unless_something_else_is_asked(kind: Any) -> None:
+def test_an_optimizer_is_fused_unless_something_else_is_asked(kind: Any) -> None:
     def made(device: str, maker: Any = kind, **given: Any) -> Any:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
             groups = [{"params": [nn.Parameter(torch.zeros(2))]}]
             asked = partial(maker, lr=0.1, **given)
             return make_optimizer(asked, groups, torch.device(device)).defaults.get("fused")
 
-    assert made("cuda") is True
+    assert made("cuda") is True and made("cpu") is True
     assert made("cuda", fused=False) is False and not made("cuda", foreach=True)
-    assert not made("cpu") and not made("cuda", torch.optim.RMSprop)
+    assert not made("mps") and not made("cuda", torch.optim.RMSprop)
 
 
 def test_step_counts_go_beside_the_parameters_of_a_fused_optimizer() -> None:
