@@ -38,6 +38,7 @@ HOMES = {
     "albumentations": ("segkit/data/augment.py",),
     "cv2": (
         *("segkit/data/augment.py", "segkit/data/scale_rotate_crop.py"),
+        "segkit/data/copy_paste.py",
         "segkit/predict/video.py",
     ),
     "tensorboard": ("segkit/runs/metrics_log.py",),

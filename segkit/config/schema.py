@@ -216,6 +216,12 @@ class AugmentConfig:
         low=0,
         high=1,
     )
+    copy_paste: float = option(
+        0.0,
+        "share of the images that get 1 to 4 whole objects of others, of rare classes mostly",
+        low=0,
+        high=1,
+    )
     train: list[Any] = option([], "transforms; validation sees whole images as they are")
 
 
@@ -246,6 +252,12 @@ class TrainLoaderConfig(LoaderConfig):
     )
     freeze_batch_size: Optional[int] = option(
         None, "the same for the epochs with a frozen backbone; null: batch_size", low=1
+    )
+    balance: Optional[str] = option(
+        None,
+        "how often an image comes: repeat_factor: by the rarest class in it; class: so that each "
+        "class is drawn equally often; null: once in an epoch",
+        choices=("repeat_factor", "class"),
     )
     cache: Optional[str] = option(
         None,

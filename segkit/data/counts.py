@@ -18,19 +18,20 @@ class Counts:
     Attributes:
         pixels: Labelled pixels of each class, int64 (C,).
         ignored: Pixels without a label.
+        shows: Which image shows which class, (N, C); None where nobody looked at each.
     """
 
     pixels: NDArray[np.int64]
     ignored: int
+    shows: NDArray[np.bool_] | None = None
 
 
 def total(items: Iterable[Facts], num_classes: int) -> Counts:
     """The pixels of all items together."""
-    pixels, ignored = np.zeros(num_classes, np.int64), 0
-    for facts in items:
-        pixels += np.array(facts.pixels, np.int64)
-        ignored += facts.ignored
-    return Counts(pixels, ignored)
+    found = list(items)
+    pixels = np.array([facts.pixels for facts in found], np.int64).reshape(-1, num_classes)
+    ignored = sum(facts.ignored for facts in found)
+    return Counts(pixels.sum(axis=0), ignored, pixels > 0)
 
 
 def check_foreground(

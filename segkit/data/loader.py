@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +24,7 @@ from segkit.errors import DataError, SegkitError
 
 if TYPE_CHECKING:  # albumentations takes half a second, and what is only scored is not augmented
     from segkit.data.augment import Augment
+    from segkit.data.copy_paste import CopyPaste
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ class Samples(Dataset[Sample | SegkitError]):
 
     Whatever data set or transform they come from, all values of a mask are class ids or
     ``ignore_index``: on CUDA any other would end the process in a kernel, without a file's name.
+
+    Args:
+        dataset: Where they come from.
+        augment: The transforms; None leaves images as they are.
+        seed: Of the random numbers.
+        ignore_index: Mask value without a label.
+        paste: Pastes objects of other images before the transforms.
     """
 
     def __init__(
@@ -93,8 +102,9 @@ class Samples(Dataset[Sample | SegkitError]):
         augment: "Augment | None",
         seed: int,
         ignore_index: int = 255,
+        paste: "CopyPaste | None" = None,
     ) -> None:
-        self.dataset, self.augment, self.seed = dataset, augment, seed
+        self.dataset, self.augment, self.seed, self.paste = dataset, augment, seed, paste
         self.num_classes, self.ignore_index = len(dataset.classes), ignore_index
 
     def __len__(self) -> int:
@@ -104,18 +114,21 @@ class Samples(Dataset[Sample | SegkitError]):
         """The sample, or what is wrong with its files: see :func:`~segkit.data.workers.batches`."""
         name = self.dataset.ids[key.index]
         try:
-            return Sample(*self.read(key.epoch, key.index), name, key.counts)
+            return Sample(*self.read(key.epoch, key.index, key.copy), name, key.counts)
         except SegkitError as error:
             return error
         except Exception as error:  # a defect of somebody's code: with the name of its image
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
-    def read(self, epoch: int, index: int) -> tuple[Pixels, Mask]:
+    def read(self, epoch: int, index: int, copy: int = 0) -> tuple[Pixels, Mask]:
+        """The image and its mask, as this copy of it is in this epoch."""
         image, mask = self.dataset.read(index)
         name = self.dataset.ids[index]
         if self.augment is not None:
             try:
-                rng = np.random.default_rng([self.seed, epoch, index])
+                rng = np.random.default_rng([self.seed, epoch, index, *([copy] if copy else [])])
+                if self.paste is not None:
+                    image, mask = self.paste(image, mask, rng)
                 image, mask = self.augment(image, mask, rng)
             except DataError as error:
                 raise DataError(f"{name}: {error}") from error
@@ -193,6 +206,8 @@ class TrainBatches:
         device: Where the batches go.
         rank: Number of this process.
         world_size: Processes that share each step.
+        paste: See :class:`Samples`.
+        weights: See :class:`~segkit.data.sampler.EpochBatchSampler`.
     """
 
     def __init__(
@@ -207,11 +222,13 @@ class TrainBatches:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        paste: "CopyPaste | None" = None,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         self.sampler = EpochBatchSampler(
-            len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size
+            len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size, weights=weights
         )
-        samples = Samples(dataset, augment, seed, collate.ignore_index)
+        samples = Samples(dataset, augment, seed, collate.ignore_index, paste)
         self.loader = _loader(samples, self.sampler, collate, num_workers, seed, device)
 
     def of(self, plan: Pass) -> Iterator[Batch]:

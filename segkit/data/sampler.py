@@ -1,11 +1,15 @@
 """Which samples a process takes when: the same order for any batch size and number of processes."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
+
+from segkit.data.balance import draw_images
 
 
 def step_starts(num_images: int, start: int, global_batch_size: int) -> range:
@@ -41,11 +45,15 @@ class Pass(Protocol):
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Names a sample; without ``counts`` its mask is to be all ``ignore_index``."""
+    """Names a sample; without ``counts`` its mask is to be all ``ignore_index``.
+
+    An image that comes more than once in an epoch is another ``copy`` each time.
+    """
 
     epoch: int
     index: int
     counts: bool = True
+    copy: int = 0
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
@@ -56,6 +64,14 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
     epoch, and every image still has its turn once. A shorter last step is shared out evenly; a
     process for which nothing is left takes part with an image that does not count.
 
+    Args:
+        size: Images of the data set, and of an epoch.
+        batch_size: Images per step and process.
+        seed: Of the order.
+        rank: Number of this process.
+        world_size: Processes that share each step.
+        weights: How often each image comes in an epoch, beside the others, (size,); None: once.
+
     Attributes:
         epoch: Number of the epoch; set before each pass, as the next two are, see :meth:`follow`.
         start: Images of this epoch that all processes together have used already.
@@ -63,9 +79,17 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
+        self.weights = weights
         self.global_batch_size = batch_size * world_size
         self.epoch = self.start = 0
 
@@ -82,11 +106,16 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         # An index of its own: numpy takes (seed, epoch) for (seed, epoch, 0), the first sample.
         random = np.random.default_rng([self.seed, self.epoch, 2**32 - 1])
         order = np.arange(self.size)
+        if self.weights is not None:
+            order = draw_images(self.weights, self.size, random)
         random.shuffle(order)
-        epoch = self.epoch
+        epoch, seen = self.epoch, Counter[int]()
+        keys = []
+        for index in order.tolist():
+            keys.append(SampleKey(epoch, index, copy=seen[index]))
+            seen[index] += 1
         firsts = step_starts(self.size, self.start, self.global_batch_size)
         for first in firsts:
-            group = order[first : min(first + self.global_batch_size, firsts.stop)].tolist()
+            group = keys[first : min(first + self.global_batch_size, firsts.stop)]
             begin, end = (len(group) * r // self.world_size for r in (self.rank, self.rank + 1))
-            mine = [SampleKey(epoch, index) for index in group[begin:end]]
-            yield mine or [SampleKey(epoch, group[begin], counts=False)]
+            yield group[begin:end] or [replace(group[begin], counts=False)]

@@ -21,6 +21,7 @@ from segkit.config import build, build_augment
 from segkit.config.schema import option
 from segkit.console import say
 from segkit.data.arrays import Mask, Pixels
+from segkit.data.check import check_splits
 from segkit.data.dataset import can_examine
 from segkit.data.decode import load_labels
 from segkit.data.facts import used_palette
@@ -30,6 +31,7 @@ from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
 from segkit.report.contact_sheet import Tile, contact_sheet
 from segkit.report.images import picture, write_image
+from segkit.training.data import build_paste
 
 
 @dataclass
@@ -56,7 +58,12 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
         raise ConfigError(f"out={request.out}: expected a name that ends in .png")
     path = output_file("out", request.out, request.force)
     dataset = build(cfg.data.dataset)(split=cfg.data.train_split)
-    fed = Samples(dataset, build_augment(cfg), cfg.seed, cfg.data.ignore_index)
+    paste = None
+    if cfg.augment.copy_paste:
+        split = cfg.data.train_split
+        counts = check_splits({split: dataset}, ignore_index=cfg.data.ignore_index).counts[split]
+        paste = build_paste(cfg, dataset, counts)
+    fed = Samples(dataset, build_augment(cfg), cfg.seed, cfg.data.ignore_index, paste)
     count = min(request.images, len(dataset))
     rows = []
     palettes: dict[str, list[Any]] = {}

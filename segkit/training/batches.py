@@ -37,6 +37,8 @@ def open_batches(
         device=device,
         rank=rank,
         world_size=world_size,
+        paste=data.paste,
+        weights=data.weights,
     )
     val = EvalBatches(
         data.val,

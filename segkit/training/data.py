@@ -17,8 +17,11 @@ from segkit.config import (
     without_effects,
 )
 from segkit.data.augment import Augment
+from segkit.data.balance import image_weights
 from segkit.data.cached import cached
 from segkit.data.check import check_splits, open_splits
+from segkit.data.copy_paste import CopyPaste
+from segkit.data.counts import Counts
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
@@ -42,6 +45,8 @@ class Data:
         image_size: Height and width in pixels that training sees.
         classes: Names in index order.
         palette: RGB of each mask value, uint8 (256, 3).
+        paste: Pastes objects of other images; None: nothing does.
+        weights: How often each training image comes, beside the others, (N,); None: once an epoch.
         pixels: Pixels of each class in the training split; None: not counted.
         val_pixels: The same in the validation split.
         table: The same of both splits, as text.
@@ -50,6 +55,8 @@ class Data:
     train: SegmentationDataset
     val: SegmentationDataset
     augment: Augment
+    paste: CopyPaste | None
+    weights: NDArray[np.float64] | None
     image_size: tuple[int, int]
     classes: list[str]
     palette: NDArray[np.uint8]
@@ -81,17 +88,48 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
     check_agreement(cfg)
     check_class_values(cfg.loss, classes)
     pixels, val_pixels, table = None, None, "not counted (data.check=false)"
-    if cfg.data.check or needs_class_counts(cfg.loss) or cfg.augment.rare_crop:
+    paste, weights = None, None
+    counts_classes = cfg.augment.rare_crop or cfg.augment.copy_paste or cfg.loader.balance
+    if cfg.data.check or needs_class_counts(cfg.loss) or counts_classes:
         sets = {"train": train, "val": val}
         report = runtime.only_main(partial(check_splits, sets, ignore_index=cfg.data.ignore_index))
         pixels, val_pixels = (report.counts[name].pixels.tolist() for name in ("train", "val"))
+        paste = build_paste(cfg, train, report.counts["train"])
+        if cfg.loader.balance:
+            weights = image_weights(_shows(report.counts["train"]), cfg.loader.balance)
         table = report.table()
         log.info("%s", table)
         for warning in report.warnings:
             log.warning("warning: %s", warning)
     augment = build_augment(cfg, pixels)
     size = typical_size(Samples(train, augment, cfg.seed, cfg.data.ignore_index))
-    return Data(train, val, augment, size, classes, palette, pixels, val_pixels, table)
+    return Data(
+        train, val, augment, paste, weights, size, classes, palette, pixels, val_pixels, table
+    )
+
+
+def build_paste(cfg: DictConfig, train: SegmentationDataset, counts: Counts) -> CopyPaste | None:
+    """What ``augment.copy_paste`` asks for; None for nothing.
+
+    Args:
+        cfg: As composed.
+        train: The training split.
+        counts: Its pixels.
+    """
+    if not cfg.augment.copy_paste:
+        return None
+    return CopyPaste(
+        train,
+        _shows(counts),
+        counts.pixels.tolist(),
+        p=cfg.augment.copy_paste,
+        ignore_index=cfg.data.ignore_index,
+    )
+
+
+def _shows(counts: Counts) -> NDArray[np.bool_]:
+    assert counts.shows is not None  # the check looks at each image
+    return counts.shows
 
 
 def _open_splits(

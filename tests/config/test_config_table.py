@@ -23,6 +23,8 @@ ROWS = [
     ("trainer.compile=maybe", "trainer.compile=maybe: expected true or false"),
     ("augment.rare_crop=0.3", "augment.rare_crop=0.3: no transform of augment.train crops so; use"),
     ("augment.rare_crop=1.5", "augment.rare_crop=1.5: expected"),
+    ("augment.copy_paste=-1", "augment.copy_paste=-1.0: expected at least 0"),
+    ("loader.balance=clas", "loader.balance=clas: no such value; did you mean class?"),
     ("trainer.clip_grad_norm=nan", "trainer.clip_grad_norm=nan: expected a finite number"),
     ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm=0.0: expected a number above 0"),
     ("trainer.precision=fp61", "trainer.precision=fp61: no such value; did you mean fp16?"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from voc_folder import make_voc
 
 from segkit.cli.command import CONFIGS
@@ -88,6 +89,21 @@ def test_a_column_is_what_samples_reads(tmp_path: Path) -> None:
         image, _ = fed.read(column, 0)
         shown = sheet[LINE : LINE + 8, column * STEP : column * STEP + 12]
         np.testing.assert_array_equal(shown, image)
+
+
+def test_pasted_objects_are_shown(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc")
+    for name in ("a", "b"):
+        mask = np.zeros((30, 40), np.uint8)
+        mask[10:16, 10:20] = 1
+        Image.fromarray(mask).save(root / f"SegmentationClass/{name}.png")
+        Image.new("RGB", (40, 30), (50, 50, 50) if name == "a" else (90, 90, 90)).save(
+            root / f"JPEGImages/{name}.png"
+        )
+    plain = sheet_of(root, "augment=none", epochs=1)
+    pasted = sheet_of(root, "augment=none", "augment.copy_paste=1", epochs=1)
+    changed = (plain != pasted).any(axis=(0, 2)).nonzero()[0]
+    assert len(changed) and changed.min() >= STEP  # the column of the files is as it was
 
 
 def test_without_augmentation_all_columns_are_the_file(tmp_path: Path) -> None:
