@@ -85,6 +85,23 @@ def test_a_second_classifier_is_of_training_alone() -> None:
         small(aux_weight=-1)
 
 
+def test_the_gradient_of_a_resize_lies_as_its_images_do() -> None:
+    """Where it comes as a slice, as from a concatenation, which is slow to resize."""
+    features = torch.randn(2, 8, 5, 7).contiguous(memory_format=torch.channels_last)
+    gradients, layouts = [], []
+    for resize in (upsample, partial(F.interpolate, mode="bilinear", align_corners=False)):
+        leaf = features.clone().requires_grad_()
+        wide = resize(leaf, (10, 14))
+        assert wide.grad_fn is not None
+        wide.grad_fn.register_prehook(lambda grads: layouts.append(grads[0].stride()))
+        beside = torch.zeros(2, 3, 10, 14).contiguous(memory_format=torch.channels_last)
+        torch.cat([wide, beside], dim=1).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert layouts == [(1120, 1, 112, 8), (1540, 1, 154, 11)]
+    assert torch.equal(gradients[0], gradients[1])  # type: ignore[arg-type]
+    assert not upsample(features, (10, 14)).requires_grad
+
+
 @pytest.mark.gpu
 def test_a_resize_in_bfloat16_has_the_bits_of_one_in_float32() -> None:
     """Once the next layer has rounded them; on the CPU some kernels round in between."""
