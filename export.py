@@ -1,7 +1,8 @@
 """Write a checkpoint as a file for other runtimes: ``python export.py checkpoint=RUN_OR_FILE``.
 
-The file takes any batch size, height and width, knows its classes, colours and preprocessing, and
-appears only after its logits were compared with those of the checkpoint.
+The file takes any batch size, height and width, or with ``size=[H,W]`` single images of one size.
+It knows its classes, colours and preprocessing, and appears only after its logits were compared
+with those of the checkpoint.
 """
 
 import segkit  # isort: skip  # noqa: F401  (first: sets what other libraries read from environment)
@@ -33,6 +34,7 @@ from segkit.export.writer import SUFFIXES, WithPreprocessing, open_exported, wri
 from segkit.files import atomic_write
 from segkit.inference.loading import load_network, saved_bits, setting
 from segkit.inference.onnx_network import export_metadata, require
+from segkit.inference.predictor import pair
 from segkit.models.normalize import Normalize, memory_order
 from segkit.runs.checkpoint import Checkpoint, read_checkpoint
 from segkit.runs.folder import run_of
@@ -52,6 +54,8 @@ def export(cfg: DictConfig) -> dict[str, Any]:
             "leave precision out, or give format=onnx"
         )
 
+    check_sizes(settings)
+
     # Checkpoint -> network that takes normalised images, or bytes
     checkpoint = read_checkpoint(settings.checkpoint)
     metadata = checkpoint.metadata
@@ -70,11 +74,13 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     samples = list(islice(images, max(CHECKED_BATCHES)))
 
     # Network -> file, which is compared with it
+    size = pair(settings.size)
     facts = export_metadata(
         checkpoint,
         preprocessing=settings.include_preprocessing,
         precision=settings.precision,
         opset=settings.opset if settings.format == "onnx" else None,
+        size=size,
     )
     tolerance = TOLERANCES[settings.precision]
     with atomic_write(path) as temporary:
@@ -87,9 +93,10 @@ def export(cfg: DictConfig) -> dict[str, Any]:
             opset=settings.opset,
             precision=settings.precision,
             calibration=chain(samples, images),
+            size=size,
         )
         exported = open_exported(temporary, settings.format)
-        parity = check_parity(model, exported, samples, tolerance)
+        parity = check_parity(model, exported, samples, tolerance, size)
         seconds = {}
         if settings.latency.runs:  # how fast, side by side
             seconds = speeds(settings, checkpoint, model, exported, samples[0])
@@ -99,7 +106,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     if seconds:
         log.info(
             "one image of %s on the CPU, %d threads, median of %d: PyTorch %.1f ms, %s %.1f ms",
-            "x".join(map(str, settings.latency.size)),
+            "x".join(map(str, latency_size(settings))),
             torch.get_num_threads(),
             settings.latency.runs,
             1000 * seconds["torch_seconds"],
@@ -112,6 +119,27 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         "same": parity.same,
         **seconds,
     }
+
+
+def check_sizes(settings: ExportConfig) -> None:
+    """Raise a ConfigError where ``size`` is for nothing, or is not the size that is measured."""
+    if settings.size is None:
+        return
+    if settings.format == "torchscript":
+        raise ConfigError(
+            "size is for format=onnx and format=pt2: a TorchScript file takes images of any size; "
+            "leave size out"
+        )
+    if latency_size(settings) != settings.size:
+        raise ConfigError(
+            f"latency.size={settings.latency.size}: the file takes size={settings.size} alone; "
+            "leave latency.size out"
+        )
+
+
+def latency_size(settings: ExportConfig) -> list[int]:
+    """Height and width of the image that is measured."""
+    return settings.latency.size or settings.size or [256, 256]
 
 
 def file_name(settings: ExportConfig, checkpoint: Path) -> Path:
@@ -132,12 +160,13 @@ def speeds(
     exported: Callable[[Tensor], Tensor],
     sample: Tensor,
 ) -> dict[str, float]:
-    """Seconds that the network and the file take for ``sample`` at the size ``latency.size``.
+    """Seconds that the network and the file take for ``sample`` at :func:`latency_size`.
 
     Raises:
         ConfigError: The file cannot take this size.
     """
-    image = F.interpolate(sample.float(), settings.latency.size).to(sample.dtype)
+    size = latency_size(settings)
+    image = F.interpolate(sample.float(), size).to(sample.dtype)
     # PyTorch in the memory order in which predict.py lets it compute.
     order = memory_order(setting(checkpoint, "trainer.channels_last", bool))
     model, image = model.to(memory_format=order), image.contiguous(memory_format=order)
@@ -146,7 +175,7 @@ def speeds(
         theirs = latency(exported, image, runs=settings.latency.runs)
     except Exception as error:  # of any runtime
         raise ConfigError(
-            f"latency.size={settings.latency.size}: {settings.format} fails on such an image "
+            f"latency.size={size}: {settings.format} fails on such an image "
             f"({in_short(error)}). Nothing was written; give a larger one, or latency.runs=0"
         ) from error
     return {"torch_seconds": ours, "exported_seconds": theirs}

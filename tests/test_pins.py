@@ -45,6 +45,7 @@ def test_the_lowest_leg_has_the_lowest_versions() -> None:
         assert pinned[: floor[1].count(".") + 1] == numbers(floor[1])[: floor[1].count(".") + 1]
     tools = {"pytest", "pytest-xdist", "hypothesis", "torchmetrics", "tifffile", "pypng"}
     tools |= {"hatchling", "imagecodecs"}  # the last decodes what tifffile reads
+    tools |= {"fastapi", "httpx", "python-multipart", "uvicorn"}  # of examples/ alone
     tools |= {
         "ruff",
         "mypy",

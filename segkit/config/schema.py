@@ -486,7 +486,13 @@ class CalibrationConfig:
 @dataclass(frozen=True)
 class LatencyConfig:
     runs: int = option(20, "how often to compute one image; 0: not at all", low=0)
-    size: list[int] = option([256, 256], "its height and width", low=1, high=LARGEST_SIDE, length=2)
+    size: Optional[list[int]] = option(
+        None,
+        "its height and width; null: those of the file, or 256 x 256",
+        low=1,
+        high=LARGEST_SIDE,
+        length=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -496,6 +502,14 @@ class ExportConfig:
     format: str = option("onnx", "kind of the file", choices=("onnx", "torchscript", "pt2"))
     out: Optional[str] = option(None, "the file; null: in export/ in the run folder", path=True)
     include_preprocessing: bool = option(False, "take uint8 RGB images and normalise them inside")
+    size: Optional[list[int]] = option(
+        None,
+        "height and width of the one image that the file takes at a time, for runtimes without "
+        "dynamic shapes; null: any number of any size",
+        low=1,
+        high=LARGEST_SIDE,
+        length=2,
+    )
     opset: int = option(18, "version of ONNX's operators", low=18)
     precision: str = option(
         "fp32", "of the file, ONNX only", choices=("fp32", "fp16", "int8_dynamic", "int8_static")

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -66,14 +66,16 @@ def check_parity(
     exported: Callable[[Tensor], Tensor],
     images: Sequence[Tensor],
     tolerance: Tolerance,
+    size: tuple[int, int] | None = None,
 ) -> Parity:
-    """Compare the logits of two sizes and two batch sizes.
+    """Compare the logits of two sizes and two batch sizes, or of one by one of a fixed size.
 
     Args:
         model: The original.
         exported: What must do the same.
         images: What both take, (1, 3, H, W) each; they are resized.
         tolerance: What is let pass.
+        size: The height and width that the file takes; None is any.
 
     Raises:
         CheckpointError: They differ by more, are no numbers, or the file fails.
@@ -81,9 +83,7 @@ def check_parity(
     difference = largest = 0.0
     same = pixels = 0
     shapes = []
-    for count, size in product(CHECKED_BATCHES, CHECKED_SIZES):
-        chosen = [images[i % len(images)] for i in range(count)]
-        batch = torch.cat([_resized(image, size) for image in chosen])
+    for batch in _batches(images, size):
         shapes.append(tuple(batch.shape))
         expected = model(batch)
         try:
@@ -117,9 +117,18 @@ def in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    resized = F.interpolate(image.float(), size, mode="bilinear", align_corners=False)
-    return resized if image.is_floating_point() else resized.round().to(image.dtype)
+def _batches(images: Sequence[Tensor], size: tuple[int, int] | None) -> Iterator[Tensor]:
+    if size is not None:
+        yield from (resized(image, size) for image in images)
+        return
+    for count, one_size in product(CHECKED_BATCHES, CHECKED_SIZES):
+        yield torch.cat([resized(images[i % len(images)], one_size) for i in range(count)])
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (1, C, H, W) of bytes or floats at another height and width, of the same type."""
+    pixels = F.interpolate(image.float(), size, mode="bilinear", align_corners=False)
+    return pixels if image.is_floating_point() else pixels.round().to(image.dtype)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import CheckpointError
-from segkit.export.parity import in_short
+from segkit.export.parity import in_short, resized
 from segkit.export.quantize import reduce_precision
 from segkit.inference.onnx_network import open_session
 
@@ -54,8 +54,9 @@ def write_model(
     opset: int,
     precision: str,
     calibration: Iterable[Tensor] = (),
+    size: tuple[int, int] | None = None,
 ) -> None:
-    """Write ``model`` for any batch size, height and width.
+    """Write ``model`` for any batch size, height and width, or for single images of one size.
 
     Args:
         model: In eval mode, on the CPU.
@@ -67,15 +68,18 @@ def write_model(
         opset: Version of ONNX's operators.
         precision: See :func:`reduce_precision`; other than fp32 with ONNX only.
         calibration: As there.
+        size: The height and width that the file takes; None is any, TorchScript's files take any.
 
     Raises:
         CheckpointError: PyTorch cannot export this model.
     """
-    padded = F.pad(example.float(), (0, 96, 0, 64))[:, :, :64, :96].to(example.dtype)
-    example = torch.cat([padded] * 2)
-    free = (
-        {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},
-    )
+    if size is not None:
+        example = resized(example, size)
+        calibration = (resized(image, size) for image in calibration)
+    else:
+        padded = F.pad(example.float(), (0, 96, 0, 64))[:, :, :64, :96].to(example.dtype)
+        example = torch.cat([padded] * 2)
+    free = {0: "batch", 2: "height", 3: "width"} if size is None else None
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporters about themselves
@@ -85,10 +89,11 @@ def write_model(
                 )
                 torch.jit.save(traced, path, _extra_files={EXTRA_FILE: json.dumps(facts)})
             elif format == "pt2":
-                program = torch.export.export(model, (example,), dynamic_shapes=free)
+                sides = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),) if free else None
+                program = torch.export.export(model, (example,), dynamic_shapes=sides)
                 torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(facts)})
             else:
-                _write_onnx(model, example, path, opset)
+                _write_onnx(model, example, path, opset, free)
                 reduce_precision(path, precision, calibration)
                 _add_properties(path, facts)
     except RuntimeError as error:  # the exporters' own errors are such
@@ -99,7 +104,9 @@ def write_model(
         ) from error
 
 
-def _write_onnx(model: nn.Module, example: Tensor, path: Path, opset: int) -> None:
+def _write_onnx(
+    model: nn.Module, example: Tensor, path: Path, opset: int, free: dict[int, str] | None
+) -> None:
     # It tells of a conversion that fails by a traceback; whether it did is looked at below.
     logging.getLogger("onnxscript.version_converter").setLevel(logging.ERROR)
     program = torch.onnx.export(
@@ -109,7 +116,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, opset: int) -> No
         opset_version=opset,
         input_names=["image"],
         output_names=["logits"],
-        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        dynamic_shapes=(free,) if free else None,
         verbose=False,
     )
     assert program is not None

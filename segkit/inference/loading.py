@@ -16,7 +16,7 @@ from segkit.data.dataset import SegmentationDataset
 from segkit.data.levels import Range, parse_range
 from segkit.errors import CheckpointError, ConfigError
 from segkit.inference.elsewhere import elsewhere
-from segkit.inference.onnx_network import ExportedCheckpoint, read_onnx
+from segkit.inference.onnx_network import ExportedCheckpoint, OnnxModel, read_onnx
 from segkit.inference.predictor import Ensemble, Inference, Size, pair
 from segkit.models.normalize import Normalize, memory_order
 from segkit.models.outline import outlined
@@ -99,6 +99,8 @@ def load_inference(
     model = models[0] if len(models) == 1 else Ensemble(models)
     channels_last = setting(checkpoints[0], "trainer.channels_last", bool)
     size, stride = usual_window(checkpoints, options, names)
+    if fixed := [one for one in exported if one.network.size is not None]:
+        check_fixed_size(fixed, size, options.scales, names)
     return Inference(
         model.to(device).to(memory_format=memory_order(channels_last)),
         Normalize(tuple(first.mean), tuple(first.std), channels_last),
@@ -116,6 +118,8 @@ def usual_window(
 ) -> tuple[Size | None, Size | None]:
     """Size and stride of the windows: what is asked for, else what the run validated in.
 
+    Those of a file of one fixed size have that size, unless others are asked for.
+
     Raises:
         ConfigError: The runs of an ensemble validated in different windows, or the stride does not
             fit the size.
@@ -131,12 +135,39 @@ def usual_window(
     return size, stride
 
 
+def check_fixed_size(
+    exported: Sequence[ExportedCheckpoint],
+    window: Size | None,
+    scales: Sequence[float],
+    names: OptionNames,
+) -> None:
+    """Raise a ConfigError if files of one fixed size each would be given larger images."""
+    for one in exported:
+        size = one.network.size
+        assert size is not None
+        takes = f"{one.path} takes images of at most {size[0]} x {size[1]} pixels"
+        wrong = None
+        if window is None or any(w > s for w, s in zip(window, size, strict=True)):
+            wrong = f"{names.window}={'whole' if window is None else list(window)}"
+            way_out = f"leave {names.window} out, which takes windows of that size"
+        elif max(scales) > 1:
+            wrong, way_out = f"the scales {list(scales)}", "give none above 1"
+        if wrong is not None:
+            raise ConfigError(
+                f"{takes}, found {wrong}: {way_out}, or export the checkpoint without size"
+            )
+
+
 def _saved_or_given(
     checkpoints: Sequence[Checkpoint], options: InferenceOptions, names: OptionNames
 ) -> tuple[Size | None, Size | None]:
     if options.window is not None:
         size = None if options.window == "whole" else pair(options.window)
         return size, pair(options.stride)
+    exported = (one for one in checkpoints if isinstance(one, ExportedCheckpoint))
+    if fixed := [one.network.size for one in exported if one.network.size is not None]:
+        smallest = (min(size[0] for size in fixed), min(size[1] for size in fixed))
+        return smallest, pair(options.stride)
     first, *others = (one.metadata.window for one in checkpoints)
     for checkpoint, other in zip(checkpoints[1:], others, strict=True):
         if other != first:
@@ -227,9 +258,10 @@ def check_channels(model: nn.Module, metadata: CheckpointMetadata, source: Path)
     A small black image is computed; a model that cannot take it says so when it is used.
     """
     num_classes, channels = len(metadata.classes), len(metadata.mean)
+    size = (model.size if isinstance(model, OnnxModel) else None) or (64, 64)
     modes = [(layer, layer.training) for layer in model.modules()]
     try:
-        shape = tuple(model.eval()(torch.zeros(1, channels, 64, 64)).shape)
+        shape = tuple(model.eval()(torch.zeros(1, channels, *size)).shape)
     except CheckpointError:
         raise
     except Exception:
@@ -240,7 +272,7 @@ def check_channels(model: nn.Module, metadata: CheckpointMetadata, source: Path)
     if len(shape) != 4 or shape[1] != num_classes:
         raise CheckpointError(
             f"{source}: names {num_classes} classes, but its model makes {shape} of an image "
-            f"(1, {channels}, 64, 64); expected (1, {num_classes}, H, W). Was it edited?"
+            f"{(1, channels, *size)}; expected (1, {num_classes}, H, W). Was it edited?"
         )
 
 

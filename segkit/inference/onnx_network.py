@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import segkit
 from segkit.commands import command
@@ -32,6 +33,7 @@ FACTS: dict[str, tuple[Test, str]] = {
     "opset": (is_count, "a version of ONNX's operators"),
     "epoch": (lambda value: value is None or is_count(value), "a number of epochs"),
 }
+# ``size`` is for other readers: here the graph itself tells what it takes.
 
 
 def require(*packages: str) -> None:
@@ -44,7 +46,12 @@ def require(*packages: str) -> None:
 
 
 def export_metadata(
-    checkpoint: Checkpoint, *, preprocessing: bool, precision: str, opset: int | None
+    checkpoint: Checkpoint,
+    *,
+    preprocessing: bool,
+    precision: str,
+    opset: int | None,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, str]:
     """What an exported file says of itself: every value as JSON.
 
@@ -53,6 +60,7 @@ def export_metadata(
         preprocessing: It takes bytes, and normalises them itself.
         precision: fp32, fp16, int8_dynamic or int8_static: how it computes.
         opset: Version of ONNX's operators; None for other formats.
+        size: Height and width of the images that it takes; None is any.
     """
     metadata = checkpoint.metadata
     config = {
@@ -67,6 +75,7 @@ def export_metadata(
         "preprocessing": preprocessing,
         "precision": precision,
         "opset": opset,
+        "size": size,
         "epoch": checkpoint.state.get("epoch"),
         "config": config,
     }
@@ -88,7 +97,8 @@ class OnnxModel(nn.Module):
 
     Takes normalised images like the original, also where the preprocessing is in the file: then
     they are turned back into bytes first. So everything that works with the original does with
-    this, on the same numbers.
+    this, on the same numbers. A file of one fixed size takes smaller images too: what they lack at
+    the right and below is filled with the mean colour, and cut off the logits.
 
     Args:
         path: A file that ``export.py format=onnx`` wrote.
@@ -96,6 +106,7 @@ class OnnxModel(nn.Module):
     Attributes:
         facts: The metadata as builtins: ``classes``, ``palette``, ``mean``, ``std``,
             ``ignore_index``, ``preprocessing``, ``precision``, ``opset``, ...
+        size: The height and width that the graph takes; None is any.
 
     Raises:
         CheckpointError: Not there, no ONNX file, or none of ours.
@@ -137,10 +148,22 @@ class OnnxModel(nn.Module):
                 f"outputs; expected {kind} and one output. Was it edited?"
             )
         self.input = inputs[0].name
+        sides = inputs[0].shape[2:]  # texts where any number is taken
+        fixed = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
+        self.size: tuple[int, int] | None = tuple(sides) if fixed else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits float32 (N, C, H, W) of normalised images, float (N, C, H, W)."""
         given = image.detach().float()
+        height, width = image.shape[2:]
+        if self.size is not None:
+            below, right = self.size[0] - height, self.size[1] - width
+            if min(below, right) < 0:
+                raise CheckpointError(
+                    f"{self.path}: takes images of {self.size[0]} x {self.size[1]} pixels, one is "
+                    f"{height} x {width}; take windows of that size, or export without size"
+                )
+            given = F.pad(given, (0, right, 0, below))  # 0 is the mean
         if self.facts["preprocessing"]:
             mean, std = (
                 given.new_tensor(self.facts[name]).view(-1, 1, 1) for name in ("mean", "std")
@@ -154,7 +177,7 @@ class OnnxModel(nn.Module):
             raise CheckpointError(
                 f"{self.path}: onnxruntime fails on an image of {tuple(image.shape)} ({reason})"
             ) from error
-        return torch.from_numpy(np.asarray(logits)).to(image.device)
+        return torch.from_numpy(np.asarray(logits))[..., :height, :width].to(image.device)
 
 
 def read_facts(path: Path, properties: Mapping[str, str]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class PredictionOutputs:
             videos = {}
             for kind in kinds:
                 if kind in FILMED:
-                    path = stack.enter_context(atomic_write(self.folder / kind / f"{name}.mp4"))
+                    path = self.folder / kind / f"{name}.mp4"
                     videos[kind] = stack.enter_context(write_video(path, fps))
             others = [kind for kind in kinds if kind not in videos]
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,17 @@ import numpy as np
 
 from segkit.data.arrays import Image
 from segkit.errors import DataError
-from segkit.files import refuse_special
+from segkit.files import atomic_write, refuse_special
+from segkit.runtime.log import log
+from segkit.text import display_path
 
 # OpenCV 4 has these at the top, 5 in a module of its own.
 cv2_logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
 SILENT = 0
 USUAL_FPS = 25.0  # for a camera or file that does not say its own
+IN_BROWSERS, ANYWHERE = "avc1", "mp4v"  # H.264, MPEG-4 Part 2: OpenCV's names of the codecs
+CLOSE = 24  # of 255: how far the mean colour of a frame may be off through a codec
+CONVERT = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart")
 
 
 class Video:
@@ -96,13 +102,33 @@ def open_video(path: Path | int) -> Iterator[Video]:
 
 @contextmanager
 def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
-    """A function that appends a frame, uint8 (H, W, 3) RGB, to an MP4 file at ``path``.
+    """A function that appends a frame, uint8 (H, W, 3) RGB, to an MP4 file that becomes ``path``.
 
-    The codec takes even sizes only: where a side is odd, its last row or column is repeated.
+    In H.264, which browsers play, if OpenCV has an encoder for it; else in MPEG-4 Part 2, with a
+    line that says how to convert it. The codecs take even sizes only: where a side is odd, its last
+    row or column is repeated. The file appears at the end, and not if anything is raised.
 
     Raises:
         DataError: The file cannot be written, or holds fewer frames than were given.
     """
+    codecs: list[str] = []
+    with atomic_write(path) as temporary, _writing(temporary, path.parent, fps, codecs) as write:
+        yield write
+    if codecs == [ANYWHERE]:
+        target = path.with_suffix(".h264.mp4")
+        words = ["ffmpeg", "-i", display_path(path), *CONVERT, display_path(target)]
+        log.info(
+            "%s: browsers do not play it, since OpenCV has no H.264 encoder here. FFmpeg does: %s",
+            display_path(path),
+            shlex.join(words),
+        )
+
+
+@contextmanager
+def _writing(
+    path: Path, folder: Path, fps: float, codecs: list[str]
+) -> Iterator[Callable[[Image], None]]:
+    """The function of :func:`write_video`; ``codecs`` gets the one that the first frame chooses."""
     writer: cv2.VideoWriter | None = None
     count = 0
 
@@ -113,11 +139,10 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             height, width = frame.shape[:2]
         if writer is None:
-            with _quiet():
-                code = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(path), code, fps, (width, height))
+            codecs.append(IN_BROWSERS if can_write(IN_BROWSERS, path, fps, frame) else ANYWHERE)
+            writer = _open_writer(codecs[0], path, fps, frame)
             if not writer.isOpened():
-                raise DataError(f"{path.parent}: no video can be written there")
+                raise DataError(f"{folder}: no video can be written there")
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
         count += 1
 
@@ -132,9 +157,33 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
         found = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
     if found != count:
-        raise DataError(
-            f"{path.parent}: of {count} frames {found} could be written; is the disk full?"
-        )
+        raise DataError(f"{folder}: of {count} frames {found} could be written; is the disk full?")
+
+
+def can_write(codec: str, path: Path, fps: float, frame: Image) -> bool:
+    """Whether a video of ``frame`` alone, written to ``path`` and read back, shows that frame.
+
+    An encoder may be there and refuse a size, or write what nobody can read. Compared are sums over
+    the frame, which no lossy codec changes by much.
+    """
+    with _quiet():
+        writer = _open_writer(codec, path, fps, frame)
+        if not writer.isOpened():
+            return False
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        writer.release()
+        reader = cv2.VideoCapture(str(path))
+        ok, found = reader.read()
+        reader.release()
+    if not ok or found.shape != frame.shape:
+        return False
+    return bool(abs(found[..., ::-1].mean((0, 1)) - frame.mean((0, 1))).max() < CLOSE)
+
+
+def _open_writer(codec: str, path: Path, fps: float, frame: Image) -> cv2.VideoWriter:
+    height, width = frame.shape[:2]
+    with _quiet():
+        return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
 
 
 @contextmanager

@@ -260,6 +260,115 @@ def test_the_opset_is_the_one_that_was_asked_for(
     assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
 
 
+# --- one fixed size ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fixed_file(run: Path) -> Path:
+    """An ONNX file that takes one normalised image of 64 x 96 at a time."""
+    arguments = (f"checkpoint={run}", "size=[64,96]", "out=fixed.onnx", "latency.runs=1")
+    result = call("export.py", *arguments, cwd=run.parent)
+    assert result.status == 0, result.err
+    assert result.out.splitlines()[1].endswith("(1x3x64x96, 1x3x64x96, 1x3x64x96)")
+    assert result.out.splitlines()[3].startswith("one image of 64x96 on the CPU, ")
+    return run.parent / "fixed.onnx"
+
+
+@pytest.mark.slow
+def test_a_file_of_one_size(fixed_file: Path) -> None:
+    session = onnxruntime.InferenceSession(fixed_file)
+    (given,), (returned,) = session.get_inputs(), session.get_outputs()
+    assert (given.shape, returned.shape) == ([1, 3, 64, 96], [1, 3, 64, 96])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["size"]) == [64, 96]
+    # Nothing in it computes shapes any more, which is what other runtimes stumble over.
+    kinds = {node.op_type for node in onnx.load(fixed_file).graph.node}
+    assert not kinds & {"Shape", "Gather", "Range", "If", "Loop", "Cast"}
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_opencv_reads_a_file_of_one_size(fixed_file: Path, checkpoint: Checkpoint) -> None:
+    import cv2
+
+    image = torch.randn((1, 3, 64, 96), generator=torch.Generator().manual_seed(0))
+    try:
+        network = cv2.dnn.readNetFromONNX(str(fixed_file))
+    except cv2.error as error:
+        pytest.skip(f"OpenCV {cv2.__version__} cannot read it: {error}")
+    network.setInput(image.numpy())
+    expected = load_network(checkpoint).eval()(image)
+    assert_close(torch.from_numpy(network.forward()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_other_sizes_are_windows_and_padding(fixed_file: Path, run: Path) -> None:
+    exported = load_for_images(fixed_file, device="cpu")
+    original = load_for_images(run, device="cpu", window=(64, 96))
+    exact, large = photo(64, 96), photo(100, 130)
+    assert np.array_equal(exported.predict(exact), load_for_images(run).predict(exact))
+    assert np.array_equal(exported.predict(large), original.predict(large))
+    # A smaller one is what it is on a ground of the mean colour, here 127.5.
+    small = photo(40, 56)
+    ground = np.full((64, 96, 3), 0.5, np.float32)
+    ground[:40, :56] = small / np.float32(255)
+    normalized = torch.from_numpy((ground - 0.5) / 0.25).permute(2, 0, 1)[None]
+    logits = OnnxModel(fixed_file)(normalized)[0, :, :40, :56]
+    assert np.array_equal(exported.predict(small), logits.argmax(0).numpy())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"window": "whole"}, r"at most 64 x 96 pixels, found window=whole: leave window out"),
+        ({"window": (32, 97)}, r"found window=\[32, 97\]: .*, or export .* without size"),
+        ({"scales": (0.5, 1.5)}, r"found the scales \[0\.5, 1\.5\]: give none above 1"),
+    ],
+)
+def test_more_than_the_size_is_refused(
+    options: dict[str, Any], expected: str, fixed_file: Path
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_for_images(fixed_file, device="cpu", **options)
+
+
+@pytest.mark.slow
+def test_less_than_the_size_is_taken(fixed_file: Path, run: Path) -> None:
+    options: dict[str, Any] = {"device": "cpu", "scales": (0.5, 1.0), "window": (64, 64)}
+    exported = load_for_images(fixed_file, **options)
+    assert exported.predict(photo(100, 130)).shape == (100, 130)
+    both = load_for_images([run, fixed_file], device="cpu")  # an ensemble
+    assert np.array_equal(both.predict(photo(64, 96)), load_for_images(run).predict(photo(64, 96)))
+    with pytest.raises(CheckpointError, match="takes images of 64 x 96 pixels, one is 65 x 96"):
+        OnnxModel(fixed_file)(torch.zeros(1, 3, 65, 96))
+
+
+@pytest.mark.slow
+def test_the_scripts_take_a_file_of_one_size(run: Path, fixed_file: Path) -> None:
+    voc = make_voc(run.parent / "voc")  # of 8 x 12 pixels
+    (voc / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+    Shapes(run.parent / "shapes", "train", num_train=4, num_val=2)  # of 96 x 128 and more
+    data = (f"data.root={voc}", "out_dir=scores")
+    moved = run.parent / "moved/checkpoints/best.pt"
+    content = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    dataset = {"_target_": "segkit.data.VOCSegmentation", "_partial_": True, "root": str(voc)}
+    content["about"]["config"]["data"]["dataset"] = dataset
+    moved.parent.mkdir(parents=True)
+    torch.save(content, moved)
+    given = (f"checkpoint={moved}", "size=[64,96]", "out=moved.onnx", "latency.runs=0")
+    assert call("export.py", *given, cwd=run.parent).status == 0
+    result = call("evaluate.py", "checkpoint=moved.onnx", *data, cwd=run.parent)
+    assert result.status == 0, result.err
+    int8 = ("precision=int8_static", "calibration.images=3", "size=[64,96]", "latency.runs=0")
+    result = call("export.py", f"checkpoint={run}", *int8, "out=int8.onnx", cwd=run.parent)
+    assert result.status == 0, result.err
+    pt2 = ("format=pt2", "size=[64,96]", "latency.runs=0", "out=fixed.pt2")
+    result = call("export.py", f"checkpoint={run}", *pt2, cwd=run.parent)
+    assert result.status == 0, result.err
+    result = call("predict.py", f"checkpoint={fixed_file}", "source=shapes", cwd=run.parent)
+    assert result.status == 0, result.err
+
+
 # --- other formats -------------------------------------------------------------------------------
 
 
@@ -436,6 +545,10 @@ def test_a_file_that_cannot_take_the_size_of_latency(
         ("format=torchscript precision=fp16", "precision=fp16 is for format=onnx, not for torch"),
         ("format=tflite", "format=tflite"),
         ("opset=17", "opset=17"),
+        ("size=[64]", "size=[64]"),
+        ("size=[64,0]", "size=[64, 0]"),
+        ("size=[64,96] format=torchscript", "size is for format=onnx and format=pt2"),
+        ("size=[64,96] latency.size=[32,32]", "latency.size=[32, 32]: the file takes size=[64, 96"),
         ("out=best.pt/a.onnx", "best.pt/a.onnx: cannot be written (File exists)"),
     ],
 )
@@ -551,9 +664,11 @@ def test_a_model_that_cannot_be_exported(checkpoint: Checkpoint, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_examples_of_the_docs(
-    bytes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, bytes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    small = (f"checkpoint={run}", "size=[40,56]", "out=small.onnx", "latency.runs=0")
+    assert call("export.py", *small, cwd=tmp_path).status == 0
     (tmp_path / "best.onnx").symlink_to(bytes_file)
     turned = Image.fromarray(photo(56, 40))  # stored on its side
     exif = Image.Exif()
@@ -571,6 +686,41 @@ def test_the_examples_of_the_docs(
 
 
 @pytest.mark.slow
+def test_the_recipe_for_openvino(
+    bytes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.onnx").symlink_to(bytes_file)
+    Image.fromarray(photo(56, 40)).save("photo.jpg")
+    section = DOCS.read_text(encoding="utf-8").partition("### OpenVINO")[2]
+    space: dict[str, Any] = {}
+    exec(section.partition("```python\n")[2].partition("```")[0], space)
+    expected = load_for_images("best.onnx", device="cpu").predict("photo.jpg")
+    assert np.array_equal(space["mask"], expected)
+
+
+@pytest.mark.slow
+def test_the_recipe_for_litert(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("litert_torch", reason="needs litert-torch")
+    from ai_edge_litert.interpreter import Interpreter
+
+    monkeypatch.chdir(tmp_path)
+    small = (f"checkpoint={run}", "format=pt2", "size=[96,128]", "out=small.pt2", "latency.runs=0")
+    assert call("export.py", *small, cwd=tmp_path).status == 0
+    section = DOCS.read_text(encoding="utf-8").partition("### LiteRT")[2]
+    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    image = torch.randn(1, 3, 96, 128)
+    interpreter = Interpreter("small.tflite")
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image.numpy())
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    expected = export.open_exported(Path("small.pt2"), "pt2")(image)
+    assert_close(torch.from_numpy(found), expected.detach(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_the_commands_of_the_docs(run: Path, tmp_path: Path) -> None:
     content = torch.load(run / "checkpoints/best.pt", weights_only=True)
     content["about"]["classes"] = ["background", "cat", "dog"]
@@ -584,9 +734,9 @@ def test_the_commands_of_the_docs(run: Path, tmp_path: Path) -> None:
     commands = re.findall(
         r"^    python (\w+\.py .*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE
     )
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         script, *arguments = shlex.split(command.replace("runs/...", "run"))
-        more = QUICK if script == "export.py" else ()
+        more = QUICK[: 1 if "size=" in command else 2] if script == "export.py" else ()
         result = call(script, *arguments, *more, cwd=tmp_path)
         assert result.status == 0, f"{command}: {result.err}"

@@ -282,6 +282,68 @@ def test_frames_of_an_odd_size_lose_nothing(tmp_path: Path) -> None:
     assert abs(found[0][:47, :63].astype(float) - image).mean() < 12
 
 
+class Writer:
+    """An encoder of H.264 by OpenCV's rules, though the file says MPEG-4 Part 2."""
+
+    def __init__(self, real: Any, opens: bool, shift: int, codecs: list[str]) -> None:
+        self.real, self.opens, self.shift, self.codecs = real, opens, shift, codecs
+
+    def fourcc(self, *letters: str) -> str:
+        return "".join(letters)
+
+    def __call__(self, path: str, codec: str, fps: float, size: tuple[int, int]) -> "Writer":
+        self.codecs.append(codec)
+        self.shifts = self.shift if codec == "avc1" else 0
+        self.isOpened = lambda: self.opens or codec != "avc1"
+        self.file = self.real(path, self.real.fourcc(*"mp4v"), fps, size)
+        return self
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        self.file.write(frame + np.uint8(self.shifts))
+
+    def release(self) -> None:
+        self.file.release()
+
+
+@pytest.mark.parametrize(
+    ("opens", "shift", "codecs"),
+    [
+        (True, 0, ["avc1", "avc1"]),  # tried, and taken
+        (True, 64, ["avc1", "mp4v"]),  # writes other colours
+        (False, 0, ["avc1", "mp4v"]),
+    ],
+)
+def test_h264_is_taken_where_it_shows_what_it_was_given(
+    opens: bool,
+    shift: int,
+    codecs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(cv2, "VideoWriter", Writer(cv2.VideoWriter, opens, shift, opened))
+    monkeypatch.chdir(tmp_path)
+    image = photo(48, 64) // 2
+    with (
+        caplog.at_level("INFO", "segkit"),
+        video.write_video(tmp_path / "out/a film.mp4", 25) as write,
+    ):
+        for _ in range(3):
+            write(image)
+    assert opened == codecs
+    assert files(tmp_path) == ["out/a film.mp4"]
+    found = frames(tmp_path / "out/a film.mp4")
+    assert len(found) == 3
+    assert abs(found[0].astype(float) - image).mean() < 12
+    lines = [
+        "out/a film.mp4: browsers do not play it, since OpenCV has no H.264 encoder here. FFmpeg "
+        "does: ffmpeg -i 'out/a film.mp4' -c:v libx264 -pix_fmt yuv420p -movflags +faststart "
+        "'out/a film.h264.mp4'"
+    ]
+    assert caplog.messages == lines * (codecs[-1] == "mp4v")
+
+
 def test_videos_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_bytes(b"text" * 100)
     with pytest.raises(DataError, match=r"text\.mp4: cannot be opened as a video"):
@@ -290,11 +352,22 @@ def test_videos_that_are_none(tmp_path: Path) -> None:
         video.Video(tmp_path / "none.mp4")
     with pytest.raises(DataError, match="camera 99: cannot be opened"):
         video.Video(99)
+
+
+def test_videos_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.mp4").write_bytes(b"text" * 100)
     with (
-        pytest.raises(DataError, match="no video can be written there"),
+        pytest.raises(DataError, match="cannot be written"),
+        video.write_video(tmp_path / "text.mp4/a.mp4", 25) as write,
+    ):
+        write(photo())
+    monkeypatch.setattr(cv2.VideoWriter, "isOpened", lambda self: False, raising=False)
+    with (
+        pytest.raises(DataError, match=r"none: no video can be written there"),
         video.write_video(tmp_path / "none/a.mp4", 25) as write,
     ):
         write(photo())
+    assert files(tmp_path) == ["text.mp4"]
 
 
 class Capture:

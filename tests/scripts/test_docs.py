@@ -1,6 +1,7 @@
 """Every command of README.md and docs/, run as its reader would run it, but on a small scale."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from doc_commands import (
     CASES,
@@ -25,6 +27,7 @@ from doc_commands import (
     commands,
 )
 from doc_folder import NAMES, make_folder, newest_run, write_shown_files
+from doc_server import Server
 from scripts import ROOT, Result, call
 
 from segkit.data.decode import read_labels
@@ -45,22 +48,28 @@ def is_installed(package: str) -> bool:
         return False
 
 
-def run(shown: Shown, folder: Path) -> Result | None:
+def run(shown: Shown, folder: Path, server: Server) -> Result | None:
     """One command; None where a package is missing that it needs."""
     rule = shown.rule
     assert rule is not None
     if not all(map(is_installed, rule.needs)):
         return None
-    program, *words = shlex.split(shown.filled.replace(RUN, newest_run(folder)))
+    filled = server.asked(shown.filled.replace(RUN, newest_run(folder)))
+    program, *words = shlex.split(filled)
     words += rule.more
+    if rule.serves:
+        return server.start(words, folder)
+    if program == "curl" and shutil.which("curl") is None:
+        return None
     if program == "python" and words[0] == "-m":
         return call(f"{words[1].replace('.', '/')}.py", *words[2:], cwd=folder)
     if program == "python" and not rule.alone:
         return call(str(folder / words[0]), *words[1:], cwd=folder)
     if program == "torchrun" and "--rdzv-backend=c10d" not in words:
         words.insert(0, "--standalone")  # on a port that is free
+    start = ["curl", "-sS"] if program == "curl" else [sys.executable, *MODULES.get(program, ())]
     done = subprocess.run(
-        [sys.executable, *MODULES.get(program, ()), *words],
+        [*start, *words],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder.parent / "cache")},
         capture_output=True,
@@ -77,6 +86,7 @@ class Reader:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.results: dict[Path, dict[Shown, Result | None]] = {}
+        self.server = Server()
         (home / "clone").mkdir()
         make_folder(home / "clone")
 
@@ -89,13 +99,16 @@ class Reader:
             shutil.copytree(self.home / "clone", folder)
             write_shown_files(document, folder)
             cases = [shown for shown in CASES if shown.document == document]
-            self.results[document] = {shown: run(shown, folder) for shown in cases}
+            self.results[document] = {shown: run(shown, folder, self.server) for shown in cases}
+            self.server.stop()
         return self.results[document]
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    return Reader(tmp_path_factory.mktemp("docs"))
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    reader = Reader(tmp_path_factory.mktemp("docs"))
+    yield reader
+    reader.server.stop()
 
 
 @pytest.mark.slow
@@ -135,6 +148,22 @@ def test_every_format_is_converted_to_the_same_masks(reader: Reader) -> None:
         for name in ("mine", "coco", "cvat", "binary", "folders", "ids", "polygons")
     ]
     assert all(mask == masks[0] for mask in masks)
+
+
+@pytest.mark.slow
+def test_the_tutorial_ends_with_a_mask_of_the_service(reader: Reader) -> None:
+    document = ROOT / "docs/tutorial.md"
+    results = reader.follow(document)
+    (asked,) = (found for shown, found in results.items() if shown.written.endswith("/areas"))
+    if asked is None:
+        pytest.skip("needs the extra serve, and curl")
+    areas = json.loads(asked.out)["areas"]
+    assert list(areas) == ["background", "disk", "square", "triangle"]
+    assert sum(area["pixels"] for area in areas.values()) == 120 * 160
+    mask = read_labels(reader.folder(document) / "data/mask.png")
+    assert mask.shape == (120, 160)
+    numbers = np.bincount(mask.ravel(), minlength=4).tolist()
+    assert numbers == [area["pixels"] for area in areas.values()]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ CODE = re.compile(
 )
 COMMAND = re.compile(
     r"(?:srun (?:--\S+ )*)?(?:[A-Z_]+=\S+ )*"  # as Slurm starts it, with its environment
-    r"(?P<command>(?:python|pip|torchrun|tensorboard|segkit) .+?)(?: &)?"
+    r"(?P<command>(?:python|pip|torchrun|tensorboard|segkit|curl) .+?)(?: &)?"
 )
 
 RUN = "RUN"  # the newest run in runs/, whatever it is called
@@ -71,12 +71,14 @@ class Rule(NamedTuple):
         more: Words that are added.
         needs: Packages without which it cannot be run.
         alone: In a process of its own: it forks, or the packages give warnings.
+        serves: It answers requests, and goes on until it is stopped.
     """
 
     pattern: str
     more: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     alone: bool = False
+    serves: bool = False
 
 
 SHORT = (
@@ -98,6 +100,7 @@ SHAPES = (*SHORT, *FOUR_SHAPES)
 CROP = "augment.crop_size=[48,48]"
 TINY = ("model/backbone=tiny", "model.backbone.width=8")
 ONNX = ("onnx", "onnxruntime", "onnxscript")
+SERVE = ("fastapi", "uvicorn", "python_multipart")
 # The first that fits counts.
 RULES = [
     Rule(r"train\.py --cfg job$"),
@@ -122,12 +125,14 @@ RULES = [
         (*SHORT, CROP, "model.backbone.weights=mobilenet_v2.pth"),
     ),
     Rule(r"train\.py model/backbone=timm", (*SHORT, *FOUR_SHAPES[1:]), ("timm",)),
+    Rule(r"train\.py .*model/backbone=tiny .*out_dir=runs/mine", (*SHORT, TINY[1])),
     Rule(r"train\.py (data=(voc|folders)|experiment=(voc2012|cityscapes))", (*SHORT, *TINY, CROP)),
     Rule(r"train\.py", SHAPES),
     Rule(r"evaluate\.py .*\.onnx", ("device=cpu", "loader.num_workers=0"), ONNX),
     Rule(r"evaluate\.py", ("device=cpu", "loader.num_workers=0")),
     Rule(r"predict\.py .*\.onnx", ("device=cpu",), ONNX),
     Rule(r"predict\.py", ("device=cpu",)),
+    Rule(r"export\.py .*\bsize=", ("latency.runs=1",), ONNX),
     Rule(r"export\.py", ("latency.runs=1", "latency.size=[32,32]"), ONNX),
     Rule(r"-m segkit\.tools\.\w+$", ("--help",)),
     Rule(r"-m segkit\.data\.check$", ("data.root=mine",)),
@@ -135,6 +140,10 @@ RULES = [
     Rule(r"-m segkit\.tools\.download", ("dry_run=true",)),
     Rule(r"-m segkit\.(tools|data|config)\."),
     Rule(r"tensorboard ", ("--inspect",)),  # reads what it would show, and ends
+    Rule(r"examples/draw_labels\.py", ("--images=8",)),
+    Rule(r"examples/serve\.py", needs=SERVE, serves=True),
+    Rule(r"examples/demo\.py", needs=("gradio",), serves=True),
+    Rule(r"^curl .*127\.0\.0\.1:8000/", needs=SERVE),
     Rule(r"benchmarks/backbones\.py", ("tiny", "--size", "32", "32"), alone=True),
     Rule(r"benchmarks/(intervals|kills|loss_slopes|result_image)\.py", alone=True),
 ]

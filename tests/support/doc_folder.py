@@ -28,7 +28,7 @@ def make_folder(folder: Path) -> None:
     """What the documents take for granted, in the empty folder that a reader would stand in."""
     for script in SCRIPTS:
         shutil.copy(ROOT / script, folder)
-    for part in ("benchmarks", "docs"):
+    for part in ("benchmarks", "docs", "examples"):
         shutil.copytree(ROOT / part, folder / part)
     Shapes(folder / "mine", "train", num_train=8, num_val=4, height=48, width=64)
     lists = folder / "mine/ImageSets/Segmentation"
