@@ -6,8 +6,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from segkit.config.palette import painted
 from segkit.config.slots import with_new_keys, with_new_names
 from segkit.data.split_list import is_split_name
 from segkit.errors import CheckpointError
@@ -56,6 +59,12 @@ class CheckpointMetadata:
     device: str = "cpu"
     world_size: int = 1
     recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def colors(self) -> NDArray[np.uint8]:
+        """``palette`` as the run draws it, with the user's own colours, uint8 (256, 3)."""
+        palette = np.asarray(self.palette, np.uint8)
+        return painted(palette, self.classes, self.config.get("palette"))
 
     @property
     def window(self) -> dict[str, list[int] | None]:
