@@ -94,8 +94,10 @@ class PredictionOutputs:
                         path, probs=probs.astype(np.float16), classes=np.array(self.classes)
                     )
                 else:
-                    shown = shown_classes([mask], len(self.classes)).tolist()
-                    write_image(path, self._with_legend(kind, self.draw(kind, pixels, mask), shown))
+                    drawn = self.draw(kind, pixels, mask)
+                    if kind == "overlay":
+                        drawn = self._with_legend(drawn, shown_classes([mask], len(self.classes)))
+                    write_image(path, drawn)
 
     @contextmanager
     def open_videos(self, name: str, fps: float) -> Iterator[Callable[..., None]]:
@@ -123,9 +125,9 @@ class PredictionOutputs:
                 frames += 1
                 for kind, add in videos.items():
                     drawn = self.draw(kind, pixels, mask)
-                    whole = self._with_legend(kind, drawn, range(len(self.classes)))
-                    if 2 * len(whole) <= 3 * len(drawn):
-                        drawn = whole
+                    if kind == "overlay":
+                        whole = self._with_legend(drawn, range(len(self.classes)))
+                        drawn = whole if 2 * len(whole) <= 3 * len(drawn) else drawn
                     for _ in range(times):
                         add(drawn)
                 if others:
@@ -151,8 +153,8 @@ class PredictionOutputs:
             drawn = np.where((mask == self.background)[..., None], pixels, drawn)
         return drawn
 
-    def _with_legend(self, kind: str, drawn: Image, shown: Iterable[int]) -> Image:
-        if kind != "overlay" or not self.legend:
+    def _with_legend(self, drawn: Image, shown: Iterable[int]) -> Image:
+        if not self.legend:
             return drawn
         coloured = [i for i in shown if i != self.background]
         return with_color_key(drawn, coloured, self.classes, self.palette)
@@ -163,7 +165,7 @@ def _borders(mask: Mask) -> NDArray[np.bool_]:
     import torch
 
     radius = max(1, round(max(mask.shape) / 600))
-    labels = torch.from_numpy(mask.astype(np.int64))[None]
+    labels = torch.from_numpy(mask.astype(np.int32))[None]
     near: NDArray[np.bool_] = near_other_label(labels, radius, edges=False)[0].numpy()
     return near
 

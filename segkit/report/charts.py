@@ -77,7 +77,7 @@ def line_chart(
         x: Rising, one for each value.
         lines: The curves.
         x_name: What ``x`` counts.
-        mark: Place of a value of the first curve that gets a dot, and its number.
+        mark: Place of a value of the first curve that gets a dot.
         width: In pixels.
         height: In pixels.
     """
@@ -114,13 +114,8 @@ def line_chart(
         canvas.line(points, line.color)
         if len(points) == 1:
             canvas.dot(*points[0], line.color)
-    if mark is not None and lines[0].values[mark] is not None:
-        value = float(lines[0].values[mark] or 0.0)
-        across, up = at(x[mark], value)
-        canvas.dot(across, up, lines[0].color)
-        label = f"best {value:.4g}"
-        across = min(max(across, left + text_width(label) / 2), right - text_width(label) / 2)
-        canvas.text(across, up + (18 if up < top + 24 else -16), label, anchor="mm")
+    if mark is not None and (marked := lines[0].values[mark]) is not None:
+        canvas.dot(*at(x[mark], marked), lines[0].color)
     return canvas.array()
 
 

@@ -39,10 +39,20 @@ def with_color_key(
     if not ids:
         return drawn
     size = max(LETTERS, round(max(drawn.shape[:2]) / ACROSS))
-    key = color_key([classes[i] for i in ids], palette[ids], drawn.shape[1], size)
+    key = color_key([classes[i] for i in ids], palette[np.minimum(ids, 255)], drawn.shape[1], size)
     wider = key.shape[1] - drawn.shape[1]
     paper = np.pad(drawn, ((0, 0), (0, wider), (0, 0)), constant_values=PAPER[0])
     return np.concatenate([paper, key])
+
+
+def with_title(drawn: Image, title: str) -> Image:
+    """An image, uint8 (H, W, 3), with a line of text above it, which is cut to its width."""
+    font, text = ImageFont.load_default(LETTERS + 1), one_line(title)
+    while font.getlength(text) > drawn.shape[1] and len(text) > 4:
+        text = f"{text[:-4]}..."
+    line = PIL.Image.new("RGB", (drawn.shape[1], LETTERS + 9), PAPER)
+    ImageDraw.Draw(line).text((1, LETTERS // 2 + 4), text, INK, font, anchor="lm")
+    return np.concatenate([np.asarray(line), drawn])
 
 
 def color_key(names: Sequence[str], colors: Image, width: int, size: int = LETTERS) -> Image:

@@ -22,7 +22,9 @@ from segkit.runs.metrics_log import one_line
 from segkit.runtime.log import log
 
 SHARE = 50  # pictures take at most so small a part of the time of a run: one fiftieth
-FED, SIDE = 6, 220  # training images on the sheet, and their longer side in pixels
+FEW = 64  # classes whose colours leave enough of 256 to photographs: a third of the bytes
+FED = 6  # training images on the sheet
+NARROW, SIDE = 120, 220  # the room of each in pixels, at least and at most
 CURVES = ("train/loss", "val/loss", "val/miou", "lr")
 
 
@@ -106,8 +108,9 @@ class RunPlots(AbstractContextManager["RunPlots"]):
         tiles = [
             self._tile(samples.dataset.ids[index], *samples.read(epoch, index)) for index in chosen
         ]
+        side = max(NARROW, *(max(tile.mask.shape) for tile in tiles))
         return contact_sheet(
-            [tiles], self.classes, np.asarray(self.palette), self.ignore_index, side=SIDE
+            [tiles], self.classes, self.palette, self.ignore_index, side=min(side, SIDE)
         )
 
     def _tile(self, name: str, pixels: Pixels, mask: Mask) -> Tile:
@@ -119,9 +122,10 @@ class RunPlots(AbstractContextManager["RunPlots"]):
         train, val, miou, lr = ([line[name] for line in self.epochs] for name in CURVES)
         known = [i for i, value in enumerate(miou) if value is not None]
         mark = max(known, key=lambda i: miou[i] or 0.0, default=None)
+        best = "" if mark is None else f", best {miou[mark]:.4f} in epoch {epochs[mark]}"
         charts = [
             line_chart("loss", epochs, [Line("train", train), Line("validation", val, ORANGE)]),
-            line_chart("validation mIoU", epochs, [Line("miou", miou)], mark=mark),
+            line_chart(f"validation mIoU{best}", epochs, [Line("miou", miou)], mark=mark),
             line_chart("learning rate", epochs, [Line("lr", lr)]),
         ]
         return np.concatenate(charts, axis=1)
@@ -137,7 +141,10 @@ class RunPlots(AbstractContextManager["RunPlots"]):
             return
         try:
             with atomic_write(self.folder / name) as path:
-                PIL.Image.fromarray(draw()).save(path)
+                image = PIL.Image.fromarray(draw())
+                if len(self.classes) <= FEW:
+                    image = image.quantize(256, PIL.Image.Quantize.FASTOCTREE)
+                image.save(path)
         except Exception as error:  # the disk is full, say, or a font lacks
             if not self._warned:
                 log.warning(

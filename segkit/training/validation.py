@@ -167,7 +167,7 @@ class Validation:
             values |= {"val_raw/loss": raw_loss, "val_raw/miou": raw.compute()["miou"]}
         scores = dict(matrix.compute())
         if self.world.is_main:
-            self._draw(matrix, state.step)
+            self._draw(matrix, state)
         self._draw_curves(scores["support"], state.step)
         return values | {"val/loss": loss} | scalar_scores(
             scores, self.data.classes, "val/"
@@ -197,10 +197,11 @@ class Validation:
             for name, logits in zip(self.data.classes, image.logits[0], strict=True):
                 self.recorder.run_log.histogram(f"logits/{name}", logits, state.step)
 
-    def _draw(self, matrix: ConfusionMatrix, step: int) -> None:
+    def _draw(self, matrix: ConfusionMatrix, state: TrainState) -> None:
         """The confusion matrix, and for the run folder the images on one sheet."""
-        drawn, sheet = self.images.confusion(matrix), self.images.sheet()
-        self._write(step, "val_images/confusion_matrix", drawn)
+        title = f"epoch {state.epoch + 1}: image, mask (striped: no label), prediction"
+        drawn, sheet = self.images.confusion(matrix), self.images.sheet(title)
+        self._write(state.step, "val_images/confusion_matrix", drawn)
         self.recorder.plots.image("confusion_matrix.png", drawn)
         if sheet is not None:
             self.recorder.plots.image("validation_images.png", sheet)

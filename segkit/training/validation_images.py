@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segkit.data.loader import Batch
 from segkit.metrics import ConfusionMatrix
-from segkit.report.color_key import shown_classes, with_color_key
+from segkit.report.color_key import shown_classes, with_color_key, with_title
 from segkit.report.images import GAP, confusion_image, panel, picture, shrunk
 
 Write = Callable[[str, NDArray[np.uint8]], None]
@@ -53,11 +53,12 @@ class ValidationImages:
             name = f"val_images/image_mask_prediction/{batch.ids[0]}"
             write(name, with_color_key(drawn, shown, self.classes, self.palette))
             small, (target, found) = shrunk(image, masks, SIDE)
-            self.rows.append(panel(small, target, found, self.palette, self.ignore_index))
+            row = panel(small, target, found, self.palette, self.ignore_index)
+            self.rows.append(with_title(row, batch.ids[0]))
             self.on_sheet.update(shown)
         self.seen += 1
 
-    def sheet(self) -> NDArray[np.uint8] | None:
+    def sheet(self, title: str) -> NDArray[np.uint8] | None:
         """The images of this validation below each other, small; None without any."""
         if not self.rows:
             return None
@@ -66,8 +67,8 @@ class ValidationImages:
             np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255)
             for row in self.rows
         ]
-        shown = sorted(self.on_sheet)
-        return with_color_key(np.concatenate(padded), shown, self.classes, self.palette)
+        sheet = with_title(np.concatenate(padded), title)
+        return with_color_key(sheet, sorted(self.on_sheet), self.classes, self.palette)
 
     def confusion(self, matrix: ConfusionMatrix) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
