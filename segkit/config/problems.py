@@ -181,8 +181,8 @@ def logger_problems(loggers: Sequence[str]) -> Iterator[str]:
         found = find_spec(name)
         if found is None or found.origin is None:  # a folder of that name, as wandb makes
             yield (
-                f"trainer.loggers={short(loggers)}: {name} is not installed; python -m pip install "
-                f"{name}, or run with trainer.loggers=[]"
+                f"trainer.loggers=[{','.join(loggers)}]: {name} is not installed; python -m pip "
+                f"install {name}, or run with trainer.loggers=[]"
             )
 
 

@@ -108,9 +108,32 @@ def test_a_folder_becomes_palette_pngs(run: Path, model: SegmentationModel, here
         assert float(row[f"{name} percent"]) == pytest.approx(100 * count / (40 * 56), abs=1e-4)
 
 
+def test_an_overlay_has_a_legend_and_outlines_in_own_colours(
+    run: Path, model: SegmentationModel, here: Path
+) -> None:
+    (here / "colors.yaml").write_text("disk: '#0a141e'\nsquare: [1, 2, 3]\n")
+    look = ("palette=colors.yaml", "outlines=true", "opacity=0")
+    result = predict(run, "photos/a.png", "write=[overlay,color]", *look, cwd=here)
+    assert result.status == 0, result.err
+    image, mask = photo(40, 56), model.predict(photo(40, 56))
+    palette = np.array([[0, 0, 0], [10, 20, 30], [1, 2, 3]], np.uint8)
+    assert np.array_equal(read(here / "predictions/color/a.png"), palette[mask])
+    # A border pixel has another class among its neighbours, diagonal ones too.
+    padded = np.pad(mask, 1, mode="edge")
+    near = [padded[i : i + 40, j : j + 56] != mask for i in range(3) for j in range(3)]
+    border = np.any(near, axis=0) & (mask != 0)  # the background stays as it is
+    drawn = read(here / "predictions/overlay/a.png")
+    assert np.array_equal(drawn[:40, :56], np.where(border[..., None], palette[mask], image))
+    legend = drawn[40:]
+    assert len(legend) > 12
+    shown = {tuple(color) for color in legend.reshape(-1, 3).tolist()}
+    assert {tuple(palette[i].tolist()) for i in np.unique(mask) if i} <= shown
+
+
 def test_everything_that_can_be_written(run: Path, model: SegmentationModel, here: Path) -> None:
     kinds = "write=[index,overlay,color,cutout,probs,index]"
-    result = predict(run, "photos/a.png", kinds, "opacity=0.25", "out_dir=out", cwd=here)
+    look = ("opacity=0.25", "legend=false")
+    result = predict(run, "photos/a.png", kinds, *look, "out_dir=out", cwd=here)
     assert result.status == 0, result.err
     out = here / "out"
     suffixes = {"probs": "npz"}

@@ -1,4 +1,4 @@
-"""MLflow (``pip install mlflow``); ``MLFLOW_TRACKING_URI=file:...`` or ``sqlite:...`` is local."""
+"""MLflow (``pip install mlflow``): a local data base unless ``MLFLOW_TRACKING_URI`` says where."""
 
 import os
 import re

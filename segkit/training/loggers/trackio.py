@@ -13,6 +13,7 @@ class Trackio:
 
         # Runs are known by their names there, and folders may share theirs.
         self.key = run.key or f"{run.folder.name}-{uuid4().hex[:6]}"
+        self.stop = trackio.finish  # not the run's own, after which its end is told twice
         self.run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT") or PROJECT,
             name=self.key,
@@ -27,7 +28,7 @@ class Trackio:
     def finish(self, results: Mapping[str, float], failed: bool) -> None:
         if results:
             self.run.log(dict(results))
-        self.run.finish()
+        self.stop()
 
 
 make = Trackio
