@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segkit.data.arrays import Image, Mask, Pixels
@@ -162,8 +163,6 @@ class PredictionOutputs:
 
 def _borders(mask: Mask) -> NDArray[np.bool_]:
     """Where another class is near, bool (H, W): nearer in small images."""
-    import torch
-
     radius = max(1, round(max(mask.shape) / 600))
     labels = torch.from_numpy(mask.astype(np.int32))[None]
     near: NDArray[np.bool_] = near_other_label(labels, radius, edges=False)[0].numpy()

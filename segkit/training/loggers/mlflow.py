@@ -9,10 +9,12 @@ from typing import Any
 from segkit.training.loggers import PROJECT, LoggedRun
 
 MOST = 500  # metrics in one call; it takes 1000
+RETRIES = "4"  # of a call to a server that is not there: half a minute, not four
 
 
 class MLflow:
     def __init__(self, run: LoggedRun) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         import mlflow
         from mlflow.entities import Metric, Param
 
