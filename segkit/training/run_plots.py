@@ -22,6 +22,7 @@ from segkit.runs.metrics_log import one_line
 from segkit.runtime.log import log
 
 SHARE = 50  # pictures take at most so small a part of the time of a run: one fiftieth
+PHOTOGRAPHS = ("training_images.png", "validation_images.png")
 FEW = 64  # classes whose colours leave enough of 256 to photographs: a third of the bytes
 FED = 6  # training images on the sheet
 NARROW, SIDE = 120, 220  # the room of each in pixels, at least and at most
@@ -142,7 +143,7 @@ class RunPlots(AbstractContextManager["RunPlots"]):
         try:
             with atomic_write(self.folder / name) as path:
                 image = PIL.Image.fromarray(draw())
-                if len(self.classes) <= FEW:
+                if name in PHOTOGRAPHS and len(self.classes) <= FEW:
                     image = image.quantize(256, PIL.Image.Quantize.FASTOCTREE)
                 image.save(path)
         except Exception as error:  # the disk is full, say, or a font lacks

@@ -130,6 +130,23 @@ def test_an_overlay_has_a_legend_and_outlines_in_own_colours(
     assert {tuple(palette[i].tolist()) for i in np.unique(mask) if i} <= shown
 
 
+def test_a_video_has_one_legend_if_it_is_small(tmp_path: Path) -> None:
+    """All frames have one size, whatever they show."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[1], palette[2] = (200, 0, 0), (0, 0, 200)
+    outputs = PredictionOutputs(tmp_path, ["overlay"], CLASSES, palette)
+    for name, size in (("large", (120, 160)), ("small", (24, 32))):
+        with outputs.open_videos(name, 5.0) as write:
+            for shown in (0, 1):
+                mask = np.full(size, shown, np.uint8)
+                write(np.zeros((*size, 3), np.uint8), mask, None)
+    large, small = (frames(tmp_path / f"overlay/{name}.mp4") for name in ("large", "small"))
+    assert len(large) == len(small) == 2
+    assert large[0].shape == large[1].shape
+    assert 120 < large[0].shape[0] <= 180
+    assert small[0].shape == (24, 32, 3)  # three names would take more than half as much again
+
+
 def test_everything_that_can_be_written(run: Path, model: SegmentationModel, here: Path) -> None:
     kinds = "write=[index,overlay,color,cutout,probs,index]"
     look = ("opacity=0.25", "legend=false")
