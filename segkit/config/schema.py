@@ -309,7 +309,7 @@ class TrainerConfig:
     deterministic: bool = option(False, "the same bits in every run on one machine, on CUDA too")
     sync_bn: bool = option(False, "BatchNorm over the batches of all processes; needs CUDA")
     log_every: int = option(10, "steps from one TensorBoard point to the next", low=1)
-    num_images: int = option(4, "validation images shown in TensorBoard", low=0)
+    num_images: int = option(4, "validation images shown in TensorBoard and plots/", low=0)
     num_pr_curves: int = option(3, "rarest classes with a precision-recall curve there", low=0)
     histograms: bool = option(False, "gradients and validation logits there; slow")
     loggers: list[str] = option(
