@@ -21,6 +21,7 @@ if __name__ == "__main__":
 import torch
 from omegaconf import DictConfig
 
+from segkit.config.palette import painted
 from segkit.config.schema import PredictConfig, inference_options, to_settings
 from segkit.errors import DataError
 from segkit.inference.loading import KEYS
@@ -47,9 +48,11 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
         folder,
         settings.write,
         model.classes,
-        model.palette,
+        painted(model.palette, model.classes, settings.palette),
         opacity=settings.opacity,
         background=settings.background,
+        outlines=settings.outlines,
+        legend=settings.legend,
     )
     problems: list[str] = []
     try:

@@ -43,6 +43,7 @@ HOMES = {
     ),
     "tensorboard": ("segkit/runs/metrics_log.py",),
     "torch.utils.tensorboard": ("segkit/runs/metrics_log.py",),
+    **{name: (f"segkit/training/loggers/{name}.py",) for name in ("wandb", "mlflow", "trackio")},
     "torch.distributed": ("segkit/runtime/distributed.py", "segkit/losses/processes.py"),
     "signal": ("segkit/ending.py", "segkit/runtime/signals.py", "segkit/data/workers.py"),
     "matplotlib": ("segkit/report/html/plots.py",),

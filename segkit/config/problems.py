@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from segkit.commands import command
 from segkit.config.components import target_problems, trial_problems
 from segkit.config.explain import explain, short
+from segkit.config.palette import palette_problems
 from segkit.config.schema import (
     COMPONENTS,
     FOLDER_KEYS,
     LARGEST,
+    LOGGERS,
     SCHEMAS,
     Settings,
     schema_node,
@@ -90,8 +93,10 @@ def check_values(cfg: DictConfig, name: str) -> None:
         problems += cache_problems(plain["loader"])
         problems += rare_crop_problems(plain["augment"])
         problems += channel_problems(plain["data"])
+        problems += logger_problems(plain["trainer"]["loggers"])
     if name == "evaluate":
         problems += subject_problems(plain)
+    problems = problems or palette_problems(plain.get("palette"))
     if problems:
         raise ConfigError(join_lines(problems))
 
@@ -170,6 +175,17 @@ def rare_crop_problems(augment: Mapping[Any, Any]) -> Iterator[str]:
         )
 
 
+def logger_problems(loggers: Sequence[str]) -> Iterator[str]:
+    """Loggers whose packages are not installed."""
+    for name in set(loggers).intersection(LOGGERS):
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, as wandb makes
+            yield (
+                f"trainer.loggers=[{','.join(loggers)}]: {name} is not installed; python -m pip "
+                f"install {name}, or run with trainer.loggers=[]"
+            )
+
+
 def channel_problems(data: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with what is said of the images' channels."""
     mean, std, bits = len(data["mean"]), len(data["std"]), data["bits"]
@@ -236,7 +252,7 @@ def option_problems(name: str, value: Any, limits: Mapping[str, Any]) -> Iterato
         yield f"{start}: expected {limits['text']}"
         return
     if limits["path"]:
-        for item in items:
+        for item in items if not isinstance(value, dict) else ():
             yield from path_problems(f"{name}={item}", str(item), limits["exists"])
     if isinstance(value, list):
         if limits["length"] is not None and len(value) != limits["length"]:

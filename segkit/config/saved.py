@@ -25,7 +25,9 @@ def absolute_paths(cfg: DictConfig, name: str) -> None:
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(raw, parent) if parent else raw
         path = OmegaConf.select(cfg, key)
-        if path is not None and not OmegaConf.is_interpolation(node, last):
+        if path is None or OmegaConf.is_dict(path):
+            continue
+        if not OmegaConf.is_interpolation(node, last):
             found = [str(user_path(one).absolute()) for one in as_list(path)]
             OmegaConf.update(cfg, key, found[0] if isinstance(path, str) else found)
 

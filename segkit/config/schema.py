@@ -25,6 +25,7 @@ PARTS = ("backbone", "aspp", "decoder", "classifier")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LARGEST = 2**31 - 1  # integer of a key that says no other: what counts files, pixels and steps
 LARGEST_SIDE = 2**13  # of an image that is computed whole, in pixels
+LOGGERS = ("mlflow", "trackio", "wandb")
 OUTPUTS = ("index", "overlay", "color", "cutout", "probs")
 
 
@@ -158,6 +159,15 @@ def folder_option(key: str, name: str | None = None) -> Any:
         "group": "with val: pattern in the ids; images with the same match stay together",
     }[key]
     return option(None, text, path=key in ("images", "masks", "splits"), name=name)
+
+
+def palette_option(text: str) -> Any:
+    return option(
+        None,
+        f"own colours, of some classes or all: {{car: red, sky: [0,0,255]}}, or a file; {text}",
+        kind=str | dict,
+        exists=True,
+    )
 
 
 def allow_option() -> Any:
@@ -311,9 +321,12 @@ class TrainerConfig:
     deterministic: bool = option(False, "the same bits in every run on one machine, on CUDA too")
     sync_bn: bool = option(False, "BatchNorm over the batches of all processes; needs CUDA")
     log_every: int = option(10, "steps from one TensorBoard point to the next", low=1)
-    num_images: int = option(4, "validation images shown in TensorBoard", low=0)
+    num_images: int = option(4, "validation images shown in TensorBoard and plots/", low=0)
     num_pr_curves: int = option(3, "rarest classes with a precision-recall curve there", low=0)
     histograms: bool = option(False, "gradients and validation logits there; slow")
+    loggers: list[str] = option(
+        [], "other programs that follow the run: wandb, mlflow, trackio", choices=LOGGERS
+    )
 
 
 @dataclass(frozen=True)
@@ -343,6 +356,7 @@ class TrainConfig:
     val: ValConfig = field(default_factory=ValConfig)
     loader: TrainLoaderConfig = field(default_factory=TrainLoaderConfig)
     seed: int = option(0, "of weights, order and augmentation", low=0, high=2**63 - 1)
+    palette: Any = palette_option("null: the masks'")
     out_dir: Optional[str] = option(None, "run folder; null: a new one under runs/", path=True)
     resume: Optional[str] = option(
         None, "auto: what out_dir holds, if anything; or the run folder or .pt file to go on with"
@@ -467,6 +481,7 @@ class EvaluateConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
     out_dir: Optional[str] = option(None, "for the files; null: eval/ in the run folder", path=True)
     save_predictions: bool = option(False, "write predictions/<id>.png as palette PNGs")
+    palette: Any = palette_option("null: the run's")
     voc_results: bool = option(False, "write them in the layout of the VOC server too")
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     device: str = device_option()
@@ -536,6 +551,9 @@ class PredictConfig:
     )
     opacity: float = option(0.5, "of the colours in an overlay, 0 to 1", low=0)
     background: str = option("background", "class that overlay leaves as it is, and cutout cuts")
+    outlines: bool = option(False, "borders of the classes in an overlay; opacity=0: these alone")
+    legend: bool = option(True, "names and colours of the classes below an overlay")
+    palette: Any = palette_option("null: the run's")
     max_frames: Optional[int] = option(None, "of a video or camera; null: all", low=1)
     benchmark: bool = option(False, "measure and tell how long an image takes")
     weights: str = weights_option()

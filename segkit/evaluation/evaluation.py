@@ -54,7 +54,7 @@ class Evaluation:
         )
         self.batches = runtime.open(batches)
         self.findings = Findings(
-            len(split.classes), split.ignore_index, split.palette, settings.report.max_images
+            len(split.classes), split.ignore_index, split.colors, settings.report.max_images
         )
         self.measured: list[Measures] = []
         self.seconds = 0.0

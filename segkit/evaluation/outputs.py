@@ -83,7 +83,7 @@ class EvaluationOutputs:
             path = folder / f"{image.batch.ids[0]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                write_mask(path, image.pred[0].cpu().numpy(), self.split.palette)
+                write_mask(path, image.pred[0].cpu().numpy(), self.split.colors)
             except ValueError as error:  # a saved mask, which may hold anything where ignored
                 raise DataError(f"{path}: {error}") from error
 
@@ -126,7 +126,7 @@ class EvaluationOutputs:
         write_suspicious(self.folder / "suspicious_labels.csv", regions, classes)
         config, lines = origin(source)
         matrix = measures.matrix.matrix.tolist()
-        page = ReportData(result, matrix, self.split.palette, findings, lines, config, comparison)
+        page = ReportData(result, matrix, self.split.colors, findings, lines, config, comparison)
         write_report(self.folder / "report.html", page)
 
 

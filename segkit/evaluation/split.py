@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.config.palette import painted
 from segkit.config.schema import FOLDER_KEYS, EvaluateConfig
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
@@ -29,12 +30,14 @@ class EvaluationSplit:
         name: As train.py calls it.
         ignore_index: Mask value without a label.
         palette: RGB of each mask value, uint8 (256, 3).
+        colors: The same as it is drawn: with the colours of the key ``palette``.
     """
 
     dataset: SegmentationDataset
     name: str
     ignore_index: int
     palette: NDArray[np.uint8]
+    colors: NDArray[np.uint8]
 
     @property
     def classes(self) -> list[str]:
@@ -87,7 +90,8 @@ def _saved(settings: EvaluateConfig, checkpoint: Checkpoint) -> EvaluationSplit:
 
     dataset = _open(make, name, settings, metadata.ignore_index)
     palette = np.asarray(metadata.palette, np.uint8)
-    return EvaluationSplit(dataset, name, metadata.ignore_index, palette)
+    colors = painted(metadata.colors, metadata.classes, settings.palette)
+    return EvaluationSplit(dataset, name, metadata.ignore_index, palette, colors)
 
 
 def _given(settings: EvaluateConfig) -> EvaluationSplit:
@@ -107,7 +111,8 @@ def _given(settings: EvaluateConfig) -> EvaluationSplit:
 
     dataset = _open(make, name, settings, given.get("ignore_index", 255))
     assert isinstance(dataset, VOCSegmentation | FolderSegmentation)
-    return EvaluationSplit(dataset, name, dataset.ignore_index, dataset.palette)
+    colors = painted(dataset.palette, dataset.classes, settings.palette)
+    return EvaluationSplit(dataset, name, dataset.ignore_index, dataset.palette, colors)
 
 
 def _files(settings: EvaluateConfig) -> dict[str, Any]:

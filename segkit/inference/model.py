@@ -115,7 +115,7 @@ def open_model(
     return SegmentationModel(
         inference,
         metadata.classes,
-        np.asarray(metadata.palette, np.uint8),
+        metadata.colors,
         saved_range(metadata),
         saved_bits(metadata),
     )

@@ -1,11 +1,12 @@
 """The files that are made of predicted masks, each whole or not there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segkit.data.arrays import Image, Mask, Pixels
@@ -13,6 +14,8 @@ from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.files import CSVTable, atomic_write
 from segkit.inference.model import Probabilities
+from segkit.metrics.boundary import near_other_label
+from segkit.report.color_key import shown_classes, with_color_key
 from segkit.report.images import color, picture, write_image
 from segkit.text import did_you_mean
 
@@ -33,6 +36,9 @@ class PredictionOutputs:
         palette: RGB of each class, uint8 (256, 3).
         opacity: Share of the colours in an overlay, 0 to 1.
         background: Name of the class that an overlay leaves as it is and a cutout cuts away.
+        outlines: Draw the borders of the classes in an overlay in their full colours.
+        legend: Names and colours below an overlay: of the classes that an image shows; of all in a
+            video, whose frames have one size, unless that takes more than half as much again.
 
     Raises:
         ConfigError: For what cannot be written.
@@ -47,6 +53,8 @@ class PredictionOutputs:
         *,
         opacity: float = 0.5,
         background: str = BACKGROUND,
+        outlines: bool = False,
+        legend: bool = True,
     ) -> None:
         if not 0 <= opacity <= 1:
             raise ConfigError(f"opacity={opacity}: expected a number from 0 to 1")
@@ -65,7 +73,7 @@ class PredictionOutputs:
             )
         self.kinds = None if kinds is None else list(dict.fromkeys(kinds))
         self.folder, self.classes, self.palette = folder, classes, palette
-        self.opacity = opacity
+        self.opacity, self.outlines, self.legend = opacity, outlines, legend
         self.background = classes.index(background) if background in classes else None
 
     @property
@@ -87,7 +95,10 @@ class PredictionOutputs:
                         path, probs=probs.astype(np.float16), classes=np.array(self.classes)
                     )
                 else:
-                    write_image(path, self.draw(kind, pixels, mask))
+                    drawn = self.draw(kind, pixels, mask)
+                    if kind == "overlay":
+                        drawn = self._with_legend(drawn, shown_classes([mask], len(self.classes)))
+                    write_image(path, drawn)
 
     @contextmanager
     def open_videos(self, name: str, fps: float) -> Iterator[Callable[..., None]]:
@@ -115,6 +126,9 @@ class PredictionOutputs:
                 frames += 1
                 for kind, add in videos.items():
                     drawn = self.draw(kind, pixels, mask)
+                    if kind == "overlay":
+                        whole = self._with_legend(drawn, range(len(self.classes)))
+                        drawn = whole if 2 * len(whole) <= 3 * len(drawn) else drawn
                     for _ in range(times):
                         add(drawn)
                 if others:
@@ -134,9 +148,25 @@ class PredictionOutputs:
         mixed = pixels.astype(np.float32)  # large images do not bear float64, the default
         mixed += self.opacity * (colors - mixed)
         drawn = np.rint(mixed).astype(np.uint8)
+        if self.outlines:
+            drawn = np.where(_borders(mask)[..., None], colors, drawn)
         if self.background is not None:
             drawn = np.where((mask == self.background)[..., None], pixels, drawn)
         return drawn
+
+    def _with_legend(self, drawn: Image, shown: Iterable[int]) -> Image:
+        if not self.legend:
+            return drawn
+        coloured = [i for i in shown if i != self.background]
+        return with_color_key(drawn, coloured, self.classes, self.palette)
+
+
+def _borders(mask: Mask) -> NDArray[np.bool_]:
+    """Where another class is near, bool (H, W): nearer in small images."""
+    radius = max(1, round(max(mask.shape) / 600))
+    labels = torch.from_numpy(mask.astype(np.int32))[None]
+    near: NDArray[np.bool_] = near_other_label(labels, radius, edges=False)[0].numpy()
+    return near
 
 
 class Areas(AbstractContextManager["Areas"]):

@@ -6,11 +6,14 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from segkit.config.palette import painted
 from segkit.config.slots import with_new_keys, with_new_names
 from segkit.data.split_list import is_split_name
-from segkit.errors import CheckpointError
+from segkit.errors import CheckpointError, ConfigError
 from segkit.runs.plain import (
     check_plain,
     expect,
@@ -58,6 +61,12 @@ class CheckpointMetadata:
     recipe: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def colors(self) -> NDArray[np.uint8]:
+        """``palette`` as the run draws it, with the user's own colours, uint8 (256, 3)."""
+        palette = np.asarray(self.palette, np.uint8)
+        return painted(palette, self.classes, self.config.get("palette"))
+
+    @property
     def window(self) -> dict[str, list[int] | None]:
         """``size`` and ``stride`` of the windows that the run validated in; None: whole images."""
         found = self.config.get("val", {}).get("window", {})
@@ -92,6 +101,7 @@ def described(path: Path, entries: Any) -> CheckpointMetadata:
         CHECKS[name](path, name, value)
     metadata = CheckpointMetadata(**_of_today(entries))
     _check_agreement(path, metadata)
+    _check_colors(path, metadata)
     expect(path, "std", metadata.std, lambda std: len(std) == len(metadata.mean), "as many as mean")
     return metadata
 
@@ -118,6 +128,16 @@ def _check_agreement(path: Path, metadata: CheckpointMetadata) -> None:
                 f"{path}: config.data.{name} in it is {in_short(found)}, and {name} is "
                 f"{in_short(value)}; expected the same. Was it edited?"
             )
+
+
+def _check_colors(path: Path, metadata: CheckpointMetadata) -> None:
+    """Raise a CheckpointError for a ``palette`` that is none; a text would name a file."""
+    if (palette := metadata.config.get("palette")) is not None:
+        expect(path, "config.palette", palette, is_dict, "names of classes with their colours")
+        try:
+            metadata.colors  # noqa: B018
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}; was it edited?") from error
 
 
 def _config(path: Path, name: str, config: Any) -> None:

@@ -18,7 +18,7 @@ HAS_LOCKS = find_spec("fcntl") is not None  # not on Windows
 
 
 # What a run writes into its folder, and reads there when it goes on.
-FILES = ("metrics.jsonl", "train.log", "config.yaml", LOCK)
+FILES = ("metrics.jsonl", "metrics.csv", "loggers.json", "train.log", "config.yaml", LOCK)
 
 
 def refuse_used(out_dir: str | None) -> None:
@@ -62,7 +62,7 @@ def make_run_folder(out_dir: str | None, name: str) -> Path:
 
 def forget(folder: Path, was_there: bool) -> None:
     """Delete what a run that made no step wrote into its folder, and the folder if it was new."""
-    for name in ("checkpoints", "tensorboard"):
+    for name in ("checkpoints", "tensorboard", "plots", "wandb"):
         if not any((folder / name).rglob("*.pt")):
             shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):  # something else is in there, or it has gone

@@ -1,4 +1,4 @@
-"""What a run writes for programs that draw: ``metrics.jsonl`` and TensorBoard's event files."""
+"""What a run writes for programs that draw: ``metrics.jsonl``, its table, TensorBoard's files."""
 
 import json
 import math
@@ -19,11 +19,12 @@ from torch import Tensor
 from segkit.console import visible
 from segkit.files import atomic_write
 from segkit.metrics.pr_curve import Curve
+from segkit.runs.metrics_csv import MetricsTable
 from segkit.runtime.log import log
 
 
 class RunLog:
-    """Scalars to ``metrics.jsonl``, and with images and text to TensorBoard.
+    """Scalars to ``metrics.jsonl`` and ``metrics.csv``, and with images and text to TensorBoard.
 
     ``metrics.jsonl`` is always written; a line that does not fit on the disk is kept for the next
     time. TensorBoard is a convenience: if it cannot be imported or written, or fails in any other
@@ -44,6 +45,7 @@ class RunLog:
             return
         if self.metrics.exists():
             keep_epochs(self.metrics, epoch)
+        self.table = MetricsTable(folder)
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -63,6 +65,7 @@ class RunLog:
             return
         self.unwritten += json.dumps(line, allow_nan=False) + "\n"
         self._append()
+        self.table.add(line)
 
     def _append(self) -> None:
         """Whole or not at all: a part of it would be there twice after another try."""
@@ -132,7 +135,11 @@ class RunLog:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        final = {f"final/{name}": value for name, value in results.items() if value is not None}
+        final = {
+            f"val_best/{name.removeprefix('val/')}": value
+            for name, value in results.items()
+            if value is not None
+        }
         # Not add_hparams, which makes a run of its own for them.
         given = {k: visible(v) if isinstance(v, str) else v for k, v in settings.items()}
         for summary in hparams(given, final):  # type: ignore[no-untyped-call]
@@ -159,15 +166,26 @@ class RunLog:
             log.warning("TensorBoard stops here (%s); metrics.jsonl goes on", one_line(error))
 
 
-def curve_name(name: str) -> str:
-    """TensorBoard groups by what stands before the first slash.
+GROUPS = (
+    (r"lr", "train/lr"),
+    (r"train/(grad_norm|skipped_steps)", r"watch/\1"),
+    (r"([^/]+)", r"watch/\1"),
+    (r"step/(.+)", r"within_epoch/\1"),
+    (r"val/(iou|precision|recall|f1)/(.+)", r"val_\1/\2"),
+    (r"val/(?!loss|miou|not_finite)(.+)", r"val_means/\1"),
+)
 
-    What has none gets a group. Scores of classes, ``val/iou/cat``, get one for each score,
-    ``val_iou/cat``: the few of the whole split would drown among them.
+
+def curve_name(name: str) -> str:
+    """TensorBoard's name of a value: it groups by what stands before the first slash.
+
+    It opens the first two groups in the order of letters: ``train``, with the losses and the
+    learning rate, and ``val``, with loss and mean IoU. All else has groups that come later.
     """
-    if "/" not in name:
-        return f"run/{name}"
-    return re.sub(r"^val/(iou|precision|recall|f1)/", r"val_\1/", name)
+    for pattern, drawn in GROUPS:
+        if found := re.fullmatch(pattern, name, re.DOTALL):
+            return found.expand(drawn)
+    return name
 
 
 def one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from segkit.config import (
     needs_class_counts,
     without_effects,
 )
+from segkit.config.palette import painted, read_palette
 from segkit.data.augment import Augment
 from segkit.data.balance import image_weights
 from segkit.data.cached import cached
@@ -85,6 +86,7 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
     if checkpoint is not None:
         _check_same_data(checkpoint, train)
     cfg = with_classes(cfg, classes)
+    painted(palette, classes, cfg.palette)  # or a ConfigError
     check_agreement(cfg)
     check_class_values(cfg.loss, classes)
     pixels, val_pixels, table = None, None, "not counted (data.check=false)"
@@ -175,6 +177,7 @@ def with_classes(cfg: DictConfig, classes: list[str]) -> DictConfig:
     """A copy of the configuration that knows the classes of the data."""
     completed = copy.deepcopy(cfg)
     completed.data.classes, completed.data.num_classes = classes, len(classes)
+    completed.palette = read_palette(cfg.palette) or None  # the file may be gone when it goes on
     return completed
 
 

@@ -1,4 +1,4 @@
-"""All that a run writes: configuration, log, curves and checkpoints."""
+"""All that a run writes: configuration, log, curves, pictures and checkpoints."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
+from segkit.config.palette import painted
 from segkit.config.schema import TrainConfig
+from segkit.data.loader import Samples
 from segkit.runs.checkpoint import Checkpoint, newest_checkpoint
 from segkit.runs.description import CheckpointMetadata
 from segkit.runs.finished import FinishedRun
@@ -20,9 +22,11 @@ from segkit.runtime.signals import Stopped
 from segkit.text import display_path
 from segkit.training.data import Data
 from segkit.training.field_of_view import likely_causes
+from segkit.training.loggers import LoggedRun, Loggers
 from segkit.training.pace import LONG, Pace
 from segkit.training.plan import EpochPlan
 from segkit.training.run import Run
+from segkit.training.run_plots import RunPlots
 from segkit.training.saver import Saver
 from segkit.training.state import TrainState
 from segkit.training.summary import (
@@ -47,12 +51,16 @@ class Recorder:
         data: Both splits.
         state: Where the run stands.
         batch_size: Images per batch and process.
+
+    Attributes:
+        colors: RGB of each mask value as it is drawn, uint8 (256, 3).
     """
 
     def __init__(
         self, run: Run, settings: TrainConfig, data: Data, state: TrainState, batch_size: int
     ) -> None:
         self.settings, self.data, self.state, self.batch_size = settings, data, state, batch_size
+        self.colors = painted(data.palette, data.classes, settings.palette)
         self.runtime, self.world = run.runtime, run.runtime.world
         self.folder = run.open_folder(settings)
         self.metadata = run.describe(self.folder, data, batch_size)
@@ -74,6 +82,8 @@ class Recorder:
             keep_best=trainer.keep_best,
             stop_on_error=trainer.on_save_error == "stop",
         )
+        self.plots = self._open_plots()
+        self.loggers = self._open_loggers()
         if state.images:
             self._step_scalars(state.last_values)  # purged above
         if trainer.histograms:
@@ -133,6 +143,8 @@ class Recorder:
         self._keep_folder()
         self.run_log.epoch({"epoch": state.epoch, "step": state.step, **values})
         self.run_log.scalars(values, state.step)
+        self.plots.epoch({"epoch": state.epoch, **values}, scores)
+        self.loggers.scalars({"epoch": state.epoch, **values}, state.step)
         line = f"epoch {plan.epoch}/{plan.max_epochs}  loss {values['train/loss']:.4f}"
         if scores:
             line += f"  val mIoU {score_text(scores['miou'])}"
@@ -187,14 +199,33 @@ class Recorder:
         best, state = self.state.monitor.best, self.state
         settings = hyperparameters(self.settings, self.batch_size)
         self.run_log.hparams(settings, results_of(best), state.step)
+        self.loggers.results = results_of(best)
         self.run_log.close()
         self.saver.close()
         return write_summary(self.folder, self.data.classes, state.state_dict(), self.world)
+
+    def _open_plots(self) -> RunPlots:
+        """With what the run is fed, before it begins."""
+        settings, data = self.settings, self.data
+        ignore_index = settings.data.ignore_index
+        folder = self.folder if self.world.is_main else None
+        plots = self.runtime.open(RunPlots(folder, data.classes, self.colors, ignore_index))
+        fed = Samples(data.train, data.augment, settings.seed, ignore_index)
+        plots.training_images(fed, self.state.epoch)
+        return plots
+
+    def _open_loggers(self) -> Loggers:
+        names = self.settings.trainer.loggers if self.world.is_main else []
+        settings = hyperparameters(self.settings, self.batch_size)
+        return self.runtime.open(
+            Loggers(names, LoggedRun(self.folder, self.metadata.config, settings))
+        )
 
     def _step_scalars(self, values: dict[str, float]) -> None:
         if self.state.step % self.settings.trainer.log_every == 0:
             named = {f"step/{name}": value for name, value in values.items()}
             self.run_log.scalars(named, self.state.step)
+            self.loggers.scalars(named, self.state.step)
 
     def _keep_folder(self) -> bool:
         """Go on in a new folder if somebody deleted the one that this run writes."""

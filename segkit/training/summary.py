@@ -73,6 +73,7 @@ def write_summary(
             "best_epoch": best["epoch"] or None,
             "monitor": best["monitor"],
             "best_score": score,
+            "classes": classes,
             "scores": best["scores"],
             "epochs": state["epoch"],
             "steps": state["step"],
@@ -88,7 +89,7 @@ def write_summary(
             found = f"no epoch had a {best['monitor']}, so there is no best.pt, only last.pt"
         log.info(
             f"{found}; "
-            f"{minutes(state['seconds'])} minutes; written to {place}\n"
+            f"{minutes(state['seconds'])} minutes; written to {place}, with pictures in plots/\n"
             f"next: {command('evaluate')} checkpoint={place} save_predictions=true\n"
             f"      tensorboard --logdir {place}\n"
             f"      {command('train')} data=voc data.root=PATH_TO_YOUR_DATA"

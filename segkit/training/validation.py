@@ -119,7 +119,7 @@ class Validation:
         )
         self.images = ValidationImages(
             data.classes,
-            data.palette,
+            recorder.colors,
             settings.data.ignore_index,
             size=len(range(0, len(data.val), self.world.size)),
             count=settings.trainer.num_images if self.world.is_main else 0,
@@ -166,7 +166,8 @@ class Validation:
             raw, raw_loss, _ = self.evaluate(state.model, self._batches())
             values |= {"val_raw/loss": raw_loss, "val_raw/miou": raw.compute()["miou"]}
         scores = dict(matrix.compute())
-        self.images.confusion(matrix, partial(self._write, state.step))
+        if self.world.is_main:
+            self._draw(matrix, state)
         self._draw_curves(scores["support"], state.step)
         return values | {"val/loss": loss} | scalar_scores(
             scores, self.data.classes, "val/"
@@ -195,6 +196,15 @@ class Validation:
         if self.settings.trainer.histograms and image.batch.ids[0] == self.data.val.ids[0]:
             for name, logits in zip(self.data.classes, image.logits[0], strict=True):
                 self.recorder.run_log.histogram(f"logits/{name}", logits, state.step)
+
+    def _draw(self, matrix: ConfusionMatrix, state: TrainState) -> None:
+        """The confusion matrix, and for the run folder the images on one sheet."""
+        title = f"epoch {state.epoch + 1}: image, mask (striped: no label), prediction"
+        drawn, sheet = self.images.confusion(matrix), self.images.sheet(title)
+        self._write(state.step, "val_images/confusion_matrix", drawn)
+        self.recorder.plots.image("confusion_matrix.png", drawn)
+        if sheet is not None:
+            self.recorder.plots.image("validation_images.png", sheet)
 
     def _draw_curves(self, support: list[int], step: int) -> None:
         """Precision against recall of the rarest classes that there are."""

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scripts import call
 from shared_run import copy_of_run
 
@@ -100,6 +101,18 @@ def test_it_needs_nothing_but_the_checkpoint(run: Path, home: Path) -> None:
         "confusion_matrix.png",
         "per_image.csv",
     }
+
+
+def test_predictions_are_saved_in_own_colours(run: Path, home: Path) -> None:
+    """The same ids, and no word of colours that the masks of the split do not have."""
+    folder = evaluated(run, home, "save_predictions=true", "palette={disk: [250,130,0]}")
+    for path in (folder / "predictions").iterdir():
+        with Image.open(path) as image:
+            colors = np.reshape(image.getpalette(), (-1, 3)).tolist()
+        assert colors[:3] == [[0, 0, 0], [250, 130, 0], [0, 128, 0]]
+    refused = call("evaluate.py", f"checkpoint={run}", "palette={dsk: red}", cwd=home)
+    assert refused.status == 1
+    assert "palette: dsk is no class; did you mean disk?" in refused.err
 
 
 def test_the_files_agree_with_each_other(run: Path, home: Path) -> None:

@@ -108,9 +108,49 @@ def test_a_folder_becomes_palette_pngs(run: Path, model: SegmentationModel, here
         assert float(row[f"{name} percent"]) == pytest.approx(100 * count / (40 * 56), abs=1e-4)
 
 
+def test_an_overlay_has_a_legend_and_outlines_in_own_colours(
+    run: Path, model: SegmentationModel, here: Path
+) -> None:
+    (here / "colors.yaml").write_text("disk: '#0a141e'\nsquare: [1, 2, 3]\n")
+    look = ("palette=colors.yaml", "outlines=true", "opacity=0")
+    result = predict(run, "photos/a.png", "write=[overlay,color]", *look, cwd=here)
+    assert result.status == 0, result.err
+    image, mask = photo(40, 56), model.predict(photo(40, 56))
+    palette = np.array([[0, 0, 0], [10, 20, 30], [1, 2, 3]], np.uint8)
+    assert np.array_equal(read(here / "predictions/color/a.png"), palette[mask])
+    # A border pixel has another class among its neighbours, diagonal ones too.
+    padded = np.pad(mask, 1, mode="edge")
+    near = [padded[i : i + 40, j : j + 56] != mask for i in range(3) for j in range(3)]
+    border = np.any(near, axis=0) & (mask != 0)  # the background stays as it is
+    drawn = read(here / "predictions/overlay/a.png")
+    assert np.array_equal(drawn[:40, :56], np.where(border[..., None], palette[mask], image))
+    legend = drawn[40:]
+    assert len(legend) > 12
+    shown = {tuple(color) for color in legend.reshape(-1, 3).tolist()}
+    assert {tuple(palette[i].tolist()) for i in np.unique(mask) if i} <= shown
+
+
+def test_a_video_has_one_legend_if_it_is_small(tmp_path: Path) -> None:
+    """All frames have one size, whatever they show."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[1], palette[2] = (200, 0, 0), (0, 0, 200)
+    outputs = PredictionOutputs(tmp_path, ["overlay"], CLASSES, palette)
+    for name, size in (("large", (120, 160)), ("small", (24, 32))):
+        with outputs.open_videos(name, 5.0) as write:
+            for shown in (0, 1):
+                mask = np.full(size, shown, np.uint8)
+                write(np.zeros((*size, 3), np.uint8), mask, None)
+    large, small = (frames(tmp_path / f"overlay/{name}.mp4") for name in ("large", "small"))
+    assert len(large) == len(small) == 2
+    assert large[0].shape == large[1].shape
+    assert 120 < large[0].shape[0] <= 180
+    assert small[0].shape == (24, 32, 3)  # three names would take more than half as much again
+
+
 def test_everything_that_can_be_written(run: Path, model: SegmentationModel, here: Path) -> None:
     kinds = "write=[index,overlay,color,cutout,probs,index]"
-    result = predict(run, "photos/a.png", kinds, "opacity=0.25", "out_dir=out", cwd=here)
+    look = ("opacity=0.25", "legend=false")
+    result = predict(run, "photos/a.png", kinds, *look, "out_dir=out", cwd=here)
     assert result.status == 0, result.err
     out = here / "out"
     suffixes = {"probs": "npz"}

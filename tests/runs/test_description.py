@@ -52,6 +52,15 @@ def test_keys_that_had_other_names_are_those_of_today() -> None:
     assert found.recipe["config"]["model"] == mine["model"]
 
 
+def test_own_colours_are_those_of_classes_and_no_file() -> None:
+    first = METADATA.classes[0]
+    config = METADATA.config | {"palette": {first: [9, 8, 7]}}
+    assert described(PATH, metadata(config=config)).colors[0].tolist() == [9, 8, 7]
+    for palette in ("/etc/passwd", {"none": [1, 2, 3]}, {first: "rad"}, {first: [1, 2]}, [1]):
+        with pytest.raises(CheckpointError, match=r"^best.pt: "):
+            described(PATH, metadata(config=METADATA.config | {"palette": palette}))
+
+
 def test_names_of_segkit_0_1_are_those_of_today() -> None:
     def node(schedule: str, dataset: str) -> dict[str, Any]:
         return {"scheduler": {"_target_": schedule}, "data": {"dataset": {"_target_": dataset}}}

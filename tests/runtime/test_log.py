@@ -124,11 +124,17 @@ def test_tensorboard_holds_curves_images_and_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "drawn"),
     [
-        ("lr", "run/lr"),
+        ("lr", "train/lr"),
+        ("seconds", "watch/seconds"),
+        ("train/loss/ce", "train/loss/ce"),
+        ("train/grad_norm", "watch/grad_norm"),
+        ("val/fw_iou", "val_means/fw_iou"),
+        ("val/not_finite", "val/not_finite"),
+        ("val_raw/miou", "val_raw/miou"),
         ("val/miou", "val/miou"),
         ("val/iou/cat", "val_iou/cat"),
         ("val/f1/left/right", "val_f1/left/right"),  # a class name may hold anything
-        ("step/train/loss/ce", "step/train/loss/ce"),
+        ("step/train/loss/ce", "within_epoch/train/loss/ce"),
     ],
 )
 def test_curves_are_grouped(name: str, drawn: str) -> None:
@@ -147,8 +153,8 @@ def test_runs_are_compared_by_settings_and_final_scores(tmp_path: Path) -> None:
     events.Reload()
     final = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
     assert {tag: (e.step, e.value) for tag, (e,) in final.items()} == {
-        "final/val/miou": (7, 0.5),
-        "final/val/loss": (7, 0.25),
+        "val_best/miou": (7, 0.5),
+        "val_best/loss": (7, 0.25),
     }
     kept = events.PluginTagToContent("hparams")
     experiment, start = (
@@ -191,7 +197,7 @@ def test_a_resumed_run_draws_no_step_twice(tmp_path: Path) -> None:
         run_log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    found = [(event.step, event.value) for event in events.Scalars("step/lr")]
+    found = [(event.step, event.value) for event in events.Scalars("within_epoch/lr")]
     assert found == [(s, pytest.approx((1 if s < 3 else 3) + s / 10)) for s in range(1, 7)]
 
 

@@ -142,7 +142,7 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
-        if tag.removeprefix("run/") not in TIMED
+        if tag.removeprefix("watch/") not in TIMED
     }
 
 
@@ -169,7 +169,7 @@ def copy(home: Path, run: Path, name: str) -> Path:
 def test_every_value_is_drawn_once_per_step(whole: Path) -> None:
     """What the comparisons below rely on: there are curves, and a state of every kind."""
     drawn = curves(whole)
-    assert [step for step, _ in drawn["step/train/loss"]] == list(range(1, STEPS + 1))
+    assert [step for step, _ in drawn["within_epoch/train/loss"]] == list(range(1, STEPS + 1))
     assert [step for step, _ in drawn["val/miou"]] == [3, 6]
     state = state_of(whole)
     assert state["average"]["updates"] == STEPS
@@ -261,7 +261,7 @@ def test_a_kill_before_the_first_save(home: Path, whole: Path) -> None:
 
     kill(home, "early", prepare=prepare)
     assert list((home / "early/checkpoints").iterdir()) == []
-    assert len(curves(home / "early")["step/train/loss"]) == 2
+    assert len(curves(home / "early")["within_epoch/train/loss"]) == 2
     resume(home, "early")
     assert_same_run(home / "early", whole)
 
@@ -403,9 +403,9 @@ def test_a_longer_run_goes_on_with_its_own_schedule(home: Path, whole: Path) -> 
     points = curves(home / "longer")
     said = re.search(r"the next step has ([\d.]+) of the learning rate", result.out)
     assert said is not None
-    assert float(said[1]) == pytest.approx(dict(points["step/lr"])[7] / 3e-3, abs=1e-4)
+    assert float(said[1]) == pytest.approx(dict(points["within_epoch/lr"])[7] / 3e-3, abs=1e-4)
     drawn = {tag: [step for step, _ in values] for tag, values in points.items()}
-    assert drawn["step/train/loss"] == list(range(1, 10))
+    assert drawn["within_epoch/train/loss"] == list(range(1, 10))
     assert all(len({*steps}) == len(steps) for steps in drawn.values())
 
 

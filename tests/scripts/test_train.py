@@ -1,5 +1,6 @@
 """train.py from end to end on the CPU, on a small set of shapes; test_resume.py goes on."""
 
+import csv
 import json
 import os
 import socket
@@ -26,6 +27,14 @@ FILES = {
     "checkpoints/previous.pt",
     "checkpoints/best.pt",
     "metrics.jsonl",
+    "metrics.csv",
+    *(
+        f"plots/{name}.png"
+        for name in (
+            *("training_images", "validation_images"),
+            *("curves", "iou", "confusion_matrix"),
+        )
+    ),
     "train.log",
     "summary.json",
 }
@@ -81,6 +90,26 @@ def test_a_run_writes_what_is_promised(first: Path, home: Path) -> None:
     assert {path.name for path in home.iterdir()} >= {"data", "first"}
 
 
+def test_the_table_holds_the_lines(first: Path) -> None:
+    with (first / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    expected = [{k: "" if v is None else v for k, v in line.items()} for line in lines(first)]
+    assert [{k: v and float(v) for k, v in row.items()} for row in rows] == expected
+
+
+def test_tensorboard_opens_with_losses_and_mean_iou(first: Path) -> None:
+    """It opens the first two groups in the order of letters; a group is all before a slash."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(first / "tensorboard"))
+    events.Reload()
+    tags = sorted(events.Tags()["scalars"] + events.Tags()["images"])
+    groups = list(dict.fromkeys(tag.partition("/")[0] for tag in tags))
+    assert groups[:2] == ["train", "val"]
+    shown = [tag for tag in tags if tag.partition("/")[0] in groups[:2]]
+    assert shown == ["train/loss", "train/loss/ce", "train/lr", "val/loss", "val/miou"]
+
+
 def test_one_line_per_epoch_with_every_value(first: Path) -> None:
     log = lines(first)
     assert [line["epoch"] for line in log] == [1, 2]
@@ -96,6 +125,8 @@ def test_the_summary_names_the_best_epoch(first: Path) -> None:
     assert summary["best_score"] == max(scores)
     assert summary["best_epoch"] == 1 + scores.index(max(scores))
     assert summary["scores"]["miou"] == summary["best_score"]
+    assert summary["classes"] == CLASSES
+    assert len(summary["scores"]["iou"]) == len(CLASSES)
     assert summary["seconds"] > 0
 
 

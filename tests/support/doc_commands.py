@@ -119,6 +119,7 @@ RULES = [
         ("hydra_plugins.hydra_optuna_sweeper",),
         alone=True,
     ),
+    Rule(r"trainer\.loggers=", SHAPES, ("wandb", "mlflow", "trackio"), alone=True),
     Rule(r"train\.py --config-dir my_configs", SHORT),
     Rule(
         r"train\.py experiment=camvid",
