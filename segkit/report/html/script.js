@@ -125,7 +125,9 @@ function view(step) {
   const all = find(opened.matches(".card") ? ".card:not([hidden])" : ".crops li");
   const place = Math.min(Math.max(all.indexOf(opened) + step, 0), all.length - 1);
   opened = all[place];
-  document.getElementById("view").replaceChildren(...[...opened.cloneNode(true).childNodes]);
+  document.getElementById("view").replaceChildren(...opened.cloneNode(true).childNodes);
+  const crop = viewer.querySelector(".triple img"); // below the masks of its region, to be blended
+  find(".triple figure + figure .boxed", viewer).forEach((box) => box.prepend(crop.cloneNode()));
   document.getElementById("place").textContent = `${place + 1} of ${all.length}`;
   // Not disabled: a button that is would lose the focus, and the arrow keys with it.
   document.getElementById("back").ariaDisabled = place === 0;
@@ -167,7 +169,9 @@ if (viewer) {
   document.getElementById("next").addEventListener("click", () => view(1));
   document.getElementById("close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("close", () => {
-    opened.querySelector(".enlarge").focus(); // the one last seen, not the one first opened
+    let fold = opened.closest("details");
+    for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    opened.querySelector(".enlarge").focus(); // of the one last seen, not the one first opened
     document.getElementById("view").replaceChildren();
   });
 }
@@ -178,7 +182,6 @@ for (const plot of find(".plot")) {
   if (!points.length) continue;
   const text = document.createElement("output");
   text.ariaLive = "polite";
-  text.textContent = "Point at the plot, or use the arrow keys, to read its points.";
   plot.querySelector("svg").after(text);
   let here = points[0];
   here.setAttribute("tabindex", 0);
