@@ -145,7 +145,7 @@ if (viewer) {
   });
   addEventListener("click", (event) => {
     const { target } = event;
-    const picture = target.closest(".layers, .triple")?.closest(PICTURES);
+    const picture = target.closest(".layers, .triple, .enlarge")?.closest(PICTURES);
     if (!picture) return;
     if (target.matches("input")) {
       if (Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY) > 4) return;
