@@ -12,7 +12,14 @@ from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData
 from segkit.report.image_result import ImageResult
 
-NAMES = ["background", "<script>alert(1)</script>", "a & \"b\" 'c' $x^$", "\u732b", "never", "nowhere"]
+NAMES = [
+    "background",
+    "<script>alert(1)</script>",
+    "a & \"b\" 'c' $x^$",
+    "\u732b",
+    "never",
+    "nowhere",
+]
 CONFIG = "data:\n  root: </pre><script>alert(2)</script>\n"
 
 

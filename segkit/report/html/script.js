@@ -157,7 +157,9 @@ if (viewer) {
   addEventListener("keydown", (event) => {
     const { target, key } = event;
     if (!viewer.open) {
-      if (key === "Enter" && target.matches(".layers input")) enlarge(target.closest(".card"));
+      if (key !== "Enter" || !target.matches(".layers input")) return;
+      event.preventDefault(); // or the button that gets the focus would be pressed as well
+      enlarge(target.closest(".card"));
       return;
     }
     const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
@@ -167,13 +169,15 @@ if (viewer) {
   });
   document.getElementById("back").addEventListener("click", () => view(-1));
   document.getElementById("next").addEventListener("click", () => view(1));
-  document.getElementById("close").addEventListener("click", () => viewer.close());
-  viewer.addEventListener("close", () => {
+  const leave = () => {
+    viewer.close();
     let fold = opened.closest("details");
     for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
     opened.querySelector(".enlarge").focus(); // of the one last seen, not the one first opened
     document.getElementById("view").replaceChildren();
-  });
+  };
+  document.getElementById("close").addEventListener("click", leave);
+  viewer.addEventListener("cancel", leave); // Escape
 }
 
 // Points of a plot: the nearest one to the pointer, or to walk along with the arrow keys.
@@ -183,8 +187,8 @@ for (const plot of find(".plot")) {
   const text = document.createElement("output");
   text.ariaLive = "polite";
   plot.querySelector("svg").after(text);
+  points.forEach((point, place) => point.setAttribute("tabindex", place ? -1 : 0));
   let here = points[0];
-  here.setAttribute("tabindex", 0);
   const tellPoint = (point) => {
     here.classList.remove("here");
     here.setAttribute("tabindex", -1);
