@@ -90,6 +90,8 @@ class Findings:
         found = self.suspicious.update(result)
         if self.crops and len(self.crops) == self._num_crops:
             found = [region for region in found if region.rank < self.crops[-1].region.rank]
+        if not found:
+            return
         known = {crop.region: crop for crop in self.crops}
         # What is not kept is not cut out either.
         self.crops = [
