@@ -34,6 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home, shot = Path(folder, "home"), Path(folder, "shot.png")
         with Page(args.report, home, width=WIDTH, height=HEIGHT) as page:
+            page.run("document.querySelector('.about').remove()")  # folders of this machine
             parts = []
             for selector in PARTS:
                 page.run(f"document.querySelector({selector!r}).scrollIntoView()")
@@ -44,7 +45,8 @@ def main() -> None:
     for number, part in enumerate(parts):
         drawn.paste(part, (number * (WIDTH + GAP), 0))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    drawn.quantize(128).save(args.out, optimize=True)
+    # With 256 colours, chosen by the pixels they stand for, the file has a third of the size.
+    drawn.quantize(256, kmeans=4).save(args.out, optimize=True)
     print(f"{args.out}: {args.out.stat().st_size / 1024:.0f} KiB")
 
 
