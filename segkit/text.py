@@ -30,6 +30,12 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f"; did you mean {near[0]}? ({listed})" if near else f"; {listed}"
 
 
+def absent_classes(names: Sequence[str]) -> str:
+    """One line in the place of their rows: ``2 classes do not occur: cat, dog``."""
+    verb = "class does" if len(names) == 1 else "classes do"
+    return f"{len(names)} {verb} not occur: {', '.join(names)}"
+
+
 def percent(value: float | None) -> str:
     """Six characters: `` 87.31``, or a dash where a score is not defined."""
     return f"{'-':>6}" if value is None else f"{100 * value:6.2f}"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from segkit.commands import command
 from segkit.data.facts import Facts
 from segkit.errors import DataError
+from segkit.text import absent_classes
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,19 @@ def unseen_classes(classes: Sequence[str], counts: Mapping[str, Counts]) -> list
 def class_table(classes: Sequence[str], counts: Mapping[str, Counts]) -> str:
     """A text table of the classes with their pixels, and share of the labelled ones, per split.
 
-    The last line has the ignored pixels and their share of all.
+    Classes without a pixel in any split share one line. The last line has the ignored pixels and
+    their share of all.
     """
-    width = max(len(name) for name in [*classes, "(ignored)"])
+    occurs = [any(int(c.pixels[index]) for c in counts.values()) for index in range(len(classes))]
+    shown = [(index, name) for index, name in enumerate(classes) if occurs[index]]
+    absent = [name for name, found in zip(classes, occurs, strict=True) if not found]
+    width = max(len(name) for name in [*(name for _, name in shown), "(ignored)"])
     lines = [f" id  {'class':{width}}" + "".join(f"{f'{s} pixels':>16}   share" for s in counts)]
-    for index, name in enumerate(classes):
+    for index, name in shown:
         cells = (_cell(int(c.pixels[index]), int(c.pixels.sum())) for c in counts.values())
         lines.append(f"{index:>3}  {name:{width}}" + "".join(cells))
+    if absent:
+        lines.append(f"     {absent_classes(absent)}")
     cells = (_cell(c.ignored, int(c.pixels.sum()) + c.ignored) for c in counts.values())
     lines.append(f"     {'(ignored)':{width}}" + "".join(cells))
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segkit.metrics import difference_intervals, swap_p_values, trust
 from segkit.metrics.uncertainty import METHOD
-from segkit.text import percent
+from segkit.text import absent_classes, percent
 
 Rows = Sequence[tuple[str, float | None]]
 
@@ -66,9 +66,16 @@ def difference(first: float | None, second: float | None) -> float | None:
 
 
 def comparison_table(comparison: Mapping[str, Any], num_images: int = 5) -> str:
-    """Classes, the mean and the images that differ most, in percent."""
+    """Classes, the mean and the images that differ most, in percent.
+
+    Classes that neither model's answers nor the masks show share one line.
+    """
+    absent = [
+        row["class"] for row in comparison["iou"] if row["first"] is None and row["second"] is None
+    ]
     level = f"{100 * comparison['level']:g} % interval"
-    rows = [*comparison["iou"], {"class": "mIoU", **comparison["miou"]}]
+    rows = [row for row in comparison["iou"] if row["class"] not in absent]
+    rows.append({"class": "mIoU", **comparison["miou"]})
     width = max(len(row["class"]) for row in rows)
     lines = [f"{'IoU':<{width}}  first second   diff  {level if comparison['resamples'] else ''}"]
     for row in rows:
@@ -77,6 +84,8 @@ def comparison_table(comparison: Mapping[str, Any], num_images: int = 5) -> str:
         chance += "" if p is None else f"  p = {p:.3f}"
         numbers = " ".join(percent(row[key]) for key in ("first", "second", "difference"))
         lines.append(f"{row['class']:<{width}} {numbers}{chance}")
+    if absent:
+        lines.append(absent_classes(absent))
     if comparison["resamples"]:
         lines.append(comparison["trust"])
     changed = [row for row in comparison["images"] if row["difference"]][:num_images]

@@ -12,12 +12,13 @@ from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.evaluation.comparison import comparison_table
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.sources import TargetSource
+from segkit.evaluation.sources import TargetSource, paths_of
 from segkit.evaluation.split import EvaluationSplit
 from segkit.files import make_folder, remove_empty, write_csv, write_json
 from segkit.inference.predictions import PredictedMask
 from segkit.report.html.findings import Findings
-from segkit.report.html.page import ReportData, read_history, write_report
+from segkit.report.html.history import read_history
+from segkit.report.html.page import ReportData, write_report
 from segkit.report.image_result import ImageResult
 from segkit.report.images import confusion_image, picture, write_image
 from segkit.report.label_errors import write_suspicious
@@ -125,8 +126,17 @@ class EvaluationOutputs:
         classes, regions = self.split.classes, findings.suspicious.regions()
         write_suspicious(self.folder / "suspicious_labels.csv", regions, classes)
         config, lines = origin(source)
-        matrix = measures.matrix.matrix.tolist()
-        page = ReportData(result, matrix, self.split.colors, findings, lines, config, comparison)
+        page = ReportData(
+            result,
+            measures.matrix.matrix.tolist(),
+            self.split.colors,
+            findings,
+            lines,
+            config,
+            comparison,
+            dataset=self.split.dataset_name,
+            run=" + ".join(map(run_name, paths_of(source))),
+        )
         write_report(self.folder / "report.html", page)
 
 
@@ -149,6 +159,12 @@ def evaluation_folder(
             f"out_dir={folder}: cannot be made ({error.strerror}); give out_dir=FOLDER, one that "
             "can"
         ) from None
+
+
+def run_name(path: Path) -> str:
+    """What people call the run of a checkpoint: its folder; else the file, or the masks' folder."""
+    folder = run_of(path).absolute()
+    return path.absolute().name if folder == path.absolute().parent else folder.name
 
 
 def image_result(image: PredictedMask) -> ImageResult:

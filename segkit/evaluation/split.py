@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,16 @@ class EvaluationSplit:
     def classes(self) -> list[str]:
         """Names in index order."""
         return list(self.dataset.classes)
+
+    @property
+    def dataset_name(self) -> str:
+        """What people call the data: their folder, or else the kind of data set."""
+        root = getattr(self.dataset, "root", None)
+        if not isinstance(root, str | Path):
+            return type(self.dataset).__name__
+        parts = Path(root).absolute().parts
+        # Where the root is the folder of the images, it is often called just that.
+        return "/".join(parts[-2:] if isinstance(self.dataset, FolderSegmentation) else parts[-1:])
 
 
 def open_split(settings: EvaluateConfig, source: TargetSource) -> EvaluationSplit:

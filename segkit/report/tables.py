@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segkit.text import percent
+from segkit.text import absent_classes, percent
 
 
 def scalar_scores(
@@ -21,8 +21,12 @@ def scalar_scores(
 
 
 def class_table(scores: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """One line per class (IoU, precision, recall, F1 in percent, target pixels), then the means."""
-    width = max(len("class"), *(len(name) for name in classes))
+    """One line per class (IoU, precision, recall, F1 in percent, target pixels), then the means.
+
+    Classes that are neither in the target nor predicted share one line, and are not averaged.
+    """
+    absent = [name for name, iou in zip(classes, scores["iou"], strict=True) if iou is None]
+    width = max(len(name) for name in ["class", *classes] if name not in absent)
     lines = [f"{'class':<{width}}    IoU   prec    rec     F1       pixels"]
     columns = zip(
         classes,
@@ -34,9 +38,11 @@ def class_table(scores: Mapping[str, Any], classes: Sequence[str]) -> str:
         strict=True,
     )
     for name, iou, precision, recall, f1, support in columns:
-        numbers = " ".join(percent(value) for value in (iou, precision, recall, f1))
-        absent = "  (absent, not averaged)" if iou is None else ""
-        lines.append(f"{name:<{width}} {numbers} {support:12d}{absent}")
+        if iou is not None:
+            numbers = " ".join(percent(value) for value in (iou, precision, recall, f1))
+            lines.append(f"{name:<{width}} {numbers} {support:12d}")
+    if absent:
+        lines.append(absent_classes(absent))
     lines.append(
         f"mIoU {percent(scores['miou']).strip()} % over {scores['num_classes_averaged']} of "
         f"{len(classes)} classes (one confusion matrix over all pixels), "

@@ -354,6 +354,17 @@ def test_the_table_by_hand():
     ]
 
 
+def test_classes_without_a_pixel_share_a_line_of_the_table():
+    counts = {"train": Counts(np.array([0, 3, 0, 0]), 0), "val": Counts(np.array([0, 0, 0, 1]), 0)}
+    assert class_table(["a long name", "b", "c", "d"], counts).splitlines() == [
+        " id  class        train pixels   share      val pixels   share",
+        "  1  b                       3 100.00%               0   0.00%",
+        "  3  d                       0   0.00%               1 100.00%",
+        "     2 classes do not occur: a long name, c",
+        "     (ignored)               0   0.00%               0   0.00%",
+    ]
+
+
 def test_the_command_prints_the_table(root, capsys):
     given = ["data=voc", f"data.root={root}", "data.val_split=train", "data.label_map={2: ignore}"]
     assert main(given) == 0

@@ -54,7 +54,7 @@ def test_class_table() -> None:
         "class            IoU   prec    rec     F1       pixels",
         "road           50.00 100.00  50.00  66.67            2",
         "traffic light  50.00  50.00 100.00  66.67            1",
-        "sky                -      -      -      -            0  (absent, not averaged)",
+        "1 class does not occur: sky",
         "mIoU 50.00 % over 2 of 3 classes (one confusion matrix over all pixels), "
         "pixel accuracy 66.67 %, mean accuracy 75.00 %, fw IoU 50.00 %",
     ]
@@ -62,7 +62,18 @@ def test_class_table() -> None:
 
 def test_class_table_of_nothing() -> None:
     table = class_table(dict(ConfusionMatrix(1).compute()), ["a"])
+    assert table.splitlines()[1] == "1 class does not occur: a"
     assert table.splitlines()[-1].startswith("mIoU - % over 0 of 1 classes")
+
+
+def test_a_class_that_is_predicted_alone_keeps_its_row() -> None:
+    """It has an IoU of 0, which is averaged."""
+    matrix = ConfusionMatrix(21)
+    matrix.update(torch.tensor([[0, 1, 2, 20]]), torch.tensor([[0, 1, 2, 2]]))
+    table = class_table(dict(matrix.compute()), [f"c{i}" for i in range(21)]).splitlines()
+    assert [line.split()[0] for line in table] == ["class", "c0", "c1", "c2", "c20", "17", "mIoU"]
+    assert table[4] == "c20     0.00   0.00      -   0.00            0"
+    assert table[5].startswith("17 classes do not occur: c3, c4, c5, ")
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.8731, " 87.31"), (1.0, "100.00"), (None, "     -")])

@@ -132,20 +132,32 @@ class Page:
 
     def press(self, key: str) -> None:
         """Press and release a key, as ``Tab``, ``Enter`` or ``ArrowRight``."""
-        codes = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27}
+        codes |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         keys = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         text = {"text": "\r"} if key == "Enter" else {}
         self.send("Input.dispatchKeyEvent", type="keyDown", **keys, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", **keys)
 
-    def hover(self, selector: str) -> None:
-        """Move the mouse over the middle of an element."""
+    def hover(self, selector: str) -> tuple[float, float]:
+        """Move the mouse over the middle of an element; returns where that is in the window."""
         self.run(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
         x, y = self.run(
             f"(() => {{ const b = document.querySelector({selector!r}).getBoundingClientRect();"
             "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        return x, y
+
+    def drag(self, selector: str, dx: int = 0) -> None:
+        """Press the mouse on the middle of an element and release it that far to the right.
+
+        ``dx=0`` is a click.
+        """
+        x, y = self.hover(selector)
+        for kind, place in (("Pressed", x), ("Moved", x + dx), ("Released", x + dx)):
+            button: dict[str, Any] = {"button": "left", "buttons": 1, "clickCount": 1}
+            self.send("Input.dispatchMouseEvent", type=f"mouse{kind}", x=place, y=y, **button)
 
     def resize(self, width: int, height: int) -> None:
         self.send(
@@ -161,9 +173,9 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": value}]
         self.send("Emulation.setEmulatedMedia", features=features)
 
-    def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG."""
-        done = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+    def screenshot(self, path: Path, *, whole: bool = True) -> None:
+        """The whole page as a PNG, or what the window shows of it."""
+        done = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(done["data"]))
 
     def pdf(self) -> bytes:

@@ -12,7 +12,14 @@ from segkit.report.html.findings import Findings
 from segkit.report.html.page import ReportData
 from segkit.report.image_result import ImageResult
 
-NAMES = ["background", "<script>alert(1)</script>", "a & \"b\" 'c' $x^$", "\u732b", "never"]
+NAMES = [
+    "background",
+    "<script>alert(1)</script>",
+    "a & \"b\" 'c' $x^$",
+    "\u732b",
+    "never",
+    "nowhere",
+]
 CONFIG = "data:\n  root: </pre><script>alert(2)</script>\n"
 
 
@@ -46,7 +53,7 @@ def squares(rng: np.random.Generator, height: int = 96, width: int = 128) -> NDA
 
 
 def report_data(count: int = 6, max_images: int = 24, size: tuple[int, int] = (96, 128)) -> Any:
-    """Of a few images with squares; the class ``never`` is in none of them."""
+    """Of a few images with squares; ``never`` is predicted alone, ``nowhere`` not at all."""
     rng = np.random.default_rng(0)
     num_classes, palette = len(NAMES), voc_palette()
     findings = Findings(num_classes, 255, palette, max_images)
@@ -78,7 +85,7 @@ def report_data(count: int = 6, max_images: int = 24, size: tuple[int, int] = (9
             "images": 4,
             "trust": "a rough idea",
             "miou": (0.5, 0.6),
-            "iou": [(0.4, 0.6)] * 4 + [None],
+            "iou": [(0.4, 0.6)] * 4 + [None] * 2,
         },
     }
     history = [

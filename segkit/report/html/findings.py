@@ -1,7 +1,8 @@
 """What a report needs of each image, collected while the images go by."""
 
 import heapq
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,16 +87,24 @@ class Findings:
         card = self._card(result)
         if card is not None:
             self._add(card)
-        wanted = self.suspicious.update(result)[: self._num_crops]
+        found = self.suspicious.update(result)
         if self.crops and len(self.crops) == self._num_crops:
-            wanted = [region for region in wanted if region.rank < self.crops[-1].region.rank]
-        self._add_crops(self._crop(region, result) for region in wanted)
+            found = [region for region in found if region.rank < self.crops[-1].region.rank]
+        if not found:
+            return
+        known = {crop.region: crop for crop in self.crops}
+        # What is not kept is not cut out either.
+        self.crops = [
+            known.get(region) or self._crop(region, result)
+            for region in self._candidates([*known, *found])
+        ]
 
     def merge(self, other: "Findings") -> None:
         """Add what another process found."""
         self.sizes.merge(other.sizes)
         self.suspicious.merge(other.suspicious)
-        self._add_crops(other.crops)
+        crops = {crop.region: crop for crop in (*self.crops, *other.crops)}
+        self.crops = [crops[region] for region in self._candidates([*crops])]
         cards = (*other.worst, *other.best, *other.worst_of.values())
         for card in {card.name: card for card in cards}.values():
             self._add(card)
@@ -140,16 +149,30 @@ class Findings:
         return sorted(cards, key=_worst)
 
     def doubted(self) -> list[Crop]:
-        """At most ``max_images`` regions whose labels are most probably wrong, worst first."""
+        """At most ``max_images`` regions whose labels are most probably wrong, worst first.
+
+        One label that is taken for one other class, as in all frames of a video, gets a quarter of
+        the places at most as long as others want them.
+        """
         doubted = set(self.suspicious.regions())
-        crops = [crop for crop in self.crops if crop.region in doubted][: self.max_images]
+        crops = [crop for crop in self.crops if crop.region in doubted]
+        few = worst_of_each([crop.region for crop in crops], -(-self.max_images // 4))
+        chosen = set(few[: self.max_images])
+        others = [crop.region for crop in crops if crop.region not in chosen]
+        chosen.update(others[: self.max_images - len(chosen)])
         return [
-            replace(crop, pixels=None, image=self._image(crop.pixels, CROP_SIDE)) for crop in crops
+            replace(crop, pixels=None, image=self._image(crop.pixels, CROP_SIDE))
+            for crop in crops
+            if crop.region in chosen
         ]
 
     def _image(self, pixels: ImageResult | None, side: int) -> Thumbnail:
         assert pixels is not None
         return thumbnail(pixels, self.palette, self.ignore_index, side)
+
+    def _candidates(self, regions: Sequence[Region]) -> list[Region]:
+        """The regions to keep of all that are known, whatever the order they came in."""
+        return worst_of_each(regions, self.max_images)[: self._num_crops]
 
     @property
     def _num_crops(self) -> int:
@@ -189,11 +212,6 @@ class Findings:
             if _loses(card, class_id) < _loses(self.worst_of.get(class_id), class_id):
                 self.worst_of[class_id] = card
 
-    def _add_crops(self, crops: Iterable[Crop]) -> None:
-        self.crops = heapq.nsmallest(
-            self._num_crops, [*self.crops, *crops], key=lambda crop: crop.region.rank
-        )
-
     def _crop(self, region: Region, result: ImageResult) -> Crop:
         """The region with half its size around it, and at least 32 pixels."""
         box = region.box
@@ -201,6 +219,17 @@ class Findings:
         window = box.grown(margin, result.target.shape)
         part = result.part(window)
         return Crop(region, window, kept(part, self.num_classes, CROP_SIDE))
+
+
+def worst_of_each(regions: Iterable[Region], count: int) -> list[Region]:
+    """At most ``count`` regions of each pair of label and prediction, worst first."""
+    seen: Counter[tuple[int, int]] = Counter()
+    kept = []
+    for region in sorted(regions, key=lambda region: region.rank):
+        seen[region.label, region.pred] += 1
+        if seen[region.label, region.pred] <= count:
+            kept.append(region)
+    return kept
 
 
 def _worst(card: Card) -> tuple[float, str]:

@@ -1,6 +1,5 @@
 """The page: everything that is known of an evaluation, in one file."""
 
-import json
 import platform
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from segkit.data.arrays import Image
 from segkit.errors import ConfigError
 from segkit.report.html import plots
+from segkit.report.html.doubts import folded
 from segkit.report.html.findings import Findings
+from segkit.report.html.history import rising_val_loss
 from segkit.report.html.thumbnails import ERROR_COLORS, LAYERS
+from segkit.text import absent_classes
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -41,6 +43,8 @@ class ReportData:
         history: Lines of the run's ``metrics.jsonl``, if there is one.
         config: The run's configuration as YAML, or nothing.
         comparison: What ``compare.json`` holds, if two models were compared.
+        dataset: What people call the data.
+        run: What they call the run, or what else was scored.
     """
 
     result: Mapping[str, Any]
@@ -50,6 +54,8 @@ class ReportData:
     history: Sequence[Mapping[str, Any]] = field(default_factory=list)
     config: str = ""
     comparison: Mapping[str, Any] | None = None
+    dataset: str = ""
+    run: str = ""
 
 
 def check_libraries() -> None:
@@ -60,18 +66,6 @@ def check_libraries() -> None:
             f"report.write=true needs {' and '.join(missing)}, not installed here: "
             f"python -m pip install {' '.join(missing)}"
         )
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Lines of ``metrics.jsonl``; none if there is no such file. A torn last line is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-    return [line for line in lines if isinstance(line, dict) and "epoch" in line]
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -90,7 +84,12 @@ def write_report(path: Path, data: ReportData) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "signed": signed, "number": "{:,}".format}
+    environment.filters |= {
+        "percent": percent,
+        "signed": signed,
+        "number": "{:,}".format,
+        "counted": counted,
+    }
     path.write_text(environment.get_template("page.html").render(content(data)), encoding="utf-8")
 
 
@@ -99,10 +98,13 @@ def content(data: ReportData) -> dict[str, Any]:
     from markupsafe import Markup
 
     result, findings = data.result, data.findings
-    classes = result["classes"]
+    classes, crops, regions = result["classes"], findings.doubted(), findings.suspicious.regions()
+    present, absent = occurring(result)
+    matrix = [[data.matrix[row][column] for column in present] for row in present]
     script = (HERE / "script.js").read_text(encoding="utf-8")
     total = max(sum(result["support"]), 1)
     return {
+        "title": title(data),
         "result": result,
         "about": {key: joined(result[key]) for key in ABOUT if result.get(key) is not None},
         "classes": classes,
@@ -110,15 +112,19 @@ def content(data: ReportData) -> dict[str, Any]:
             "#{:02x}{:02x}{:02x}".format(*data.palette[min(c, 253)]) for c in range(len(classes))
         ],
         "error_colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in ERROR_COLORS],
-        "rows": class_rows(result, total),
-        "matrix": data.matrix,
-        "shares": [[n / max(sum(row), 1) for n in row] for row in data.matrix],
-        "dense": len(classes) > MANY_CLASSES,
+        "present": present,
+        "present_names": [classes[c] for c in present],
+        "absent": absent,
+        "rows": [row for row in class_rows(result, total) if row["id"] in present],
+        "matrix": matrix,
+        "shares": [[n / max(sum(row), 1) for n in row] for row in matrix],
+        "dense": len(present) > MANY_CLASSES,
         "cards": findings.cards(result["iou"]),
         "layers": LAYERS,
-        "crops": findings.doubted(),
+        "crops": crops,
+        "doubts": folded(regions, crops),
         "doubted_images": findings.suspicious.images()[: findings.max_images],
-        "num_doubted": len(findings.suspicious.regions()),
+        "num_doubted": len(regions),
         "sizes": findings.sizes.bins(),
         "size_rows": [
             (name, bins)
@@ -127,6 +133,7 @@ def content(data: ReportData) -> dict[str, Any]:
         ],
         "comparison": data.comparison and comparison(data.comparison),
         "figures": figures(data),
+        "warning": rising_val_loss(data.history),
         "config": data.config,
         "versions": versions(),
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -137,12 +144,30 @@ def content(data: ReportData) -> dict[str, Any]:
     }
 
 
+def title(data: ReportData) -> str:
+    """The data, the split and the run, as far as they are known."""
+    of_what = " ".join(filter(None, (data.dataset, data.result.get("split"))))
+    return ": ".join(filter(None, (of_what, data.run))) or "segkit report"
+
+
+def occurring(result: Mapping[str, Any]) -> tuple[list[int], str]:
+    """Ids of the classes that masks or predictions show, and a line that names the others.
+
+    Where there is none at all, all are shown.
+    """
+    found = [c for c, iou in enumerate(result["iou"]) if iou is not None]
+    if len(found) in (0, len(result["iou"])):
+        return list(range(len(result["iou"]))), ""
+    return found, absent_classes([n for c, n in enumerate(result["classes"]) if c not in found])
+
+
 def class_rows(result: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
     """One row of the table for each class."""
     intervals = (result.get("bootstrap") or {}).get("iou")
     borders = (result.get("boundary") or {}).get("iou")
     return [
         {
+            "id": c,
             "name": name,
             "iou": result["iou"][c],
             "interval": intervals[c] if intervals else None,
@@ -160,13 +185,18 @@ def class_rows(result: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
 def comparison(found: Mapping[str, Any]) -> dict[str, Any]:
     """The two models, their scores side by side, and the images that differ most."""
     names = [facts.get("checkpoint") or facts["predictions"] for facts in found["files"]]
+    rows = [
+        row | {"id": c, "sure": is_sure(row, found["level"])} for c, row in enumerate(found["iou"])
+    ]
+    absent = [row for row in rows if row["first"] is None and row["second"] is None]
     return {
         "models": [joined(name) for name in names],
         "resamples": found["resamples"],
         "level": found["level"],
         "method": found["method"],
         "trust": found["trust"],
-        "classes": [row | {"sure": is_sure(row, found["level"])} for row in found["iou"]],
+        "classes": [row for row in rows if row not in absent],
+        "absent": absent_classes([row["class"] for row in absent]) if absent else "",
         "mean": found["miou"] | {"sure": is_sure(found["miou"], found["level"])},
         "images": [row for row in found["images"] if row["difference"]][:MOST_CHANGED],
     }
@@ -225,3 +255,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 def signed(value: float | None) -> str:
     """A difference of shares as text; a dash where it is not defined."""
     return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """How many of something: ``1 region``, ``1,200 regions``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -5,8 +5,10 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from segkit.report.html.history import number
 from segkit.report.html.object_sizes import SizeBin
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 INK, FAINT, ACCENT = "#010203", "#040506", "#070809"
 COLORS = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", "-.", ":")
+MOST_MARKERS = 60  # points of a curve that are told apart
 
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
@@ -56,25 +59,43 @@ def _axes() -> Iterator["Axes"]:
         yield axes
 
 
-def _svg(axes: "Axes", name: str, text: str) -> str:
+def _svg(axes: "Axes", name: str, text: str, points: Mapping[str, Sequence[str]]) -> str:
     """The image as a part of a page: no prologue, ids of its own, the page's colours.
 
     Args:
         axes: What was drawn on.
         name: Word that makes the ids in it differ from those of other images on the page.
         text: What it shows, for those who do not see it.
+        points: For the ``gid`` of a line with markers, in the order they were drawn in, what each
+            of its points is.
     """
     file = io.StringIO()
     _figure(axes).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = _with_names(svg, {f"{name}-{line}": names for line, names in points.items()})
     for color, variable in ((INK, "ink"), (FAINT, "line"), (ACCENT, "accent")):
         svg = svg.replace(color, f"var(--{variable})")
-    label = text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    label = escape(text)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the style sheet sets them
-    return f'{opening} role="img" aria-label="{label}">{rest}'
+    role = "group" if any(points.values()) else "img"  # the parts of an img are not read aloud
+    return f'{opening} role="{role}" aria-label="{label}">{rest}'
+
+
+def _with_names(svg: str, points: Mapping[str, Sequence[str]]) -> str:
+    """The image with the markers of each line (by its id) as points that have a name."""
+    done = []
+    for line, names in points.items():
+        before, start, svg = svg.partition(f'id="{line}"')
+        done += [before, start]
+        for text in names:
+            before, start, rest = svg.partition("<use ")
+            marker, end, svg = rest.partition("/>")
+            title = f"<title>{escape(text)}</title>"
+            done += [before, f'<g class="point" role="img">{title}', start, marker, end, "</g>"]
+    return "".join([*done, svg])
 
 
 def _figure(axes: "Axes") -> "Figure":
@@ -100,10 +121,14 @@ def frequency(classes: Sequence[str], support: Sequence[int], iou: Sequence[floa
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
-        axes.plot([p[1] for p in points], [p[2] for p in points], "o", color=COLORS[0])
+        axes.plot(
+            [p[1] for p in points], [p[2] for p in points], "o", color=COLORS[0], gid="points"
+        )
         axes.margins(x=0.12)
         _name_points(axes, points)
-        return _svg(axes, "frequency", "IoU of each class against how frequent it is")
+        names = [f"{name}: IoU {y:.1f} %, {x:.2g} % of the pixels" for name, x, y in points]
+        text = "IoU of each class against how frequent it is"
+        return _svg(axes, "frequency", text, {"points": names})
 
 
 def _name_points(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
@@ -136,22 +161,31 @@ def _name_points(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> No
 
 def sizes(bins: Sequence[SizeBin]) -> str:
     """Share of the objects that are found, and of their pixels, by size."""
+    told = {"found": "of them found (half of it)", "recall": "of their pixels right"}
+    names: dict[str, list[str]] = {}
     with _axes() as axes:
         axes.set(ylim=(-3, 108), ylabel="%", xlabel="side of the object, pixels")
         for number, (key, text) in enumerate(
             (("found", "objects found (half of it)"), ("recall", "their pixels (recall)"))
         ):
-            values = [getattr(one, key) for one in bins]
+            values = [
+                (i, one, 100 * getattr(one, key)) for i, one in enumerate(bins) if one.objects
+            ]
+            names[key] = [
+                f"{one.text} pixels, {one.objects:,} objects: {value:.1f} % {told[key]}"
+                for _, one, value in values
+            ]
             axes.plot(
-                [i for i, value in enumerate(values) if value is not None],
-                [100 * value for value in values if value is not None],
+                [i for i, _, _ in values],
+                [value for _, _, value in values],
                 "os"[number] + DASHES[number],
                 color=COLORS[number],
                 label=text,
+                gid=key,
             )
         axes.set_xticks(range(len(bins)), [f"{b.text}\n({b.objects:,})" for b in bins], fontsize=8)
         axes.legend(loc="lower right")
-        return _svg(axes, "sizes", "objects found and their recall against their size")
+        return _svg(axes, "sizes", "objects found and their recall against their size", names)
 
 
 def calibration(bins: Sequence[Mapping[str, Any]]) -> str:
@@ -171,9 +205,14 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> str:
         )
         axes.plot([0, 100], [0, 100], ":", color=INK, label="as sure as right")
         x, y = ([100 * one[key] for one in used] for key in ("confidence", "accuracy"))
-        axes.plot(x, y, "o-", color=COLORS[0], label="pixels that are right")
+        axes.plot(x, y, "o-", color=COLORS[0], label="pixels that are right", gid="points")
         axes.legend(loc="upper left")
-        return _svg(axes, "calibration", "accuracy against confidence")
+        names = [
+            f"{100 * one['confidence']:.1f} % sure, {100 * one['accuracy']:.1f} % right: "
+            f"{one['pixels']:,} pixels"
+            for one in used
+        ]
+        return _svg(axes, "calibration", "accuracy against confidence", {"points": names})
 
 
 def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, unit: str) -> str:
@@ -188,19 +227,28 @@ def history(lines: Sequence[Mapping[str, Any]], keys: Sequence[str], name: str, 
     from matplotlib.ticker import MaxNLocator
 
     factor = 100 if unit == "%" else 1
+    epochs = [line["epoch"] for line in lines]
+    names: dict[str, list[str]] = {}
     with _axes() as axes:
-        axes.set(xlabel="epoch", ylabel=unit)
-        for number, key in enumerate(keys):
-            points = [(one["epoch"], one[key]) for one in lines if one.get(key) is not None]
+        # The same epochs in every plot of a run, whichever values were logged when.
+        axes.set(xlabel="epoch", ylabel=unit, xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
+        for place, key in enumerate(keys):
+            values = ((line["epoch"], number(line, key)) for line in lines)
+            points = [(epoch, factor * value) for epoch, value in values if value is not None]
+            has_markers = len(points) <= MOST_MARKERS
+            if has_markers:
+                names[f"line{place}"] = [f"{key}, epoch {x}: {y:.4g} {unit}" for x, y in points]
             axes.plot(
                 [epoch for epoch, _ in points],
-                [factor * value for _, value in points],
-                DASHES[number // len(COLORS) % len(DASHES)],
-                marker="." if len(points) < 60 else "",
-                color=COLORS[number % len(COLORS)],
+                [value for _, value in points],
+                DASHES[place // len(COLORS) % len(DASHES)],
+                marker="o" if has_markers else "",
+                markersize=4,
+                color=COLORS[place % len(COLORS)],
                 label=f"\u200b{key}",  # a name that starts with _ would be left out
+                gid=f"line{place}",
             )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for text in axes.legend(fontsize=9).get_texts():
             text.set_parse_math(False)
-        return _svg(axes, name, f"{', '.join(keys)} against the epoch")
+        return _svg(axes, name, f"{', '.join(keys)} against the epoch", names)

@@ -1,6 +1,6 @@
 "use strict";
-// Without this script the page shows all that it has; with it the tables sort, the matrix tells its
-// counts, and two layers of an image lie on each other.
+// Without this script the page shows all that it has; with it the tables sort, matrix and plots tell
+// their numbers, layers of an image lie on each other, and images enlarge.
 document.documentElement.classList.add("js");
 const find = (selector, home = document) => [...home.querySelectorAll(selector)];
 
@@ -98,15 +98,126 @@ function filter() {
   document.getElementById("shown").textContent = `${shown.length} of ${cards.length} images`;
 }
 if (cards.length) {
-  for (const slider of find(".layers input")) {
-    const move = () => slider.parentElement.style.setProperty("--cut", `${slider.value}%`);
-    slider.addEventListener("input", move);
-    move(); // a browser may have kept the place from an earlier visit
-  }
   for (const side of ["left", "right"]) document.getElementById(side).addEventListener("change", choose);
   document.getElementById("group").addEventListener("change", filter);
   choose();
   filter();
+}
+
+// Sliders, those of the enlarged image too.
+const move = (slider) => slider.parentElement.style.setProperty("--cut", `${slider.value}%`);
+find(".layers input").forEach(move); // a browser may have kept the place from an earlier visit
+function blend(slider) {
+  document.documentElement.style.setProperty("--blend", slider.value / 100);
+  find(".blend").forEach((other) => (other.value = slider.value));
+}
+find(".blend").slice(0, 1).forEach(blend);
+addEventListener("input", ({ target }) => {
+  if (target.matches(".layers input")) move(target);
+  if (target.matches(".blend")) blend(target);
+});
+
+// One image in the whole window: a copy of a card, or of a doubted region.
+const viewer = document.getElementById("viewer");
+const PICTURES = ".card:not([hidden]), .crops li";
+let opened = null;
+function view(step) {
+  const all = find(opened.matches(".card") ? ".card:not([hidden])" : ".crops li");
+  const place = Math.min(Math.max(all.indexOf(opened) + step, 0), all.length - 1);
+  opened = all[place];
+  document.getElementById("view").replaceChildren(...opened.cloneNode(true).childNodes);
+  const crop = viewer.querySelector(".triple img"); // below the masks of its region, to be blended
+  find(".triple figure + figure .boxed", viewer).forEach((box) => box.prepend(crop.cloneNode()));
+  document.getElementById("place").textContent = `${place + 1} of ${all.length}`;
+  // Not disabled: a button that is would lose the focus, and the arrow keys with it.
+  document.getElementById("back").ariaDisabled = place === 0;
+  document.getElementById("next").ariaDisabled = place === all.length - 1;
+}
+function enlarge(picture) {
+  opened = picture;
+  view(0);
+  viewer.showModal();
+}
+if (viewer) {
+  let pressed = {};
+  addEventListener("pointerdown", ({ clientX, clientY, target }) => {
+    pressed = { clientX, clientY, value: target.value };
+  });
+  addEventListener("click", (event) => {
+    const { target } = event;
+    const picture = target.closest(".layers, .triple, .enlarge")?.closest(PICTURES);
+    if (!picture) return;
+    if (target.matches("input")) {
+      if (Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY) > 4) return;
+      target.value = pressed.value; // it was not dragged: the slider stays where it was
+      move(target);
+    }
+    enlarge(picture);
+  });
+  addEventListener("keydown", (event) => {
+    const { target, key } = event;
+    if (!viewer.open) {
+      if (key !== "Enter" || !target.matches(".layers input")) return;
+      event.preventDefault(); // or the button that gets the focus would be pressed as well
+      enlarge(target.closest(".card"));
+      return;
+    }
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
+    if (!step || target.matches("input")) return;
+    event.preventDefault();
+    view(step);
+  });
+  document.getElementById("back").addEventListener("click", () => view(-1));
+  document.getElementById("next").addEventListener("click", () => view(1));
+  const leave = () => {
+    viewer.close();
+    let fold = opened.closest("details");
+    for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    opened.querySelector(".enlarge").focus(); // of the one last seen, not the one first opened
+    document.getElementById("view").replaceChildren();
+  };
+  document.getElementById("close").addEventListener("click", leave);
+  viewer.addEventListener("cancel", leave); // Escape
+}
+
+// Points of a plot: the nearest one to the pointer, or to walk along with the arrow keys.
+for (const plot of find(".plot")) {
+  const points = find(".point", plot);
+  if (!points.length) continue;
+  const text = document.createElement("output");
+  text.ariaLive = "polite";
+  plot.querySelector("svg").after(text);
+  points.forEach((point, place) => point.setAttribute("tabindex", place ? -1 : 0));
+  let here = points[0];
+  const tellPoint = (point) => {
+    here.classList.remove("here");
+    here.setAttribute("tabindex", -1);
+    here = point;
+    here.setAttribute("tabindex", 0);
+    here.classList.add("here");
+    text.textContent = here.querySelector("title").textContent;
+  };
+  const middle = (point) => {
+    const box = point.querySelector("use").getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  };
+  const nearest = ({ clientX, clientY }) => {
+    const away = points.map(middle).map(([x, y]) => Math.hypot(x - clientX, y - clientY));
+    return points[away.indexOf(Math.min(...away))];
+  };
+  for (const kind of ["pointermove", "pointerdown"]) {
+    plot.querySelector("svg").addEventListener(kind, (event) => tellPoint(nearest(event)));
+  }
+  plot.addEventListener("focusin", (event) => {
+    const point = event.target.closest(".point");
+    if (point) tellPoint(point);
+  });
+  plot.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+    if (!step || !event.target.closest(".point")) return;
+    event.preventDefault();
+    points[Math.min(Math.max(points.indexOf(here) + step, 0), points.length - 1)].focus();
+  });
 }
 
 addEventListener("beforeprint", () => find("details").forEach((one) => (one.open = true)));
