@@ -371,7 +371,8 @@ def alone() -> Runtime:
 def test_more_classes_than_a_mask_holds(key: str, tmp_path: Path) -> None:
     settings = EvaluateConfig(out_dir=str(tmp_path / "out"), **{key: True})
     dataset: Any = SimpleNamespace(classes=[str(i) for i in range(300)], ids=["a"])
-    split, paths = EvaluationSplit(dataset, "val", 999, voc_palette()), [tmp_path / "best.pt"]
+    split = EvaluationSplit(dataset, "val", 999, voc_palette(), voc_palette())
+    paths = [tmp_path / "best.pt"]
     with pytest.raises(
         ConfigError, match=f"^{key}=true: a palette PNG holds 256 .* has 300.*leave"
     ):
