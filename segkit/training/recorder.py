@@ -210,7 +210,7 @@ class Recorder:
         ignore_index = settings.data.ignore_index
         folder = self.folder if self.world.is_main else None
         plots = self.runtime.open(RunPlots(folder, data.classes, self.colors, ignore_index))
-        fed = Samples(data.train, data.augment, settings.seed, ignore_index)
+        fed = Samples(data.train, data.augment, settings.seed, ignore_index, data.paste)
         plots.training_images(fed, self.state.epoch)
         return plots
 

@@ -47,6 +47,22 @@ def test_training_images_are_there_before_the_first_step(tmp_path: Path) -> None
     assert dog.sum() >= 6 * 4 * 8  # six masks of 8 rows with 4 pixels
 
 
+def test_pasted_objects_are_on_the_sheet_of_training_images(tmp_path: Path) -> None:
+    made = []
+    for share in ("0", "1"):
+        run = tmp_path / share
+        status = quick_call(
+            *SMALL,
+            "trainer.max_epochs=1",
+            f"augment.copy_paste={share}",
+            f"out_dir={run}",
+            cwd=tmp_path,
+        )
+        assert status.status == 0, status.err
+        made.append(read(run / "plots/training_images.png"))
+    assert made[0].shape != made[1].shape or (made[0] != made[1]).any()
+
+
 def test_the_first_and_the_last_validation_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
