@@ -23,6 +23,7 @@ from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
 
+FLOAT32_MAX = torch.finfo(torch.float32).max
 # Halving the scale this often in a row takes it from 2**16 to far below 1: no overflow, a defect.
 MAX_SKIPPED_IN_A_ROW = 30
 
@@ -183,22 +184,31 @@ def _optimizer_step(
     if makes_step:
         if step.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(params, step.clip_grad_norm, norm)
-        try:
-            if failed is None:
-                scaler.step(optimizer)
-            else:
-                with gated(optimizer, failed | overflows):
-                    optimizer.step()
-        except RuntimeError as error:  # of a setting like lr=1e39, which no float32 holds
-            if "without overflow" not in str(error):
-                raise
-            raise TrainingError(
-                f"step {found.step}: a number of the optimizer's overflows ({error}). Try a "
-                "lower optimizer.lr"
-            ) from error
+        refuse_overflow(optimizer, found.step)
+        if failed is None:
+            scaler.step(optimizer)
+        else:
+            with gated(optimizer, failed | overflows):
+                optimizer.step()
     scaler.update()  # to a smaller scale, if a gradient overflowed
     optimizer.zero_grad(set_to_none=True)
     return found
+
+
+def refuse_overflow(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raise a TrainingError for a setting, such as lr=1e39, that is infinite in float32.
+
+    Args:
+        optimizer: Before it makes a step.
+        step: Its number.
+    """
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if name != "base_lr" and isinstance(value, float) and abs(value) > FLOAT32_MAX:
+                raise TrainingError(
+                    f"step {step}: {name}={value:g} of the optimizer overflows float32. Try a "
+                    f"lower optimizer.{name}"
+                )
 
 
 @contextmanager

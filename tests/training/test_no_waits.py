@@ -271,6 +271,25 @@ def test_a_step_that_the_scaler_skips_is_none_of_the_optimizer(
     assert kind == "sgd" or {float(count) for count in counts} == {5 - len(skipped)}
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("setting", ["lr", "weight_decay"])
+def test_a_setting_beyond_float32_ends_the_run_before_it_touches_a_weight(
+    setting: str, kind: str, fused: bool
+) -> None:
+    state = start(kind, fused=fused)
+    before = copy.deepcopy(state.model.state_dict())
+    for group in state.optimizer.param_groups:
+        group[setting] = group["base_" + setting] = (
+            1e39  # as lr, whose schedule starts from base_lr
+        )
+    expected = rf"step 1: {setting}=1e\+39 .* overflows float32\. Try a lower optimizer\.{setting}$"
+    with pytest.raises(TrainingError, match=expected):
+        run(state, [batch(0)])
+    for name, value in state.model.named_parameters():
+        assert torch.equal(value, before[name])
+
+
 def test_overflow_at_any_scale_ends_the_run() -> None:
     state = start(scaler=True)
     number = MAX_SKIPPED_IN_A_ROW + 3
