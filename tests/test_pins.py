@@ -46,6 +46,7 @@ def test_the_lowest_leg_has_the_lowest_versions() -> None:
     tools = {"pytest", "pytest-xdist", "hypothesis", "torchmetrics", "tifffile", "pypng"}
     tools |= {"hatchling", "imagecodecs"}  # the last decodes what tifffile reads
     tools |= {"fastapi", "httpx", "python-multipart", "uvicorn"}  # of examples/ alone
+    tools |= {"wandb", "mlflow", "trackio"}  # of trainer.loggers, whose tests skip without them
     tools |= {
         "ruff",
         "mypy",
