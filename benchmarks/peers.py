@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -228,7 +229,7 @@ def our_step(same: bool) -> Work:
     from segkit.schedules import Poly
     from segkit.training.loop import train_one_epoch
     from segkit.training.monitor import Best, Monitor
-    from segkit.training.optimizer import param_groups
+    from segkit.training.optimizer import make_optimizer, param_groups
     from segkit.training.plan import EpochPlan
     from segkit.training.state import TrainState
     from segkit.training.step import TrainStep
@@ -237,7 +238,8 @@ def our_step(same: bool) -> Work:
     model = smp_model() if same else DeepLabV3Plus("mobilenet_v2", CLASSES)
     model = model.to(memory_format=memory_order(True))
     precision = Precision("fp32", CPU())
-    optimizer = torch.optim.SGD(param_groups(model, 1.0, False, 0.01), lr=0.01, momentum=0.9)
+    sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+    optimizer = make_optimizer(sgd, param_groups(model, 1.0, False, 0.01), precision.device)
     state = TrainState(model, optimizer, precision.grad_scaler(), Monitor(Best("val/miou", "max")))
     step = TrainStep(CrossEntropyLoss(), normalize(True), precision, Poly())
     given = [batch(BATCH, SIZE)] * STEPS
