@@ -71,13 +71,19 @@ def gated(optimizer: torch.optim.Optimizer, skip: Tensor) -> Iterator[None]:
         del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
-def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
-    """Move the step counts that a checkpoint brought to where the next step reads them.
+def ready_for_kernels(optimizer: torch.optim.Optimizer) -> None:
+    """Make what a checkpoint brought what the next step reads, fused or not.
 
-    Those of a fused optimizer are beside the parameters, of any other in the host's memory.
+    Step counts of a fused optimizer are beside the parameters, of any other in the host's memory.
+    A fused SGD takes momenta of all parameters of a group or of none: where some lack theirs, which
+    the others start at their first step, they start from 0.
     """
     for group in optimizer.param_groups:
-        for p in group["params"]:
+        momenta = [optimizer.state.get(p, {}).get("momentum_buffer") for p in group["params"]]
+        some = any(isinstance(momentum, Tensor) for momentum in momenta)
+        for p, momentum in zip(group["params"], momenta, strict=True):
+            if group.get("fused") and some and momentum is None:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
             count = optimizer.state.get(p, {}).get("step")
             if isinstance(count, Tensor):
                 beside = group.get("fused") or group.get("capturable")

@@ -16,7 +16,7 @@ from segkit.runs.saved_state import COUNTERS
 from segkit.runtime.device import Precision
 from segkit.training.ema import ModelEMA
 from segkit.training.monitor import Monitor
-from segkit.training.optimizer import make_optimizer, param_groups, place_step_counts
+from segkit.training.optimizer import make_optimizer, param_groups, ready_for_kernels
 
 
 @dataclass
@@ -128,8 +128,8 @@ class TrainState:
             self.optimizer.load_state_dict(state["optimizer"])
             for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
                 group.update(kept)
-            place_step_counts(self.optimizer)
             _check_buffers(self.optimizer)
+            ready_for_kernels(self.optimizer)
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
             self.monitor.load_state_dict(state)

@@ -31,7 +31,7 @@ from segkit.schedules import Poly
 from segkit.training.ema import ModelEMA
 from segkit.training.loop import MAX_SKIPPED_IN_A_ROW, train_one_epoch
 from segkit.training.monitor import Best, Monitor
-from segkit.training.optimizer import make_optimizer, param_groups, place_step_counts
+from segkit.training.optimizer import make_optimizer, param_groups, ready_for_kernels
 from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
@@ -327,6 +327,23 @@ def test_an_optimizer_is_fused_unless_something_else_is_asked(kind: Any) -> None
     assert not made("mps") and not made("cuda", torch.optim.RMSprop)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_momenta_that_a_checkpoint_lacks_start_anew(fused: bool) -> None:
+    saved = start("sgd", fused=fused)
+    run(saved, [batch(0)])
+    state = copy.deepcopy(saved.state_dict())
+    first, second = list(state["optimizer"]["state"])[:2]
+    state["optimizer"]["state"][first]["momentum_buffer"] = None
+    del state["optimizer"]["state"][second]
+    resumed = start("sgd", fused=fused)
+    resumed.load_state_dict(state)
+    run(resumed, [batch(1)])
+    params = [p for group in resumed.optimizer.param_groups for p in group["params"]]
+    for p in params[first], params[second]:
+        momentum = resumed.optimizer.state[p]["momentum_buffer"]
+        assert momentum.isfinite().all() and momentum.abs().sum() > 0
+
+
 def test_step_counts_go_beside_the_parameters_of_a_fused_optimizer() -> None:
     saved = start("adamw", fused=False)
     run(saved, [batch(0)])
@@ -336,7 +353,7 @@ def test_step_counts_go_beside_the_parameters_of_a_fused_optimizer() -> None:
             group["fused"], group["params"] = fused, [p.to("meta") for p in params]
             for here, there in zip(params, group["params"], strict=True):
                 saved.optimizer.state[there] = {"step": saved.optimizer.state[here]["step"]}
-        place_step_counts(saved.optimizer)
+        ready_for_kernels(saved.optimizer)
         placed = [
             saved.optimizer.state[p]["step"] for p in saved.optimizer.param_groups[0]["params"]
         ]
