@@ -83,7 +83,8 @@ def check_values(cfg: DictConfig, name: str) -> None:
         raise ConfigError(explain(error, name)) from error
     assert isinstance(plain, dict)
     problems = list(value_problems(SCHEMAS[name], plain))
-    if name == "train":
+    deleted = {one.name for one in fields(SCHEMAS[name])} - plain.keys()  # said by value_problems
+    if name == "train" and not deleted:
         problems += component_problems(plain)
         node = plain["data"]["dataset"]
         if isinstance(node, dict):
@@ -94,7 +95,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
         problems += rare_crop_problems(plain["augment"])
         problems += channel_problems(plain["data"])
         problems += logger_problems(plain["trainer"]["loggers"])
-    if name == "evaluate":
+    if name == "evaluate" and not deleted:
         problems += subject_problems(plain)
     problems = problems or palette_problems(plain.get("palette"))
     if problems:
