@@ -17,13 +17,13 @@ from segkit.evaluation.split import EvaluationSplit
 from segkit.files import make_folder, remove_empty, write_csv, write_json
 from segkit.inference.predictions import PredictedMask
 from segkit.report.html.findings import Findings
-from segkit.report.html.history import read_history
 from segkit.report.html.page import ReportData, write_report
 from segkit.report.image_result import ImageResult
 from segkit.report.images import confusion_image, picture, write_image
 from segkit.report.label_errors import write_suspicious
 from segkit.report.tables import class_table, more_scores
 from segkit.runs.folder import run_of
+from segkit.runs.metrics_csv import read_epochs
 from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
 
@@ -188,7 +188,7 @@ def origin(source: TargetSource) -> tuple[str, list[dict[str, Any]]]:
     if isinstance(source, Path):
         return "", []
     config = OmegaConf.to_yaml(OmegaConf.create(source[0].metadata.config))
-    return config, read_history(run_of(source[0].path) / "metrics.jsonl")
+    return config, read_epochs(run_of(source[0].path) / "metrics.jsonl")
 
 
 def write_scores(

@@ -59,7 +59,7 @@ class MetricsTable:
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a ``metrics.jsonl``; none if there is no such file."""
+    """Lines of ``metrics.jsonl``; none if there is no such file. A torn one is left out."""
     lines = []
     for text in path.read_bytes().splitlines() if path.is_file() else ():
         try:

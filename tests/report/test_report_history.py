@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from segkit.report.html.history import read_history, rising_val_loss
+from segkit.report.html.history import rising_val_loss
+from segkit.runs.metrics_csv import read_epochs
 
 
 def run(*epochs: tuple[float | None, float | None, float | None]) -> list[dict[str, Any]]:
@@ -22,8 +23,8 @@ OVERFITS = run((0.9, 0.8, 0.5), (0.6, 0.5, 0.6), (0.4, 0.6, 0.58), (0.3, 0.7, 0.
 
 def test_a_torn_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"epoch": 1, "lr": 0.1}\n{"epoch": 2, "l')
-    assert read_history(tmp_path / "m.jsonl") == [{"epoch": 1, "lr": 0.1}]
-    assert read_history(tmp_path / "no.jsonl") == []
+    assert read_epochs(tmp_path / "m.jsonl") == [{"epoch": 1, "lr": 0.1}]
+    assert read_epochs(tmp_path / "no.jsonl") == []
 
 
 def test_a_validation_loss_that_rises_is_told_with_its_epochs() -> None:

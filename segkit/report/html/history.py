@@ -1,24 +1,10 @@
-"""What a run logged, read back, and what it says of the run."""
+"""What the lines of ``metrics.jsonl`` say of a run."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 RISE = 0.05  # of the lowest validation loss: less is noise
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Lines of ``metrics.jsonl``; none if there is no such file. A torn last line is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-    return [line for line in lines if isinstance(line, dict) and "epoch" in line]
 
 
 def number(line: Mapping[str, Any], key: str) -> float | None:
