@@ -25,6 +25,28 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
+class StridedPointwise(nn.Conv2d):
+    """1x1 convolution with a stride, as of a shortcut, that never runs as one.
+
+    With fewer than 16 channels in channels_last, oneDNN's AVX-512 kernel for the weight's gradient
+    writes beyond its memory, and the process dies, at once or later. To leave the other pixels out
+    first is the same computation. Parameters and state-dict keys are those of ``nn.Conv2d``.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; there is no bias.
+        stride: Every how many rows and columns count.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded up."""
+        rows, columns = self.stride  # of now: an output stride may have taken it back to 1
+        return F.conv2d(input[:, :, ::rows, ::columns], self.weight)
+
+
 class SafeConv2d(nn.Conv2d):
     """Convolution that leaves bfloat16 on the CPU where it is grouped and dilated.
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.models.backbones.surgery import dilate
-from segkit.models.layers import ConvNormAct, init_convolutions, make_norm
+from segkit.models.layers import ConvNormAct, StridedPointwise, init_convolutions, make_norm
 
 
 class Tiny(nn.Module):
@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+                StridedPointwise(in_channels, out_channels, stride),
                 make_norm(norm, out_channels),
             )
 
