@@ -11,6 +11,7 @@ from segkit.models.atrous import (
     ATROUS_RATES,
     feature_size,
     fitting_rates,
+    scaled_size,
     start_unreached_taps_at_zero,
 )
 from segkit.models.aux_head import AuxHead
@@ -49,6 +50,9 @@ class DeepLabV3Plus(nn.Module):
             third of a training step on a CPU, and little lost after ImageNet.
         aux_weight: Of the loss of a second classifier, of the backbone's last features, in
             training; 0 has none. Nothing of it is computed elsewhere. PSPNet's is 0.4.
+        input_scale: The network works on the image enlarged by this factor, at least 1: its
+            strides are then smaller in pixels of the image, which small and thin objects need, and
+            its cost grows by the square. Logits have the size of the image all the same.
 
     Raises:
         ValueError: For a value out of range, or a backbone that breaks the contract.
@@ -72,6 +76,7 @@ class DeepLabV3Plus(nn.Module):
         freeze_bn: bool = False,
         freeze_backbone: bool | str = False,
         aux_weight: float = 0.0,
+        input_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if output_stride not in ATROUS_RATES:
@@ -93,11 +98,13 @@ class DeepLabV3Plus(nn.Module):
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
         if not 0 <= aux_weight < float("inf"):
             raise ValueError(f"aux_weight must be a number of at least 0, got {aux_weight!r}")
+        if not 1 <= input_scale < float("inf"):
+            raise ValueError(f"input_scale must be a number of at least 1, got {input_scale!r}")
         check_freeze_backbone(freeze_backbone)
         if atrous_rates is not None:
             rates = tuple(atrous_rates)
         elif train_crop is not None:
-            rates = fitting_rates(train_crop, output_stride)
+            rates = fitting_rates(train_crop, output_stride, input_scale)
         else:
             rates = ATROUS_RATES[output_stride]
 
@@ -118,11 +125,12 @@ class DeepLabV3Plus(nn.Module):
         init_convolutions(self.aspp)
         init_convolutions(self.decoder)
         if train_crop is not None:
-            start_unreached_taps_at_zero(self.aspp, feature_size(train_crop, output_stride))
+            cells = feature_size(train_crop, output_stride, input_scale)
+            start_unreached_taps_at_zero(self.aspp, cells)
         # Near-zero logits: the first loss is that of a fair guess, log(num_classes).
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
-        self.aux_weight = aux_weight
+        self.input_scale, self.aux_weight = input_scale, aux_weight
         # Made last: the other weights are those of a network without it.
         self.aux = AuxHead(channels[-1], num_classes, norm=norm) if aux_weight else None
 
@@ -135,11 +143,11 @@ class DeepLabV3Plus(nn.Module):
         """Logits (N, num_classes, H, W) of an image, float (N, in_channels, H, W), H and W >= 1.
 
         They are float32 (float64 for a model of that type), whatever autocast says. Without
-        ``resize`` they are those of the decoder, a quarter of the size, for a loss that resizes
-        them itself (see ``segkit.losses.weighted_sum.takes_low_resolution``). With ``aux`` those of
-        the second classifier come, too, likewise resized or not.
+        ``resize`` they are those of the decoder, at stride 4 of what the network works on, for a
+        loss that resizes them itself (see ``segkit.losses.weighted_sum.takes_low_resolution``).
+        With ``aux`` those of the second classifier come, too, likewise resized or not.
         """
-        features = self.backbone(image)
+        features = self.backbone(self._enlarged(image))
         out = self.decoder(self.aspp(features[-1]), features[0])
         logits: Tensor = self.classifier(out)
         if not aux:
@@ -147,6 +155,11 @@ class DeepLabV3Plus(nn.Module):
         assert self.aux is not None
         second: Tensor = self.aux(features[-1])
         return (_resized(logits, image), _resized(second, image)) if resize else (logits, second)
+
+    def _enlarged(self, image: Tensor) -> Tensor:
+        if self.input_scale == 1:
+            return image
+        return upsample(image, scaled_size(image.shape[2:], self.input_scale))
 
     def train(self, mode: bool = True) -> "DeepLabV3Plus":
         """Train or eval mode as usual, but what is frozen stays in eval mode."""

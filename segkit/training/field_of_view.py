@@ -39,7 +39,8 @@ def complete_model(model: DictConfig, size: tuple[int, int]) -> None:
             model.train_crop = list(size)
         if model.get("atrous_rates") is None:
             stride = model.get("output_stride", 16)
-            model.atrous_rates = list(fitting_rates(model.train_crop, stride))
+            scale = model.get("input_scale", 1.0)
+            model.atrous_rates = list(fitting_rates(model.train_crop, stride, scale))
 
 
 def atrous_rates(model: Mapping[Any, Any]) -> list[int] | None:
@@ -55,6 +56,8 @@ def view_text(model: Mapping[Any, Any]) -> str:
     """Rates and crop of a model's node, for people."""
     rates = ", ".join(map(str, atrous_rates(model) or ()))
     text = f"atrous rates {rates} at output stride {model.get('output_stride', 16)}"
+    if (scale := model.get("input_scale", 1.0)) != 1:
+        text += f" of images enlarged by {scale:g}"
     if model.get("train_crop") is None:
         return text
     height, width = model["train_crop"]
@@ -79,7 +82,8 @@ def view_warnings(
     rates = atrous_rates(model)
     if rates is None:
         return
-    if text := misfit(rates, size, model.get("output_stride", 16), fixed=goes_on):
+    stride, scale = model.get("output_stride", 16), model.get("input_scale", 1.0)
+    if text := misfit(rates, size, stride, scale, fixed=goes_on):
         yield text
     before = None if source is None else atrous_rates(source)
     if source is None or before is None:

@@ -44,16 +44,16 @@ def test_rates_that_fit(crop: tuple[int, int], stride: int, rates: tuple[int, ..
     assert fitting_rates(crop, stride) == rates
 
 
-@given(sides, sides, strides)
-def test_rates_fit_any_crop(height: int, width: int, stride: int) -> None:
-    rates, usual = fitting_rates((height, width), stride), ATROUS_RATES[stride]
+@given(sides, sides, strides, st.sampled_from([1.0, 4 / 3, 2.5]))
+def test_rates_fit_any_crop(height: int, width: int, stride: int, scale: float) -> None:
+    rates, usual = fitting_rates((height, width), stride, scale), ATROUS_RATES[stride]
     assert 1 <= rates[0] < rates[1] < rates[2]
     assert all(rate <= most for rate, most in zip(rates, usual, strict=True))
-    cells = min(feature_size((height, width), stride))
+    cells = min(feature_size((height, width), stride, scale))
     fits = [not unreached_taps(rate, (cells, cells)).any() for rate in rates]
     assert all(fits) or cells < 4  # no three distinct rates fit into less
-    assert (rates == usual) == (min(height, width) >= needed_crop(usual[-1], stride))
-    assert (misfit(rates, (height, width), stride) is None) == all(fits)
+    assert (rates == usual) == (min(height, width) >= needed_crop(usual[-1], stride, scale))
+    assert (misfit(rates, (height, width), stride, scale) is None) == all(fits)
 
 
 @pytest.mark.parametrize("separable", [False, True])
@@ -137,3 +137,7 @@ def test_what_is_said_of_rates_that_do_not_fit() -> None:
     )
     assert "6 of 9 at rate 11)" in str(misfit((1, 11), (160, 192), 16))  # the width has room
     assert misfit((6, 12, 18), (289, 289), 16) is None  # as it advises
+    assert "A crop of at least 193 x 193 reaches all" in str(
+        misfit((6, 12, 18), (160, 192), 16, 1.5)  # 193 x 1.5 is 289.5
+    )
+    assert misfit((6, 12, 18), (193, 193), 16, 1.5) is None

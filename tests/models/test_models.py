@@ -13,7 +13,14 @@ from segkit.models import DeepLabV3Plus
 from segkit.models.aspp import ASPP
 from segkit.models.backbones import MobileNet, Tiny
 from segkit.models.decoder import Decoder
-from segkit.models.layers import BatchNorm, ConvNormAct, SafeConv2d, make_norm, upsample
+from segkit.models.layers import (
+    BatchNorm,
+    ConvNormAct,
+    SafeConv2d,
+    StridedPointwise,
+    make_norm,
+    upsample,
+)
 
 
 def small(backbone: Any = "tiny", num_classes: int = 3, **settings: Any) -> DeepLabV3Plus:
@@ -85,6 +92,24 @@ def test_a_second_classifier_is_of_training_alone() -> None:
         small(aux_weight=-1)
 
 
+@torch.no_grad()
+def test_an_input_scale_enlarges_what_the_network_works_on() -> None:
+    plain, model = small().double().eval(), small(input_scale=1.5).double().eval()
+    image = torch.randn(2, 3, 33, 40).double()
+    enlarged = F.interpolate(image, (50, 60), mode="bilinear", align_corners=False)
+    low = plain(enlarged, resize=False)
+    assert low.shape[2:] == (13, 15)
+    assert_close(model(image, resize=False), low)
+    wide = F.interpolate(low, (33, 40), mode="bilinear", align_corners=False)
+    assert_close(model(image), wide)
+
+
+@pytest.mark.parametrize("scale", [0.99, 0, -2, float("inf"), float("nan")])
+def test_input_scales_that_enlarge_nothing_are_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="input_scale must be a number of at least 1, got"):
+        small(input_scale=scale)
+
+
 def test_the_gradient_of_a_resize_lies_as_its_images_do() -> None:
     """Where it comes as a slice, as from a concatenation, which is slow to resize."""
     features = torch.randn(2, 8, 5, 7).contiguous(memory_format=torch.channels_last)
@@ -122,9 +147,10 @@ def test_exports_leave_the_second_classifier_out() -> None:
 
 
 @pytest.mark.slow
-def test_exports_with_free_size() -> None:
+@pytest.mark.parametrize("scale", [1.0, 4 / 3])
+def test_exports_with_free_size(scale: float) -> None:
     height, width = torch.export.Dim("height", min=33), torch.export.Dim("width", min=33)
-    model = small().eval()
+    model = small(input_scale=scale).eval()
     exported = torch.export.export(
         model, (torch.randn(2, 3, 64, 80),), dynamic_shapes={"image": {2: height, 3: width}}
     ).module()
@@ -363,6 +389,23 @@ def test_safe_convolution_leaves_other_layers_in_bfloat16(settings: dict[str, in
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(conv(image), nn.Conv2d.forward(conv, image))
     assert torch.equal(conv(image), nn.Conv2d.forward(conv, image))
+
+
+@pytest.mark.parametrize("channels", [1, 8, 15, 16])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_strided_pointwise_convolution_of_few_channels(channels: int, stride: int) -> None:
+    """Where PyTorch's own writes beyond its memory."""
+    torch.manual_seed(0)
+    conv = StridedPointwise(channels, 16, stride).to(memory_format=torch.channels_last)
+    image = torch.randn(2, channels, 96, 161).contiguous(memory_format=torch.channels_last)
+    out = conv(image)
+    out.square().sum().backward()
+    weight = conv.weight.detach().double().requires_grad_()
+    expected = F.conv2d(image.double(), weight, stride=stride)
+    expected.square().sum().backward()
+    assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    assert weight.grad is not None and conv.weight.grad is not None
+    assert_close(conv.weight.grad.double(), weight.grad, rtol=1e-5, atol=1e-3)
 
 
 def test_every_weight_gradient_in_bfloat16_channels_last() -> None:

@@ -54,6 +54,13 @@ def test_the_rates_follow_the_crop_and_the_output_stride(home: Path) -> None:
     assert (model["train_crop"], model["atrous_rates"]) == ([72, 64], [1, 3, 4])
 
 
+def test_the_rates_follow_the_input_scale(home: Path) -> None:
+    result, model = train(home, "enlarged", *ONCE, "model.input_scale=2")
+    assert (model["train_crop"], model["atrous_rates"]) == ([96, 160], [3, 5, 8])  # 12 cells
+    text = "rates 3, 5, 8 at output stride 16 of images enlarged by 2, crops of 96 x 160;"
+    assert text in result.out
+
+
 @pytest.mark.slow
 def test_the_rates_follow_the_crop_of_a_recipe(home: Path) -> None:
     crop = ("augment=standard", "augment.crop_size=[64,80]")
