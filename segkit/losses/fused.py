@@ -1,4 +1,4 @@
-"""Sums over pixels straight from low-resolution logits, of which CE, focal, dice and MSE are read.
+"""Sums over pixels from low-resolution logits, of which CE, focal, dice, Tversky, MSE are read.
 
 Importable without Triton; see :func:`unavailable`.
 """
