@@ -29,7 +29,7 @@ def test_a_torn_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
 
 def test_a_validation_loss_that_rises_is_told_with_its_epochs() -> None:
     assert rising_val_loss(OVERFITS) == (
-        "The validation loss was lowest in epoch 2 (0.5) and rose to 0.7 in epoch 4, while the "
+        "It was lowest in epoch 2 (0.5) and rose to 0.7 in epoch 4, while the "
         "training loss went on falling from 0.6 to 0.3: the network overfits since epoch 2. Its "
         "mIoU was highest in epoch 2 (60.0 %). What helps is more training images, or "
         "augment=standard in place of light and none; trainer.patience=5 "

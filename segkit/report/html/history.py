@@ -24,7 +24,8 @@ def rising_val_loss(lines: Sequence[Mapping[str, Any]]) -> str | None:
         lines: Those of ``metrics.jsonl``, in the order of their epochs.
 
     Returns:
-        The epochs, what that means, and what to do; None if it has not risen.
+        The epochs, what that means, and what to do, after a lead that names the loss; None if it
+        has not risen.
     """
     keys = ("val/loss", "train/loss")
     epochs = [line for line in lines if all(number(line, key) is not None for key in keys)]
@@ -38,7 +39,7 @@ def rising_val_loss(lines: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     first = best["epoch"]
     return (
-        f"The validation loss was lowest in epoch {first} ({best['val/loss']:.3g}) and rose to "
+        f"It was lowest in epoch {first} ({best['val/loss']:.3g}) and rose to "
         f"{last['val/loss']:.3g} in epoch {last['epoch']}, while the training loss went on falling "
         f"from {best['train/loss']:.3g} to {last['train/loss']:.3g}: the network overfits since "
         f"epoch {first}. {_of_the_scores(epochs, best)}What helps is more training images, or "
