@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.testing import assert_close
 from torchvision import models
 from torchvision.ops.misc import SqueezeExcitation
 
+from segkit.errors import ConfigError
 from segkit.models.backbones import BACKBONES, MobileNet, ResNet, Tiny
 from segkit.models.backbones.surgery import dilate
 from segkit.models.layers import SafeConv2d
@@ -155,3 +157,19 @@ def test_bad_arguments() -> None:
     for name in ("tiny", "resnet18", "mobilenet_v2"):
         with pytest.raises(ValueError, match="in_channels must be at least 1, got"):
             BACKBONES[name](in_channels=0)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+def test_a_torchvision_of_another_build_is_told_with_the_way_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision.py").write_text(fails, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "torchvision")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError,
+        match=r"^torchvision cannot be imported with torch \S+ \(operator torchvision::nms does "
+        r"not exist\): .*: python -m pip install --force-reinstall torch torchvision; ",
+    ):
+        BACKBONES[name]()

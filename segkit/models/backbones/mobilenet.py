@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from segkit.models.backbones.surgery import dilate, load_pretrained, with_in_channels
+from segkit.models.backbones.surgery import (
+    dilate,
+    load_pretrained,
+    torchvision_models,
+    with_in_channels,
+)
 from segkit.models.layers import BatchNorm
 
 
@@ -50,8 +55,7 @@ class MobileNet(nn.Module):
         super().__init__()
         if name not in CUTS:
             raise ValueError(f"name must be one of {', '.join(CUTS)}, got {name!r}")
-        from torchvision import models  # seconds of import that the tiny backbone does without
-
+        models = torchvision_models()
         cut = CUTS[name]
         features = models.get_model(name, weights=None, norm_layer=cut.norm).features
         features[0][0] = with_in_channels(features[0][0], in_channels)

@@ -2,7 +2,12 @@
 
 from torch import Tensor, nn
 
-from segkit.models.backbones.surgery import dilate, load_pretrained, with_in_channels
+from segkit.models.backbones.surgery import (
+    dilate,
+    load_pretrained,
+    torchvision_models,
+    with_in_channels,
+)
 from segkit.models.layers import BatchNorm
 
 NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -33,8 +38,7 @@ class ResNet(nn.Module):
         super().__init__()
         if name not in NAMES:
             raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
-        from torchvision import models  # seconds of import that the tiny backbone does without
-
+        models = torchvision_models()
         net = models.get_model(name, weights=None, norm_layer=BatchNorm)
         self.conv1 = with_in_channels(net.conv1, in_channels)
         self.bn1, self.relu, self.maxpool = net.bn1, net.relu, net.maxpool

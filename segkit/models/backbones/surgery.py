@@ -4,16 +4,35 @@ from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import CheckpointError
+from segkit.errors import CheckpointError, ConfigError
 from segkit.files import path_problem
 from segkit.models.foreign import plain_weights
 from segkit.models.layers import SafeConv2d
 from segkit.models.weights import copy_tensors, match_tensors, read_tensors
+
+
+def torchvision_models() -> ModuleType:
+    """``torchvision.models``, by an import of seconds that the tiny backbone does without.
+
+    Raises:
+        ConfigError: torchvision is of another release or build than PyTorch, or is missing.
+    """
+    try:
+        from torchvision import models
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"torchvision cannot be imported with torch {torch.__version__} "
+            f"({' '.join(str(error).split())}): they must be of one release and build. Install "
+            "both with one command: python -m pip install --force-reinstall torch torchvision; "
+            "without a GPU, with --index-url https://download.pytorch.org/whl/cpu at its end"
+        ) from error
+    return models
 
 
 def dilate(blocks: Iterable[nn.Module], *, stride: int, output_stride: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import CheckpointError, ConfigError
-from segkit.models.backbones.surgery import load_pretrained
+from segkit.models.backbones.surgery import load_pretrained, torchvision_models
 from segkit.models.layers import BatchNorm, SafeConv2d
 
 LOWEST = (1, 0, 30)  # before, not all its networks can be made on the meta device
@@ -127,6 +127,7 @@ def check_name(name: str) -> None:
         raise ConfigError(
             "model/backbone=timm needs timm, which is not installed: pip install timm"
         )
+    torchvision_models()  # which timm imports
     import timm
 
     if tuple(map(int, re.findall(r"\d+", timm.__version__)[:3])) < LOWEST:
