@@ -20,7 +20,8 @@ import PIL.Image
 from segkit.data.arrays import Image
 from segkit.data.masks import read_mask
 from segkit.data.voc import VOCSegmentation
-from segkit.report.images import GAP, panel, with_legend
+from segkit.report.color_key import with_names
+from segkit.report.images import GAP, panel
 
 WIDTH = 320  # of each of the three images in a row
 QUARTERS = (3, 2, 1)
@@ -39,7 +40,8 @@ def main() -> None:
         image, target = dataset.read(dataset.ids.index(name))
         pred = read_mask(args.evaluation / "predictions" / f"{name}.png")
         rows += [row(image, target, pred, dataset), np.full((GAP, 3 * WIDTH + 2 * GAP, 3), 255)]
-    drawn = with_legend(np.concatenate(rows).astype(np.uint8), dataset.classes, dataset.palette)
+    names, colors = dataset.classes, dataset.palette[: len(dataset.classes)]
+    drawn = with_names(np.concatenate(rows).astype(np.uint8), names, colors)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # With 256 colours the file has a third of the size, and looks the same.
     PIL.Image.fromarray(drawn).quantize(256).save(args.out, optimize=True)

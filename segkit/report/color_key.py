@@ -39,7 +39,12 @@ def with_color_key(
     if not ids:
         return drawn
     size = max(LETTERS, round(max(drawn.shape[:2]) / ACROSS))
-    key = color_key([classes[i] for i in ids], palette[np.minimum(ids, 255)], drawn.shape[1], size)
+    return with_names(drawn, [classes[i] for i in ids], palette[np.minimum(ids, 255)], size)
+
+
+def with_names(drawn: Image, names: Sequence[str], colors: Image, size: int = LETTERS) -> Image:
+    """The same of names with a colour each, uint8 (n, 3), in letters of this height in pixels."""
+    key = color_key(names, colors, drawn.shape[1], size)
     wider = key.shape[1] - drawn.shape[1]
     paper = np.pad(drawn, ((0, 0), (0, wider), (0, 0)), constant_values=PAPER[0])
     return np.concatenate([paper, key])

@@ -10,7 +10,8 @@ from PIL import ImageDraw, ImageFont
 from segkit.console import one_line
 from segkit.data.arrays import Image
 from segkit.data.labels import Labels
-from segkit.report.images import GAP, INK, PAPER, hatched, shrunk, with_legend
+from segkit.report.color_key import with_names
+from segkit.report.images import GAP, INK, PAPER, hatched, shrunk
 
 LINE = 16  # height of a line of text
 
@@ -41,9 +42,8 @@ def contact_sheet(
         np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=255)
         for line in lines
     ]
-    return with_legend(
-        np.concatenate(padded), [*classes, "(striped: ignored)"], _with_grey(palette, classes)
-    )
+    names = [*classes, "(striped: ignored)"]
+    return with_names(np.concatenate(padded), names, _with_grey(palette, classes))
 
 
 def _row(tiles: Sequence[Tile], palette: Image, ignore_index: int, side: int) -> Image:

@@ -54,28 +54,6 @@ def panel(
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
 
 
-def legend(classes: Sequence[str], palette: Image, width: int) -> Image:
-    """Colour and name of each class, in as many lines as ``width`` needs."""
-    font = ImageFont.load_default(12)
-    places, x, y = [], GAP, GAP
-    for name in map(one_line, classes):
-        length = 26 + int(font.getlength(name))
-        if x > GAP and x + length > width:
-            x, y = GAP, y + 18
-        places.append((x, y, name))
-        x += length
-    drawn = PIL.Image.new("RGB", (width, y + 18), PAPER)
-    draw = ImageDraw.Draw(drawn)
-    for index, (x, y, name) in enumerate(places):
-        draw.rectangle((x, y + 1, x + 12, y + 13), tuple(map(int, palette[index])), INK)
-        draw.text((x + 17, y), name, INK, font)
-    return np.asarray(drawn)
-
-
-def with_legend(drawn: Image, classes: Sequence[str], palette: Image) -> Image:
-    return np.concatenate([drawn, legend(classes, palette, drawn.shape[1])])
-
-
 def confusion_image(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Image:
     """Rows are true classes, columns predicted ones; percent of the row as number and shade."""
     classes = [one_line(name) for name in classes]

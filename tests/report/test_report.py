@@ -14,15 +14,8 @@ from PIL import Image
 from segkit.data.masks import voc_palette
 from segkit.files import write_csv, write_json
 from segkit.metrics import ConfusionMatrix
-from segkit.report.images import (
-    GAP,
-    color,
-    confusion_image,
-    legend,
-    panel,
-    with_legend,
-    write_image,
-)
+from segkit.report.color_key import color_key, with_names
+from segkit.report.images import GAP, color, confusion_image, panel, write_image
 from segkit.report.tables import class_table, scalar_scores
 from segkit.text import display_path, percent, throughput
 
@@ -136,15 +129,15 @@ def test_panel_shows_image_target_and_prediction() -> None:
     assert (found[:, 6 : 6 + GAP] == 255).all()
 
 
-def test_a_legend_takes_the_lines_it_needs() -> None:
-    palette = voc_palette()
-    one, many = legend(CLASSES, palette, 400), legend(CLASSES, palette, 60)
+def test_a_color_key_takes_the_lines_it_needs() -> None:
+    colors = voc_palette()[: len(CLASSES)]
+    one, many = color_key(CLASSES, colors, 400), color_key(CLASSES, colors, 90)
     assert one.shape[1] == 400
-    assert many.shape[1] == 60
-    assert many.shape[0] - one.shape[0] == 2 * 18
-    assert (one == palette[1]).all(axis=2).sum() > 100  # the box of class 1
-    photo = np.zeros((5, 60, 3), np.uint8)
-    assert np.array_equal(with_legend(photo, CLASSES, palette)[5:], many)
+    assert many.shape[1] == 90
+    assert many.shape[0] - one.shape[0] == 2 * 19
+    assert (one == colors[1]).all(axis=2).sum() > 100  # the box of class 1
+    photo = np.zeros((5, 90, 3), np.uint8)
+    assert np.array_equal(with_names(photo, CLASSES, colors)[5:], many)
 
 
 @pytest.mark.parametrize("size", [1, 2, 21, 150])
