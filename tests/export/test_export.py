@@ -427,6 +427,21 @@ def test_every_backbone_as_onnx(name: str, checkpoint: Checkpoint, tmp_path: Pat
     check_parity(model, exported, [torch.randn(1, 3, 64, 64)], TOLERANCES["fp32"])
 
 
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_an_input_scale_is_of_any_size_in_every_format(
+    format: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = DeepLabV3Plus(Tiny(8), 3, aspp_channels=16, input_scale=4 / 3).eval()
+    write(model, tmp_path / "a", format, checkpoint)
+    exported = export.open_exported(tmp_path / "a", format)
+    images = [torch.randn(1, 3, 49, 70), torch.randn(2, 3, 64, 65)]
+    check_parity(model, exported, images, TOLERANCES["fp32"])
+
+
 # --- what is off is not written ------------------------------------------------------------------
 
 
