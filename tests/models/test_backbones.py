@@ -165,7 +165,8 @@ def test_a_torchvision_of_another_build_is_told_with_the_way_out(
 ) -> None:
     fails = "raise RuntimeError('operator torchvision::nms does not exist')"
     (tmp_path / "torchvision.py").write_text(fails, encoding="utf-8")
-    monkeypatch.delitem(sys.modules, "torchvision")
+    for loaded in ("torchvision", "torchvision.models"):
+        monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         ConfigError,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -24,7 +25,7 @@ def torchvision_models() -> ModuleType:
         ConfigError: torchvision is of another release or build than PyTorch, or is missing.
     """
     try:
-        from torchvision import models
+        return import_module("torchvision.models")
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"torchvision cannot be imported with torch {torch.__version__} "
@@ -32,7 +33,6 @@ def torchvision_models() -> ModuleType:
             "both with one command: python -m pip install --force-reinstall torch torchvision; "
             "without a GPU, with --index-url https://download.pytorch.org/whl/cpu at its end"
         ) from error
-    return models
 
 
 def dilate(blocks: Iterable[nn.Module], *, stride: int, output_stride: int) -> None:
