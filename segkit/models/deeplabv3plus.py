@@ -50,7 +50,7 @@ class DeepLabV3Plus(nn.Module):
             third of a training step on a CPU, and little lost after ImageNet.
         aux_weight: Of the loss of a second classifier, of the backbone's last features, in
             training; 0 has none. Nothing of it is computed elsewhere. PSPNet's is 0.4.
-        input_scale: The network works on the image enlarged by this factor, at least 1: its
+        input_scale: The network works on the image enlarged by this factor, 1 to 16: its
             strides are then smaller in pixels of the image, which small and thin objects need, and
             its cost grows by the square. Logits have the size of the image all the same.
 
@@ -98,8 +98,8 @@ class DeepLabV3Plus(nn.Module):
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
         if not 0 <= aux_weight < float("inf"):
             raise ValueError(f"aux_weight must be a number of at least 0, got {aux_weight!r}")
-        if not 1 <= input_scale < float("inf"):
-            raise ValueError(f"input_scale must be a number of at least 1, got {input_scale!r}")
+        if not 1 <= input_scale <= 16:
+            raise ValueError(f"input_scale must be a number from 1 to 16, got {input_scale!r}")
         check_freeze_backbone(freeze_backbone)
         if atrous_rates is not None:
             rates = tuple(atrous_rates)
