@@ -19,7 +19,7 @@ from segkit.data.arrays import Mask, Pixels
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.labels import check_labels
 from segkit.data.sampler import EpochBatchSampler, Pass, SampleKey
-from segkit.data.workers import TIMEOUT, batches, close, start_worker
+from segkit.data.workers import PULSE, batches, close, start_worker
 from segkit.errors import DataError, SegkitError
 
 if TYPE_CHECKING:  # albumentations takes half a second, and what is only scored is not augmented
@@ -309,7 +309,7 @@ def _loader(
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
-        timeout=TIMEOUT if num_workers else 0,
+        timeout=PULSE if num_workers else 0,
         # Its own: the global one would make validation change the training's random numbers.
         generator=torch.Generator().manual_seed(seed),
     )

@@ -42,10 +42,13 @@ if TYPE_CHECKING:
 
 TIMEOUT = 300
 """Seconds for one batch: an image that hangs on a dead network disk must not hang the run."""
+PULSE = 5
+"""Seconds until it is looked whether all processes live: the signal of one's death may be lost."""
 PATIENCE = 2.0
 """Seconds for the sample at hand before a process is killed at the end."""
 SHARED_MEMORY = Path("/dev/shm")
 
+_TIMED_OUT = "DataLoader timed out after"
 _IGNORED = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 
 
@@ -58,7 +61,7 @@ def batches(loader: "DataLoader[Any]") -> "Iterator[Batch]":
             :func:`loader_failure` tells. No process is left then.
     """
     try:
-        for item in _start(loader):
+        for item in _in_time(_start(loader)):
             for batch in item if isinstance(item, list) else [item]:
                 if isinstance(batch, SegkitError):
                     raise batch
@@ -69,6 +72,26 @@ def batches(loader: "DataLoader[Any]") -> "Iterator[Batch]":
         if failure := loader_failure(error, [status for status in statuses if status]):
             raise failure from error
         raise
+
+
+def _in_time(iterator: Iterator[Any]) -> Iterator[Any]:
+    """The items of a loader; each may take ``TIMEOUT``, not only its own timeout, a ``PULSE``.
+
+    PyTorch looks for dead processes when that is over. It learns of them at once by a signal, but
+    raises in its handler: where a destructor is interrupted, that error goes nowhere.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if _TIMED_OUT in str(error) and time.monotonic() - started < TIMEOUT:
+                continue
+            raise
+        yield item
+        started = time.monotonic()
 
 
 def close(loader: "DataLoader[Any]") -> None:
@@ -91,9 +114,9 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
     for status in statuses if "DataLoader worker (pid" in text else ():
         how = f"killed by signal: {signal.strsignal(-status)}" if status < 0 else f"code {status}"
         text += f"\nDataLoader worker (pid), exit {how}"
-    if found := re.search(r"DataLoader timed out after (\d+) seconds", text):
+    if _TIMED_OUT in text:
         return DataError(
-            f"no batch came within {found[1]} s: a file could not be read in time, as from a "
+            f"no batch came within {TIMEOUT} s: a file could not be read in time, as from a "
             "network disk that hangs, or reading and augmenting are far too slow. See whether the "
             "files can be copied; loader.num_workers=0 shows where it stands still"
         )

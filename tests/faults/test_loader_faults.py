@@ -19,13 +19,14 @@ from processes import result_of
 from torch.utils.data import DataLoader
 from voc_folder import example_mask, make_voc
 
+from segkit.data import workers
 from segkit.data.augment import Augment
 from segkit.data.check import check_splits
 from segkit.data.loader import Collate, EvalBatches, TrainBatches
 from segkit.data.masks import write_mask
 from segkit.data.voc import VOCSegmentation
 from segkit.data.workers import batches, close, loader_failure
-from segkit.errors import DataError, SegkitError
+from segkit.errors import DataError, SegkitError, TrainingError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses what Linux offers")
 
@@ -100,18 +101,47 @@ def test_a_process_is_killed_while_the_run_does_something_else() -> None:
     assert multiprocessing.active_children() == []
 
 
+def test_a_process_is_killed_and_the_signal_is_lost() -> None:
+    """As one that comes while a destructor runs, where PyTorch's error goes nowhere."""
+    lost = multiprocessing.Event()
+    loader = make_loader(Images(lambda: lost.wait() and os.kill(os.getpid(), signal.SIGKILL)))
+    loader.timeout = 1
+    pass_ = batches(loader)
+    next(pass_)
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    started = time.monotonic()
+    lost.set()
+    try:
+        with pytest.raises(TrainingError, match=r"a loader process was ended \(Killed\)"):
+            list(pass_)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert time.monotonic() - started < 60
+    assert multiprocessing.active_children() == []
+
+
 def test_a_process_ends_by_itself() -> None:
     kind, text, left = outcome(make_loader(Images(lambda: os._exit(1))))
     assert (kind, left) == ("TrainingError", 0)
     assert text == "a loader process ended by itself; loader.num_workers=0 shows why"
 
 
-def test_a_file_hangs() -> None:
+def test_a_file_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TIMEOUT", 3)
     loader = make_loader(Images(lambda: time.sleep(1000)))
     loader.timeout = 1
+    started = time.monotonic()
     kind, text, left = outcome(loader)
     assert (kind, left) == ("DataError", 0)
-    assert text.startswith("no batch came within 1 s: a file could not be read in time")
+    assert text.startswith("no batch came within 3 s: a file could not be read in time")
+    assert time.monotonic() - started > 2.9
+
+
+def test_a_file_is_slow() -> None:
+    loader = make_loader(Images(lambda: time.sleep(2.5)))
+    loader.timeout = 1
+    assert [batch.ids for batch in batches(loader)] == [(one,) for one in Images.ids]
+    close(loader)
 
 
 def small_shared_memory(size: str) -> None:
