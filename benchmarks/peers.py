@@ -219,10 +219,10 @@ def normalize(channels_last: bool) -> Any:
 
 
 def our_step(same: bool) -> Work:
-    """Steps of segkit's loop; its default model is that of configs/model."""
+    """Steps of segkit's loop; its default model and loss are those of configs/."""
     import torch
 
-    from segkit.losses import CrossEntropyLoss
+    from segkit.losses import CrossEntropyLoss, DiceLoss, WeightedSum
     from segkit.models import DeepLabV3Plus
     from segkit.models.normalize import memory_order
     from segkit.runtime.device import Precision
@@ -241,7 +241,11 @@ def our_step(same: bool) -> Work:
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
     optimizer = make_optimizer(sgd, param_groups(model, 1.0, False, 0.01), precision.device)
     state = TrainState(model, optimizer, precision.grad_scaler(), Monitor(Best("val/miou", "max")))
-    step = TrainStep(CrossEntropyLoss(), normalize(True), precision, Poly())
+    loss_fn: Any = CrossEntropyLoss()
+    if not same:
+        terms = {"ce": loss_fn, "dice": DiceLoss()}
+        loss_fn = WeightedSum({name: {"weight": 1.0, "loss": one} for name, one in terms.items()})
+    step = TrainStep(loss_fn, normalize(True), precision, Poly())
     given = [batch(BATCH, SIZE)] * STEPS
 
     def work() -> None:

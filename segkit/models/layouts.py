@@ -95,8 +95,9 @@ TORCHVISION = Layout(
     ),
     adapt=_nothing,
     advice=(
-        "trained with ImageNet's mean and std and model.atrous_rates=[12,24,36]; the ResNets with "
-        "model.output_stride=8, MobileNetV3 with 16 (and dilated in one more layer than here)"
+        "trained with ImageNet's mean and std, model.separable=false and "
+        "model.atrous_rates=[12,24,36]; the ResNets with model.output_stride=8, MobileNetV3 with "
+        "16 (and dilated in one more layer than here)"
     ),
 )
 
@@ -107,8 +108,9 @@ _VAINF_BACKBONE = (
     (r"backbone\.", "backbone."),
 )
 _VAINF_ADVICE = (
-    "trained with ImageNet's mean and std, and BatchNorm momentum 0.01 in the backbone; their "
-    "MobileNetV2 pads before the expansion, so results differ at the image's border"
+    "trained with model.separable=false, ImageNet's mean and std, and BatchNorm momentum 0.01 in "
+    "the backbone; their MobileNetV2 pads before the expansion, so results differ at the "
+    "image's border"
 )
 
 VAINF_PLUS = Layout(
@@ -172,8 +174,9 @@ BUBBLIIIING = Layout(
     unplaced=(),
     adapt=_fold_biases,
     advice=(
-        "trained on images divided by 255 and nothing else: data.mean=[0,0,0] data.std=[1,1,1]; "
-        "theirs upsamples with align_corners=True, so edges move by a fraction of a pixel"
+        "trained with model.separable=false on images divided by 255 and nothing else: "
+        "data.mean=[0,0,0] data.std=[1,1,1]; theirs upsamples with align_corners=True, so edges "
+        "move by a fraction of a pixel"
     ),
 )
 
@@ -203,7 +206,7 @@ MMSEGMENTATION = Layout(
     unplaced=((r"auxiliary_head\.", "the head of the auxiliary loss"),),
     adapt=_pooled_last,
     advice=(
-        "trained with ImageNet's mean and std, model.output_stride=8 model.separable=true "
+        "trained with ImageNet's mean and std, model.output_stride=8 "
         "model.aspp_channels=512 model.decoder_channels=512; their ResNetV1c begins with three 3x3 "
         "convolutions (stem) and their ASPP ends with a 3x3 one, which are other layers than here"
     ),

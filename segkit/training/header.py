@@ -70,8 +70,15 @@ def run_header(
         f"{runtime.precision.name}, {num_workers} loader processes\n"
         f"{settings.data.num_classes} classes; "
         f"{parameters / 1e6:.2f} M parameters{view}; loss: {loss_text(settings)}; "
-        f"batch size {processes}{batch_size} x {settings.trainer.accumulate}"
+        f"batch size {processes}{batch_size} x {settings.trainer.accumulate}; "
+        f"learning rate {_lr_text(settings)}"
     )
+
+
+def _lr_text(settings: TrainConfig) -> str:
+    """The one of the rest, and that of the backbone, which is easily overlooked."""
+    lr, factor = settings.optimizer["lr"], settings.trainer.backbone_lr_factor
+    return f"{lr:g}" + (f", {lr * factor:g} for the backbone" if factor != 1 else "")
 
 
 def warnings_at_start(

@@ -38,7 +38,7 @@ def test_train_and_evaluate_in_processes_of_their_own(here: Path) -> None:
 def test_help_lists_the_groups(here: Path) -> None:
     result = call("train.py", "--help", cwd=here)
     assert result.status == 0
-    assert "loss: bce, ce, dice, focal, lovasz, mse, topk, tversky [ce]" in result.out
+    assert "loss: bce, ce, dice, focal, lovasz, mse, topk, tversky [ce,dice]" in result.out
     assert list(here.iterdir()) == []
 
 

@@ -146,7 +146,7 @@ def test_help_is_for_people(name: str) -> None:
 def test_help_lists_files_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss/mine.yaml").touch()
-    line = f"  loss: {', '.join(sorted([*LOSSES, 'mine']))} [ce]\n"
+    line = f"  loss: {', '.join(sorted([*LOSSES, 'mine']))} [ce,dice]\n"
     assert line in script_help("train", ["--config-dir", str(tmp_path)])
     assert line in script_help("train", [f"--config-dir={tmp_path}"])
     assert line not in script_help("train", [])

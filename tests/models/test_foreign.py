@@ -45,9 +45,9 @@ def missing(model: nn.Module, weights: dict[str, Any]) -> set[str]:
     return {text.split()[0].rpartition(".")[0] for text in report.skipped}
 
 
-def ours(name: str, **settings: Any) -> DeepLabV3Plus:
+def ours(name: str, *, separable: bool = False, **settings: Any) -> DeepLabV3Plus:
     torch.manual_seed(1)
-    return DeepLabV3Plus(name, 4, **settings)
+    return DeepLabV3Plus(name, 4, separable=separable, **settings)
 
 
 # --- every tensor has its place ------------------------------------------------------------------
@@ -208,8 +208,9 @@ def test_a_whole_checkpoint_of_vainf(vainf: dict[str, Any], tmp_path: Path) -> N
         "skipped: classifier.weight is 21x256x1x1 in the file, 4x256x1x1 in the model; "
         "classifier.bias is 21 in the file, 4 in the model\n"
         "  decoder.fuse.1 starts as the identity: theirs has a single 3x3 convolution there\n"
-        "  trained with ImageNet's mean and std, and BatchNorm momentum 0.01 in the backbone; "
-        "their MobileNetV2 pads before the expansion, so results differ at the image's border"
+        "  trained with model.separable=false, ImageNet's mean and std, and BatchNorm momentum "
+        "0.01 in the backbone; their MobileNetV2 pads before the expansion, so results differ at "
+        "the image's border"
     )
     found = model.state_dict()["backbone.features.17.conv.3.running_var"]
     assert_close(found, vainf["backbone.high_level_features.17.conv.3.running_var"])

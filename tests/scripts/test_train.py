@@ -107,14 +107,29 @@ def test_tensorboard_opens_with_losses_and_mean_iou(first: Path) -> None:
     groups = list(dict.fromkeys(tag.partition("/")[0] for tag in tags))
     assert groups[:2] == ["train", "val"]
     shown = [tag for tag in tags if tag.partition("/")[0] in groups[:2]]
-    assert shown == ["train/loss", "train/loss/ce", "train/lr", "val/loss", "val/miou"]
+    assert shown == [
+        "train/loss",
+        "train/loss/ce",
+        "train/loss/dice",
+        "train/lr",
+        "val/loss",
+        "val/miou",
+    ]
 
 
 def test_one_line_per_epoch_with_every_value(first: Path) -> None:
     log = lines(first)
     assert [line["epoch"] for line in log] == [1, 2]
     assert [line["step"] for line in log] == [3, 6]  # 24 images in batches of 8
-    expected = {"train/loss", "train/loss/ce", "train/grad_norm", "lr", "val/loss", "val/miou"}
+    expected = {
+        "train/loss",
+        "train/loss/ce",
+        "train/loss/dice",
+        "train/grad_norm",
+        "lr",
+        "val/loss",
+        "val/miou",
+    }
     expected |= {f"val/iou/{name}" for name in CLASSES} | {"images_per_second"}
     assert all(expected <= line.keys() for line in log)
 

@@ -35,6 +35,12 @@ def whole(home: Path) -> tuple[Result, dict[str, Any]]:
     return train(home, "whole", *ONCE)
 
 
+def test_the_learning_rates_are_said(home: Path, whole: tuple[Result, dict[str, Any]]) -> None:
+    assert "; learning rate 0.003\n" in whole[0].out  # of the shapes, that start at random
+    result, _ = train(home, "slow", *ONCE, "trainer.backbone_lr_factor=0.1")
+    assert "; learning rate 0.003, 0.0003 for the backbone\n" in result.out
+
+
 def test_the_rates_follow_whole_images(home: Path, whole: tuple[Result, dict[str, Any]]) -> None:
     result, model = whole
     assert (model["train_crop"], model["atrous_rates"]) == ([96, 160], [1, 2, 3])
