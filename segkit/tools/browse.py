@@ -92,7 +92,7 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
 def tile(image: Pixels, mask: Mask, name: str, ignore_index: int) -> Tile:
     height, width = mask.shape
     ignored = float((mask == ignore_index).mean())
-    return Tile(picture(image), mask, f"{name}: {width} x {height}, {ignored:.0%} ignored")
+    return Tile(picture(image), mask, f"{name}: {height} x {width}, {ignored:.0%} ignored")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -28,7 +28,7 @@ from segkit.data.named_files import files_below
 from segkit.data.orientation import shown_size
 from segkit.data.pairs import SUFFIXES
 from segkit.data.threads import map_parallel
-from segkit.data.voc import IMAGES, MASKS, split_file
+from segkit.data.voc import IMAGES, MASKS, read_split, split_file
 from segkit.errors import DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
@@ -53,6 +53,14 @@ def convert(request: Request) -> None:
             f"{layout.root}: {len(taken)} files are there already; nothing was written. Add "
             f"force=true to replace them, or give out= another folder:\n{bullet_list(taken)}"
         )
+    gone = layout.gone(found)
+    if gone and not request.prune:
+        raise DataError(
+            f"{layout.root}: {len(gone)} pairs of the last conversion are not in the source any "
+            "more; nothing was written. Add prune=true to remove their images and masks, or give "
+            f"out= another folder:\n{bullet_list(gone)}"
+        )
+    layout.check_others(found, gone)
     with ExitStack() as stack:
         staging = None
         if not request.dry_run:
@@ -66,7 +74,7 @@ def convert(request: Request) -> None:
 
         counts = sum(map_parallel(work, found.items, "convert"), np.zeros(256, np.int64))
         if staging is not None:
-            layout.take(found, staging)
+            layout.take(found, gone, staging)
     pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
     say(class_table(found.classes, {request.split: pixels}))
     for note in found.notes:
@@ -78,10 +86,13 @@ def convert(request: Request) -> None:
         )
     if request.dry_run:
         replaced = f", {len(taken)} of them over existing ones" if taken else ""
-        say(f"dry run: would write {len(found.items)} pairs to {layout.root}{replaced}")
+        removed = f", and remove {len(gone)}" if gone else ""
+        say(f"dry run: would write {len(found.items)} pairs to {layout.root}{replaced}{removed}")
         return
+    if gone:
+        say(f"{len(gone)} pairs removed:\n{bullet_list(gone)}")
     say(f"{len(found.items)} pairs written to {layout.root}, their ids to {layout.split_file}")
-    say(f"next: {layout.next_step()}")
+    say(f"next: {layout.next_step(found)}")
 
 
 @dataclass(frozen=True)
@@ -102,31 +113,66 @@ class VocFolder:
     def taken(self, found: Annotations) -> list[str]:
         """What would be replaced; ``labels.txt`` only counts if it says something else."""
         taken = [str(self.split_file)] if self.split_file.exists() else []
-        if self.labels_file.exists() and not self._same_classes(found.classes):
+        if self.labels_file.exists() and self.classes() != list(found.classes):
             taken.append(f"{self.labels_file} (with other classes)")
-        return taken + [str(file) for file in self.old_files(found)]
-
-    def _same_classes(self, classes: Sequence[str]) -> bool:
-        try:
-            return read_labels_file(self.labels_file).names == list(classes)
-        except DataError:
-            return False
-
-    def old_files(self, found: Annotations) -> Iterator[Path]:
-        """Images and masks of these ids, under any suffix."""
         names = {item.name for item in found.items}
+        return taken + [str(file) for name, file in self.files() if name in names]
+
+    def classes(self) -> list[str] | None:
+        """The names in ``labels.txt``, if it can be read."""
+        try:
+            return read_labels_file(self.labels_file).names
+        except DataError:
+            return None
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Ids of images and masks that are there, under any suffix, and their files."""
         for folder in (self.root / IMAGES, self.root / MASKS):
             for file in files_below(folder, SUFFIXES):
-                if file.relative_to(folder).with_suffix("").as_posix() in names:
-                    yield file
+                yield file.relative_to(folder).with_suffix("").as_posix(), file
 
-    def next_step(self) -> str:
+    def left(self, found: Annotations) -> set[str]:
+        """Ids that are there and would stay, since this source does not have them."""
+        return {name for name, _ in self.files()} - {item.name for item in found.items}
+
+    def gone(self, found: Annotations) -> list[str]:
+        """Ids that the last conversion to this list wrote, and that are left.
+
+        A list that names others that are there is not a part of this one, as what ``split`` writes
+        is, but of a conversion of its own, which may have got some of these.
+        """
+        there, last = {name for name, _ in self.files()}, self._listed(self.split)
+        lists = [self._listed(path.stem) & there for path in self.split_file.parent.glob("*.txt")]
+        elsewhere = set().union(*(ids for ids in lists if not ids <= last))
+        return sorted((self.left(found) & last) - elsewhere)
+
+    def _listed(self, split: str) -> set[str]:
+        try:
+            return set(read_split(self.root, split))
+        except DataError:
+            return set()
+
+    def check_others(self, found: Annotations, gone: Sequence[str]) -> None:
+        """Raise a DataError if masks that stay would get other classes by the new names."""
+        others, before = self.left(found) - set(gone), self.classes()
+        if others and before is not None and before != list(found.classes)[: len(before)]:
+            raise DataError(
+                f"{self.root}: holds {len(others)} pairs that are not in this source, whose masks "
+                f"have the class ids of {self.labels_file} ({', '.join(before)}). It would name "
+                f"other classes ({', '.join(found.classes)}); nothing was written. Give out= "
+                f"another folder, or convert all in one go:\n{bullet_list(sorted(others))}"
+            )
+
+    def next_step(self, found: Annotations) -> str:
         """The command that makes this folder one to train on, or checks it if it is one."""
         there = [name for name in ("train", "val") if split_file(self.root, name).exists()]
         root = f"data.root={self.root}"
-        if len(there) == 2:
-            return f"{command('check')} {root}"
         divide = f"{command('split')} {root}"
+        if len(there) == 2:
+            listed = set().union(*(self._listed(name) for name in (*there, "test")))
+            if self.split == "all" and listed != {item.name for item in found.items}:
+                return f"{divide} force=true"  # images came or went
+            return f"{command('check')} {root}"
         if not there:
             return divide if self.split == "all" else f"{divide} of={self.split}"
         other = "val" if there == ["train"] else "train"
@@ -135,10 +181,12 @@ class VocFolder:
             "force=true"
         )
 
-    def take(self, found: Annotations, staging: Path) -> None:
+    def take(self, found: Annotations, gone: Sequence[str], staging: Path) -> None:
         """Move what ``staging`` holds into place; the lists, which make it count, come last."""
-        for old in list(self.old_files(found)):
-            old.unlink()
+        replaced = {item.name for item in found.items} | set(gone)
+        for name, old in list(self.files()):
+            if name in replaced:
+                old.unlink()
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             place = self.root / file.relative_to(staging)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -444,6 +444,57 @@ def test_a_second_source_adds_to_the_first() -> None:
     assert [VOCSegmentation("out", split).ids for split in ("train", "val")] == [["a"], ["b"]]
 
 
+def test_pairs_that_the_source_has_no_more_do_not_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their masks would be trained on, with the class ids of a conversion before."""
+    write(cats("a", "b", "c"))
+    run(LABELME)
+    for name, ids in (("train", "a\nc\n"), ("val", "b\n")):  # as split writes them
+        Path(f"out/ImageSets/Segmentation/{name}.txt").write_text(ids)
+    Path("labels/c.json").unlink()
+    write({"labels/a.json": labelme(shape("ant", "polygon", *box(0, 0, 2, 2)))})  # cat is 2 now
+    before = tree("out")
+    with pytest.raises(DataError, match=r"1 pairs .* not in the source .* prune=true .*\n  - c$"):
+        run(f"{LABELME} force=true")
+    assert tree("out") == before
+    run(f"{LABELME} force=true prune=true dry_run=true")
+    assert tree("out") == before
+    assert "2 pairs to out, 6 of them over existing ones, and remove 1" in capsys.readouterr().out
+    run(f"{LABELME} force=true prune=true")
+    said = capsys.readouterr().out
+    assert "1 pairs removed:\n  - c\n" in said
+    assert "segkit.tools.split data.root=out force=true" in said  # train.txt still names c
+    assert sorted(tree("out")) == sorted(name for name in before if Path(name).stem != "c")
+    run(f"{LABELME} force=true prune=true")  # b goes while train.txt still names c
+    Path("labels/b.json").unlink()
+    run(f"{LABELME} force=true prune=true")
+    assert "1 pairs removed:\n  - b\n" in capsys.readouterr().out
+
+
+def test_pairs_of_another_conversion_stay() -> None:
+    """An image that went from one split to the other, whose source has it now."""
+    for name, ids in (("train", "ac"), ("val", "b")):
+        write(cats(*ids, folder=name))
+        run(f"format=labelme source={name} split={name}")
+    Path("train/c.json").rename("val/c.json")
+    Path("train/c.png").rename("val/c.png")
+    for name in ("val", "train"):
+        run(f"format=labelme source={name} split={name} force=true")
+    assert [VOCSegmentation("out", split).ids for split in ("train", "val")] == [["a"], ["b", "c"]]
+
+
+def test_masks_that_stay_keep_their_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    write(cats("a", folder="train"))
+    run("format=labelme source=train split=train")
+    ant = labelme(shape("ant", "polygon", *box(0, 0, 2, 2)), imagePath="b.png")
+    write({"val/b.png": PHOTO, "val/b.json": ant})
+    before = tree("out")
+    with pytest.raises(DataError, match=r"holds 1 pairs .*\(background, cat\).*background, ant"):
+        run("format=labelme source=val split=val force=true")
+    assert tree("out") == before
+    run("format=labelme source=val split=val force=true classes=[background,cat,ant]")
+    assert masks("train")["a"] == masks("val")["b"].replace("2", "1")
+
+
 def test_a_dry_run_finds_mistakes_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     write(cats("a", "b"))
     run(f"{LABELME} dry_run=true")

@@ -87,6 +87,7 @@ class Request:
     valid_suffix: str | None = option(None, "end of their names that image names lack")
     split: str = option("all", "list of the ids to write to ImageSets/Segmentation")
     force: bool = option(False, "overwrite what is there")
+    prune: bool = option(False, "with force: remove pairs that the source has no more")
     dry_run: bool = option(False, "do everything but write")
 
     def check(self) -> None:
