@@ -46,8 +46,8 @@ FILLED = {
     "-m hydra/launcher=slurm hydra.launcher.partition=gpu seed=0,1,2": (
         "--cfg hydra hydra/launcher=slurm hydra.launcher.partition=gpu seed=0"
     ),
-    "'loss=ce,focal,[ce,dice]' optimizer.lr=0.01,0.03 seed=0,1,2": (
-        "'loss=ce,[ce,dice]' optimizer.lr=0.01,0.03 seed=0"
+    "'loss=ce,focal,[ce,dice]' optimizer.lr=0.002,0.004 seed=0,1,2": (
+        "'loss=ce,[ce,dice]' optimizer.lr=0.002,0.004 seed=0"
     ),
     "seed=0,1,2": "seed=0,1",
     "--kills 30": "--kills 0",
