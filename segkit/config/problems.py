@@ -94,6 +94,7 @@ def check_values(cfg: DictConfig, name: str) -> None:
         problems += cache_problems(plain["loader"])
         problems += rare_crop_problems(plain["augment"])
         problems += channel_problems(plain["data"])
+        problems += ignored_problems(plain)
         problems += logger_problems(plain["trainer"]["loggers"])
     if name == "evaluate" and not deleted:
         problems += subject_problems(plain)
@@ -197,6 +198,18 @@ def channel_problems(data: Mapping[Any, Any]) -> Iterator[str]:
         )
     if bits not in (8, 16):
         yield f"data.bits={bits}: expected 8, or 16 to keep all of images of more than 8 bits"
+
+
+def ignored_problems(plain: Mapping[Any, Any]) -> Iterator[str]:
+    """Which terms of the loss leave out another label than the data."""
+    value = plain["data"]["ignore_index"]
+    terms = plain["loss"].get("terms") if isinstance(plain["loss"], dict) else None
+    for name, term in terms.items() if isinstance(terms, dict) else ():
+        loss = term.get("loss") if isinstance(term, dict) else None
+        found = loss.get("ignore_index") if isinstance(loss, dict) else None
+        if isinstance(found, int) and found != value:
+            key = f"loss.terms.{name}.loss.ignore_index"
+            yield f"{key}={found}: expected {value}, data.ignore_index; leave {key} out"
 
 
 def subject_problems(plain: Mapping[Any, Any]) -> Iterator[str]:

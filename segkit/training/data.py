@@ -182,7 +182,7 @@ def with_classes(cfg: DictConfig, classes: list[str]) -> DictConfig:
 
 
 def check_agreement(cfg: DictConfig) -> None:
-    """Refuse a model or a loss that is set up for other data than those at hand.
+    """Refuse a model that is set up for other data than those at hand.
 
     Raises:
         ConfigError: Every key that contradicts the data, one line each.
@@ -191,9 +191,6 @@ def check_agreement(cfg: DictConfig) -> None:
         "model.num_classes": ("data.num_classes", cfg.data.num_classes),
         "model.in_channels": ("the number of channels in data.mean", len(cfg.data.mean)),
     }
-    for name in cfg.loss.get("terms") or ():
-        key = f"loss.terms.{name}.loss.ignore_index"
-        expected[key] = ("data.ignore_index", cfg.data.ignore_index)
     problems = [
         f"{key}={found}: expected {value}, {what}; leave {key} out"
         for key, (what, value) in expected.items()

@@ -78,8 +78,9 @@ class Found:
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if not bad:
             return
-        term = bad[-1]  # a term rather than the sum, which comes first
-        start = f"step {self.step}: {term} is {losses[term]}. Batch: {self._files()}. "
+        # The terms rather than their sum, which comes first.
+        told = ", ".join(f"{name} is {losses[name]}" for name in bad[1:] or bad)
+        start = f"step {self.step}: {told}. Batch: {self._files()}. "
         if not all(bool(all_finite(p)) for p in model.parameters()):
             raise TrainingError(
                 f"{start}The weights held NaN or infinity before this step: the training had "

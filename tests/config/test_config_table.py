@@ -134,6 +134,10 @@ ROWS = [
         "augment.train=[{_target_:segkit.data.RandomScaleRotateCrop,height:8,width:8,scale:[2,1]}]",
         "augment.train[0]: scale=[2, 1]: expected two rising numbers above 0",
     ),
+    (
+        "loss.terms.ce.loss.ignore_index=0",
+        "loss.terms.ce.loss.ignore_index=0: expected 255, data.ignore_index",
+    ),
     ("hydra.verbos=true", "hydra.verbos: no such key; did you mean verbose?"),
 ]
 TABLE = dict(ROWS)
@@ -152,6 +156,7 @@ TOGETHER = [
         *("trainer.clip_grad_norm=0", "model.backbone=resnet18", "loader.batch_size=true"),
         *("loader.num_workers=many", "seed=99999999999999999999", "data.num_classes=257"),
         *("data.std=[58,57,57]", "data.range=[9,9]", "data.mean=[0.5]", "data.bits=12"),
+        "loss.terms.ce.loss.ignore_index=0",
     ],
     [
         *("~model/backbone", "model.dropout=null", "model.separable=maybe", "data.root=null"),
@@ -199,10 +204,6 @@ WITH_DATA = [
     ("loss=focal loss.terms.focal.loss.alpha=[1,2]", "loss.terms.focal.loss.alpha has 2 values"),
     ("model.num_classes=30", "model.num_classes=30: expected 3, data.num_classes; leave"),
     ("model.in_channels=1", "model.in_channels=1: expected 3"),
-    (
-        "loss.terms.ce.loss.ignore_index=0",
-        "loss.terms.ce.loss.ignore_index=0: expected 255, data.ignore_index",
-    ),
     ("out_dir=../used", "holds a run already"),
 ]
 

@@ -222,14 +222,15 @@ def test_another_loss(run: Path, start: str, capsys: pytest.CaptureFixture[str])
     assert list(cfg.loss.terms) == ["focal"]
     assert cfg.loss.terms.focal.loss.gamma == 1
     lines = display_path(capsys)
-    assert [line.partition(" ")[0] for line in lines] == ["loss.terms.ce", "loss.terms.focal"]
+    changed = [f"loss.terms.{name}" for name in ("ce", "dice", "focal")]
+    assert [line.partition(" ")[0] for line in lines] == changed
 
 
 @pytest.mark.quick("scheduler=cosine", "++optimizer.eps", "~optimizer", "label_smoothing")
 @pytest.mark.parametrize(
     ("given", "key", "expected"),
     [
-        ("loss=[ce,dice]", "loss.terms.dice.loss._target_", "segkit.losses.DiceLoss"),
+        ("loss=[ce,focal]", "loss.terms.focal.loss._target_", "segkit.losses.FocalLoss"),
         ("scheduler=cosine", "scheduler._target_", "segkit.schedules.Cosine"),
         ("augment=none", "augment.train", []),
         ("+trainer.clip_grad_norm=2", "trainer.clip_grad_norm", 2),
