@@ -70,6 +70,8 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
         log.info("stopped; %s", work.summary(folder))
         raise SystemExit(exit_code(stopped.number)) from None
     log.info("%s", work.summary(folder))
+    if told := outputs.leftovers():
+        log.warning("%s", told)
     speed = work.watch.summary("predict") if settings.benchmark and work.images else None
     if speed is not None:
         where = f"{precision.device}, {precision.name}, {torch.get_num_threads()} threads"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segkit.config.schema import OUTPUTS
 from segkit.data.arrays import Image, Mask, Pixels
 from segkit.data.masks import write_mask
 from segkit.errors import ConfigError, DataError
@@ -17,7 +18,7 @@ from segkit.inference.model import Probabilities
 from segkit.metrics.boundary import near_other_label
 from segkit.report.color_key import shown_classes, with_color_key
 from segkit.report.images import color, picture, write_image
-from segkit.text import did_you_mean
+from segkit.text import did_you_mean, display_path
 
 BACKGROUND = "background"  # need not be a class, unless it is to be cut away
 FILMED = ("overlay", "color")  # what of a video is a video again; the rest are files per frame
@@ -39,6 +40,9 @@ class PredictionOutputs:
         outlines: Draw the borders of the classes in an overlay in their full colours.
         legend: Names and colours below an overlay: of the classes that an image shows; of all in a
             video, whose frames have one size, unless that takes more than half as much again.
+
+    Attributes:
+        earlier: Results of earlier runs in ``folder`` that nothing has replaced so far.
 
     Raises:
         ConfigError: For what cannot be written.
@@ -75,6 +79,20 @@ class PredictionOutputs:
         self.folder, self.classes, self.palette = folder, classes, palette
         self.opacity, self.outlines, self.legend = opacity, outlines, legend
         self.background = classes.index(background) if background in classes else None
+        found = (file for kind in OUTPUTS for file in (folder / kind).rglob("*"))
+        self.earlier = {file for file in found if file.is_file()}
+
+    def leftovers(self) -> str | None:
+        """A sentence about the results that this run has not written; None if there are none."""
+        if not self.earlier:
+            return None
+        kinds = ", ".join(sorted({f.relative_to(self.folder).parts[0] for f in self.earlier}))
+        return (
+            f"results of an earlier run are still in {display_path(self.folder)}: "
+            f"{len(self.earlier)} in {kinds}, such as {display_path(min(self.earlier))}. "
+            "For those of this run alone delete these folders and predict again, or give another "
+            "out_dir"
+        )
 
     @property
     def with_probs(self) -> bool:
@@ -86,7 +104,8 @@ class PredictionOutputs:
         """The files of one image; ``kinds`` other than those of the whole run."""
         for kind in kinds or self.kinds or ("index",):
             suffix = ".npz" if kind == "probs" else ".png"
-            with atomic_write(self.folder / kind / f"{name}{suffix}") as path:
+            result = self.folder / kind / f"{name}{suffix}"
+            with atomic_write(result) as path:
                 if kind == "index":
                     write_mask(path, mask, self.palette)
                 elif kind == "probs":
@@ -99,6 +118,7 @@ class PredictionOutputs:
                     if kind == "overlay":
                         drawn = self._with_legend(drawn, shown_classes([mask], len(self.classes)))
                     write_image(path, drawn)
+            self.earlier.discard(result)
 
     @contextmanager
     def open_videos(self, name: str, fps: float) -> Iterator[Callable[..., None]]:
@@ -111,12 +131,11 @@ class PredictionOutputs:
 
         kinds = list(self.kinds or ["overlay"])
         frames = 0
+        films = {kind: self.folder / kind / f"{name}.mp4" for kind in kinds if kind in FILMED}
         with ExitStack() as stack:
-            videos = {}
-            for kind in kinds:
-                if kind in FILMED:
-                    path = self.folder / kind / f"{name}.mp4"
-                    videos[kind] = stack.enter_context(write_video(path, fps))
+            videos = {
+                kind: stack.enter_context(write_video(path, fps)) for kind, path in films.items()
+            }
             others = [kind for kind in kinds if kind not in videos]
 
             def write(
@@ -135,6 +154,7 @@ class PredictionOutputs:
                     self.write(f"{name}/{frames:06d}", pixels, mask, probs, *others)
 
             yield write
+        self.earlier.difference_update(films.values())
 
     def draw(self, kind: str, pixels: Pixels, mask: Mask) -> Image:
         """An image uint8 (H, W, 3), or with alpha (H, W, 4) for a cutout."""

@@ -202,6 +202,24 @@ def test_what_cannot_be_read_is_left_out(run: Path, here: Path) -> None:
     assert len(rows(here / "predictions")) == 3
 
 
+def test_results_of_an_earlier_run_are_told(run: Path, here: Path) -> None:
+    assert predict(run, "photos", "write=[index,color]", cwd=here).status == 0
+    assert "earlier" not in predict(run, "photos", "write=[index,color]", cwd=here).out
+    (here / "photos/a.png").unlink()
+    result = predict(run, "photos", cwd=here)
+    assert result.status == 0, result.err
+    assert (
+        "are still in predictions: 4 in color, index, such as predictions/color/a.png" in result.out
+    )
+    # The advice is right.
+    assert "earlier" not in predict(run, "photos", "out_dir=other", cwd=here).out
+    film(here / "film.mp4")
+    for _ in range(2):
+        result = predict(run, "film.mp4", "write=[index,overlay]", "out_dir=film", cwd=here)
+        assert result.status == 0, result.err
+        assert "earlier" not in result.out
+
+
 def test_names_that_collide_overwrite_nothing(run: Path, here: Path) -> None:
     Image.fromarray(photo(24, 24, seed=9)).save(here / "photos/a.jpg")
     assert predict(run, "photos", cwd=here).status == 0
