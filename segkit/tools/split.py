@@ -4,10 +4,12 @@ python -m segkit.tools.split data.root=PATH [val=0.2] [test=0.1] [folds=5] [key=
 python -m segkit.tools.split data=folders data.images=DIR data.masks=DIR lists=DIR [key=value ...]
 """
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from segkit.cli.arguments import run_tool
 from segkit.config.schema import option
 from segkit.console import say
-from segkit.data.classes import read_labels_file, write_lines
+from segkit.data.classes import read_labels_file, read_lines, write_lines
 from segkit.data.colors import parse_colormap
 from segkit.data.counts import Counts, class_table
 from segkit.data.decode import load_labels
@@ -66,12 +68,23 @@ class Request(FileKeys):
 
 
 def split(request: Request) -> None:
-    """Write ``train.txt``, ``val.txt`` and ``test.txt``, or ``fold_0_train.txt`` and so on."""
+    """Write ``train.txt``, ``val.txt`` and ``test.txt``, or ``fold_0_train.txt`` and so on.
+
+    A test part of an earlier division stays apart where this one makes none.
+    """
     ratios = part_sizes(request)
     place = find_place(request)
-    masks = place.masks
-    ids = list(masks)
-    groups = find_groups(ids, request.group)
+    groups = find_groups(list(place.masks), request.group)
+    test = earlier_test(request, place)
+    apart = np.isin(groups, groups[[name in test for name in place.masks]])
+    masks = dict(compress(place.masks.items(), ~apart))
+    test_list = list_of(request, place, "test")
+    if not masks:
+        raise DataError(
+            f"{test_list}: lists all images, so none is left to divide; give test= to choose them "
+            "anew, or delete it"
+        )
+    ids, groups = list(masks), groups[~apart]
     counted = map_parallel(partial(count_pixels, request), list(masks.values()), "count pixels")
     pixels = np.array([one.pixels for one in counted])
     if request.colormap is None:
@@ -83,8 +96,14 @@ def split(request: Request) -> None:
     parts = divide(amounts, groups, list(ratios.values()), request.seed)
     lists = name_lists(list(ratios), parts, request)
 
-    files = {list_file(place.lists, name): chosen for name, chosen in lists.items()}
-    taken = [str(path) for path in files if path.exists()]
+    files = {
+        list_file(place.lists, name): [ids[i] for i in np.flatnonzero(chosen)]
+        for name, chosen in lists.items()
+    }
+    if gone := [name for name in test if name not in place.masks]:
+        files[test_list] = [name for name in test if name in place.masks]
+    old = other_folds(request, place, files)
+    taken = [str(path) for path in [*files, *old] if path.exists()]
     if taken and not request.force:
         raise DataError(
             f"{len(taken)} lists are there already; nothing was written. Add force=true to replace "
@@ -94,12 +113,51 @@ def split(request: Request) -> None:
     for number, name in enumerate(ratios):
         chosen = parts == number
         say(f"{name}: {chosen.sum()} images in {len(set(groups[chosen]))} groups")
+    if test:
+        say(
+            f"{test_list} stays: its {len(test) - len(gone)} images are in no other "
+            "list; give test= to choose them anew, or delete it to divide them too"
+        )
+        if more := apart.sum() - len(test) + len(gone):
+            say(f"note: {more} other images of their groups are in no list")
     if request.dry_run:
-        say(f"dry run: would write {', '.join(map(str, files))}")
+        removed = f", and remove {', '.join(map(str, old))}" if old else ""
+        say(f"dry run: would write {', '.join(map(str, files))}{removed}")
         return
     for path, chosen in files.items():
-        write_lines(path, (ids[i] for i in np.flatnonzero(chosen)))
+        write_lines(path, chosen)
+    for path in old:
+        path.unlink()
     say(f"written: {', '.join(map(str, files))}")
+    if old:
+        say(f"removed: {', '.join(map(str, old))}")
+
+
+def list_of(request: Request, place: "Place", name: str) -> Path:
+    """Where this request puts the list of a part."""
+    return list_file(place.lists, f"{request.prefix or ''}{name}")
+
+
+def earlier_test(request: Request, place: "Place") -> list[str]:
+    """The ids of a test part that is there and stays; none if it is what is to be divided."""
+    name = f"{request.prefix or ''}test"
+    path = list_of(request, place, "test")
+    if request.test > 0 or not path.exists() or request.of == name:
+        return []
+    if request.data_root is None:
+        return read_lines(path)
+    return read_split(user_path(request.data_root), name)
+
+
+def other_folds(request: Request, place: "Place", files: Collection[Path]) -> list[Path]:
+    """Lists of an earlier division into more folds, whose images are now in those of others."""
+    if not request.folds:
+        return []
+    first = list_of(request, place, "fold_0_val")
+    start = re.escape(first.name.removesuffix("fold_0_val.txt"))
+    name = re.compile(rf"{start}fold_\d+_(train|val)\.txt")
+    there = first.parent.glob("*.txt")
+    return sorted(file for file in there if name.fullmatch(file.name) and file not in files)
 
 
 def part_sizes(request: Request) -> dict[str, float]:

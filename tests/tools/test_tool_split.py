@@ -164,6 +164,78 @@ def test_lists_are_not_overwritten(root: Path) -> None:
     assert sorted(lists(root)["b_train"] + lists(root)["b_val"]) == sorted(before["train"])
 
 
+def test_a_test_part_stays_apart(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It used to be trained on after the next division, with its list still there."""
+    run(root, "val=0.25", "test=0.2")
+    test = lists(root)["test"]
+    run(root, "folds=3")
+    assert "test.txt stays: its 4 images are in no other list" in capsys.readouterr().out
+    run(root, "val=0.5", "force=true")
+    found = lists(root)
+    assert found["test"] == test
+    for name in ("train", "val", *(f"fold_{k}_train" for k in range(3))):
+        assert not {*test} & {*found[name]}, name
+    assert (len(found["train"]), len(found["val"])) == (8, 8)
+    # The ways out that are told.
+    run(root, "val=0.25", "test=0.25", "force=true", "seed=1")
+    assert len(lists(root)["test"]) == 5
+    (root / "ImageSets/Segmentation/test.txt").unlink()
+    run(root, "val=0.25", "force=true")
+    assert len(lists(root)["train"]) == 15
+    # The test part itself can be divided, and another division has its own.
+    run(root, "val=0.25", "test=0.2", "prefix=b_")
+    run(root, "of=b_test", "val=0.5", "prefix=c_")
+    assert sorted(lists(root)["c_train"] + lists(root)["c_val"]) == sorted(lists(root)["b_test"])
+
+
+def test_a_test_part_without_images_that_are_gone(root: Path) -> None:
+    run(root, "val=0.25", "test=0.2")
+    first, *rest = lists(root)["test"]
+    (root / f"SegmentationClass/{first}.png").unlink()
+    (root / "ImageSets/Segmentation/train.txt").unlink()
+    (root / "ImageSets/Segmentation/val.txt").unlink()
+    with pytest.raises(DataError, match=r"1 lists are there already.*\n.*test\.txt"):
+        run(root)
+    run(root, "force=true")
+    assert lists(root)["test"] == rest
+
+
+def test_images_of_the_test_parts_groups_stay_out(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = r"group=^(scene\d)_"
+    run(root, group, "val=0.25", "test=0.25")
+    test = root / "ImageSets/Segmentation/test.txt"
+    test.write_text("\n".join(read_split(root, "test")[1:]) + "\n")  # as if one were new
+    run(root, group, "val=0.3", "force=true")
+    assert "note: 1 other images of their groups are in no list" in capsys.readouterr().out
+    found = lists(root)
+    assert not {name[:6] for name in found["test"]} & {
+        name[:6] for name in found["train"] + found["val"]
+    }
+
+
+def test_fewer_folds_leave_none_of_before(root: Path) -> None:
+    run(root, "folds=5", "prefix=a.")
+    with pytest.raises(DataError, match="10 lists are there already"):
+        run(root, "folds=3", "prefix=a.")
+    run(root, "folds=3", "prefix=a.", "force=true")
+    assert [name for name in lists(root) if "fold" in name] == [
+        f"a.fold_{k}_{part}" for k in range(3) for part in ("train", "val")
+    ]
+
+
+def test_lists_of_folders_keep_their_test_part(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc", {"all": [f"{i:02}" for i in range(10)]})
+    keys = [f"data.images={root}/JPEGImages", f"data.masks={root}/SegmentationClass"]
+    keys += ["data=folders", f"lists={tmp_path / 'lists'}", "val=0.2"]
+    split(parse(Request, [*keys, "test=0.3"]))
+    test = {*(tmp_path / "lists/test.txt").read_text().split()}
+    split(parse(Request, [*keys, "force=true"]))
+    train = {*(tmp_path / "lists/train.txt").read_text().split()}
+    assert (len(test), len(train), test & train) == (3, 6, set())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
