@@ -192,6 +192,44 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return best
 
 
+def best_file(checkpoint: Checkpoint) -> Path | None:
+    """The file, beside a checkpoint, of the epoch that was the best so far when it was written.
+
+    None if there was no such epoch, or if its file is gone: ``best.pt`` may be a later one.
+    """
+    best, own = checkpoint.state["best"], checkpoint.path
+    for path in (own, own.with_name(BEST), own.with_name(f"epoch_{best['epoch']}.pt")):
+        try:
+            state = (checkpoint if path == own else read_checkpoint(path)).state
+        except CheckpointError:
+            continue
+        is_end = (state["epoch"], state["images"]) == (best["epoch"], 0)
+        if is_end and state["best"]["score"] == best["score"]:  # of this run, not one before
+            return path
+    return None
+
+
+def is_after(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a file holds a later state of a run; False if it is not there or damaged."""
+    try:
+        return bool(read_checkpoint(path).state["step"] > checkpoint.state["step"])
+    except CheckpointError:
+        return False
+
+
+def copy_checkpoint(source: Path, path: Path) -> None:
+    """Let ``path`` be the same checkpoint as ``source``, whole or not at all.
+
+    Raises:
+        CheckpointError: It could not be written.
+    """
+    try:
+        _second_name(source, _temporary(path))
+        _temporary(path).replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written ({_reason(error)})") from error
+
+
 def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read a file (or a run folder's best checkpoint) that :func:`save_checkpoint` wrote.
 

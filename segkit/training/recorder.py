@@ -80,6 +80,7 @@ class Recorder:
             every_steps=trainer.save_every_steps,
             every_minutes=trainer.save_every_minutes,
             keep_best=trainer.keep_best,
+            best_file=run.carried_best(self.folder, state.monitor.best),
             stop_on_error=trainer.on_save_error == "stop",
         )
         self.plots = self._open_plots()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from segkit.config import fill_class_weights, plain_config, rare_class_hint
 from segkit.config.schema import TrainConfig, to_settings
 from segkit.errors import ConfigError
-from segkit.runs.checkpoint import Checkpoint
+from segkit.runs.checkpoint import BEST, LAST, Checkpoint, best_file, is_after
 from segkit.runs.description import CheckpointMetadata
 from segkit.runs.finished import FinishedRun
 from segkit.runs.folder import forget, locked, make_run_folder, refuse_used
@@ -20,7 +20,7 @@ from segkit.runtime.distributed import check_same_start
 from segkit.runtime.log import log, log_to_console
 from segkit.training.data import Data, with_classes
 from segkit.training.field_of_view import complete_model
-from segkit.training.monitor import Monitor
+from segkit.training.monitor import Best, Monitor
 from segkit.training.resume import choices, resumed
 from segkit.training.summary import write_summary
 
@@ -98,6 +98,13 @@ class Run:
                 )
         return folder
 
+    def carried_best(self, folder: Path, best: Best) -> Path | None:
+        """The file of the best epoch so far, if the run goes on in another folder than that."""
+        if self.checkpoint is None or self.checkpoint.path.parent == folder / "checkpoints":
+            return None
+        is_same = best.epoch == self.checkpoint.state["best"]["epoch"] > 0  # else another monitor
+        return best_file(self.checkpoint) if is_same else None
+
     def describe(self, folder: Path, data: Data, batch_size: int) -> CheckpointMetadata:
         """What the checkpoints of the run say of it, so that nothing else is needed to go on.
 
@@ -155,6 +162,13 @@ def _claim(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) -> 
         raise ConfigError(f"{checkpoint.path}: written by another run a moment ago; start again")
     if checkpoint.path.parent != Path(cfg.out_dir) / "checkpoints":
         refuse_used(cfg.out_dir)
+        return
+    best = checkpoint.path.with_name(BEST)
+    if checkpoint.path.name != LAST and is_after(best, checkpoint):
+        raise ConfigError(
+            f"{checkpoint.path}: is from before {best}, which would stay the best of this run; to "
+            "go on from here give out_dir=FOLDER, a new one"
+        )
 
 
 def _forget_if_unbegun(

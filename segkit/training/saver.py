@@ -10,6 +10,7 @@ from segkit.runs.checkpoint import (
     BEST,
     LAST,
     PREVIOUS,
+    copy_checkpoint,
     remove_temporaries,
     save_checkpoint,
 )
@@ -31,6 +32,8 @@ class Saver:
         every_minutes: Minutes from one save to the next within an epoch; None saves none there.
         keep_best: How many of the best epochs keep a file: ``best.pt`` is the first, and with more
             than one all are there as ``epoch_<number>.pt``.
+        best_file: What becomes ``best.pt`` with the first save, unless that is a better one: of a
+            run that goes on in another folder.
         stop_on_error: Raise if a file cannot be written; else say so, and go on.
     """
 
@@ -43,11 +46,13 @@ class Saver:
         every_steps: int | None = None,
         every_minutes: float | None = None,
         keep_best: int = 1,
+        best_file: Path | None = None,
         stop_on_error: bool = False,
     ) -> None:
         self.folder, self.metadata, self.best = folder, metadata, replace(best)
         self.every_steps, self.every_minutes = every_steps, every_minutes
-        self.keep_best, self.stop_on_error = keep_best, stop_on_error
+        self.keep_best, self.best_file = keep_best, best_file
+        self.stop_on_error = stop_on_error
         self.saved_at = time.monotonic()
         self.failure: CheckpointError | None = None
         if folder is not None:
@@ -87,6 +92,9 @@ class Saver:
             names = {f"epoch_{epoch}.pt" for epoch in kept}
             dropped = [f for f in self.folder.glob("epoch_*.pt") if f.name not in names]
         try:
+            if self.best_file is not None and self.folder / BEST not in also:
+                copy_checkpoint(self.best_file, self.folder / BEST)
+            self.best_file = None
             last, previous = self.folder / LAST, self.folder / PREVIOUS
             save_checkpoint(last, state, self.metadata, scores, also=also, previous=previous)
             for file in dropped:

@@ -17,6 +17,7 @@ from scripts import ROOT, Result, call
 from states import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from segkit.runs.checkpoint import read_checkpoint
 from segkit.runs.folder import locked
 from segkit.runs.metrics_log import RunLog
 from segkit.training import data, loop
@@ -371,6 +372,22 @@ def test_another_folder_branches_off(home: Path, whole: Path, stopped: Path) -> 
     assert lines(home / "branch") == lines(whole)[1:]
     assert (home / "branch/config.yaml").exists()
     assert files(stopped) == before
+
+
+def test_the_best_is_that_of_the_branch(home: Path) -> None:
+    """Going on from an earlier epoch in place used to leave the ``best.pt`` of a later one."""
+    run = train(home, "climbs", "trainer.keep_best=2", "trainer.monitor=train/loss")
+    assert read_checkpoint(run).state["epoch"] == 2
+    first = "resume=climbs/checkpoints/epoch_1.pt"
+    before = files(run)
+    assert "best.pt, which would stay the best of this run" in refusal(home, first)
+    assert files(run) == before
+    result = call("train.py", first, "out_dir=branched", "optimizer.lr=1e-12", cwd=home)
+    assert result.status == 0, result.err
+    last = read_checkpoint(home / "branched/checkpoints/last.pt").state
+    found = read_checkpoint(home / "branched").state
+    assert (found["epoch"], found["images"]) == (last["best"]["epoch"], 0)
+    assert found["best"]["score"] == last["best"]["score"]
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(home: Path, whole: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from states import METADATA, make_state, take_steps
 
 from segkit.errors import CheckpointError
-from segkit.runs.checkpoint import read_checkpoint
+from segkit.runs.checkpoint import best_file, read_checkpoint
 from segkit.runtime.log import log_to_console
 from segkit.training import saver as saving
 from segkit.training.monitor import Best
@@ -66,6 +66,33 @@ def test_the_best_epochs_keep_a_file_each(tmp_path: Path) -> None:
     ]
     assert [step_in(tmp_path / f"epoch_{n}.pt") for n in (2, 5)] == [2, 5]
     assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "epoch_5.pt").read_bytes()
+
+
+def test_a_run_in_another_folder_takes_its_best_along(tmp_path: Path) -> None:
+    """Without it ``evaluate.py`` would take the last epoch for the best."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+    saver, state = saver_and_state(old, keep_best=3)
+    for score in (0.5, 0.4, 0.9):
+        finish_epoch(saver, state, score)
+    found = {n: best_file(read_checkpoint(old / f"epoch_{n}.pt")) for n in (1, 2, 3)}
+    assert found == {1: old / "epoch_1.pt", 2: old / "epoch_1.pt", 3: old / "epoch_3.pt"}
+    assert best_file(read_checkpoint(old / "last.pt")) == old / "last.pt"
+
+    state = make_state()
+    state.load_state_dict(read_checkpoint(old / "epoch_2.pt").state)
+    first = Saver(new, METADATA, state.monitor.best, best_file=found[2])
+    finish_epoch(first, state, 0.45)
+    assert [step_in(new / f"{name}.pt") for name in ("best", "last")] == [1, 3]
+    finish_epoch(first, state, 0.6)
+    assert step_in(new / "best.pt") == 4
+    # One that is better at once is the best.
+    again = Saver(new, METADATA, state.monitor.best, best_file=found[2])
+    finish_epoch(again, state, 0.7)
+    assert step_in(new / "best.pt") == 5
+    (old / "epoch_1.pt").unlink()
+    assert best_file(read_checkpoint(old / "epoch_2.pt")) is None  # best.pt is epoch 3
 
 
 def test_within_an_epoch_only_the_last_is_written(tmp_path: Path) -> None:
