@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -50,6 +51,22 @@ REFUSED = (
     "init_parts",
 )
 ALLOWED = ("model.dropout",)
+# Keys that change what is learned from here on; where nothing is left to learn they are no use.
+LEARNED = (
+    "augment",
+    "loss",
+    "model.dropout",
+    "optimizer",
+    "scheduler",
+    "data.train_split",
+    "loader.balance",
+    "trainer.accumulate",
+    "trainer.backbone_lr_factor",
+    "trainer.clip_grad_norm",
+    "trainer.ema_decay",
+    "trainer.freeze_epochs",
+    "trainer.sync_bn",
+)
 # What is written of these is what it says, whatever becomes of the data later.
 PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.\[\]-]+)\}")
 
@@ -114,8 +131,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
             f"{saved.path}: its interpolations name each other, or make it far larger: refused"
         )
     try:
-        schema = schema_node(SCHEMAS["train"])
-        before = DictConfig(OmegaConf.merge(schema, recipe["config"]))
+        before = _composed(recipe)
         was = plain_config(before)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
@@ -148,12 +164,37 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
         if is_within(key, REFUSED) and key not in ALLOWED:
             problems.append(_refusal(f"{key}={value}", f"it is {old} in {saved.path}", saved.path))
         lines.append(f"{key} {old} -> {value}")
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if not problems and in_sweep and (changed := relearned(new, saved)):
+        # Its score would be told, and searched by, as that of these values.
+        problems.append(
+            f"out_dir={new.out_dir}: holds a run with other values than {', '.join(changed)}; give "
+            "an out_dir that no other sweep has used"
+        )
     if problems:
         raise ConfigError(join_lines(problems))
     log.info("resume: %s, after %s", saved.path, _position(saved.state))
     for line in lines:
         log.info("resume: %s", line)
     return new
+
+
+def _composed(recipe: Mapping[str, Any]) -> DictConfig:
+    """The configuration that a checkpoint was composed of."""
+    return DictConfig(OmegaConf.merge(schema_node(SCHEMAS["train"]), recipe["config"]))
+
+
+def relearned(cfg: DictConfig, saved: "Checkpoint") -> list[str]:
+    """What of a run that goes on would be learned in another way from here on, as ``key=value``."""
+    return [
+        f"{key}={value}"
+        for key, _, value in differences(
+            plain_config(_composed(saved.metadata.recipe)), plain_config(cfg)
+        )
+        if is_within(key, LEARNED)
+        # The checkpoint has the numbers that the name of a weighting stood for.
+        and not (key.endswith(".class_weights") and isinstance(value, str))
+    ]
 
 
 def _refuse_code(cfg: DictConfig, allow: Sequence[str], source: Path) -> None:

@@ -21,7 +21,7 @@ from segkit.runtime.log import log, log_to_console
 from segkit.training.data import Data, with_classes
 from segkit.training.field_of_view import complete_model
 from segkit.training.monitor import Best, Monitor
-from segkit.training.resume import choices, resumed
+from segkit.training.resume import choices, relearned, resumed
 from segkit.training.summary import write_summary
 
 
@@ -39,7 +39,11 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a run that goes on has nothing left to train; says so."""
+        """Whether a run that goes on has nothing left to train; says so.
+
+        Raises:
+            ConfigError: It was given what could only change a training.
+        """
         if self.checkpoint is None:
             return False
         settings, state = to_settings(TrainConfig, self.cfg), self.checkpoint.state
@@ -50,6 +54,11 @@ class Run:
         at_end = epoch >= settings.trainer.max_epochs
         way = "trainer.max_epochs" if at_end else "trainer.patience"
         path = self.checkpoint.path
+        if unused := relearned(self.cfg, self.checkpoint):
+            raise ConfigError(
+                f"{path} has finished after epoch {epoch}, and {', '.join(unused)} would change "
+                f"nothing; a larger {way} goes on with it, another out_dir begins a run of its own"
+            )
         log.info("%s has finished after epoch %d; a larger %s goes on", path, epoch, way)
         return True
 

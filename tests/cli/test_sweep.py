@@ -112,6 +112,12 @@ def test_the_same_line_again_goes_on_with_a_sweep(here: Path) -> None:
     assert again.status == 0
     assert again.out.count("has finished after epoch 1") == 2
     assert before == [path.read_text() for path in sorted(here.glob("runs/*/metrics.jsonl"))]
+    # Other values there would get the scores of these.
+    other = ("optimizer.lr=0.5", "trainer.max_epochs=2")
+    refused = call(*line, *other, cwd=here)
+    assert refused.status == 1
+    assert refused.err.count("holds a run with other values than optimizer.lr=0.5; give an") == 4
+    assert before == [path.read_text() for path in sorted(here.glob("runs/*/metrics.jsonl"))]
 
 
 @pytest.mark.parametrize(

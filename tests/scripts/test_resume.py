@@ -399,6 +399,19 @@ def test_a_finished_run_says_so_and_stays_as_it_is(home: Path, whole: Path) -> N
     assert files(run) == before
 
 
+def test_a_finished_run_learns_nothing_from_other_values(home: Path, whole: Path) -> None:
+    """They used to be shown as taken, and the old scores as theirs."""
+    run = copy(home, whole, "at_the_end")
+    before = files(run)
+    message = refusal(home, "resume=at_the_end", "optimizer.lr=0.1")
+    assert "has finished after epoch 2, and optimizer.lr=0.1 would change nothing" in message
+    assert files(run) == before
+    result = call("train.py", "resume=at_the_end", "trainer.log_every=3", cwd=home)
+    assert result.status == 0, result.err
+    longer = ("resume=at_the_end", "optimizer.lr=0.1", "trainer.max_epochs=3")
+    assert call("train.py", *longer, cwd=home).status == 0
+
+
 @pytest.mark.slow
 def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) -> None:
     result = call("train.py", "resume=whole/checkpoints/last.pt", "out_dir=nothing_new", cwd=home)
