@@ -10,7 +10,7 @@ overlap, the tile whose centre is nearest counts.
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from segkit.commands import command
 from segkit.config.schema import LARGEST, LARGEST_SIDE, REQUIRED, option
 from segkit.console import say
 from segkit.data.bands import count_bands
-from segkit.data.classes import write_lines
+from segkit.data.classes import read_lines, write_lines
 from segkit.data.decode import load, pixel_limit
 from segkit.data.masks import write_mask
 from segkit.data.named_files import files_below
@@ -32,7 +32,7 @@ from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
 from segkit.tools.data_keys import MaskKeys
-from segkit.tools.tiling import find_tiles, image_numbers, join, tiles_of, write_image
+from segkit.tools.tiling import Tile, find_tiles, image_numbers, join, tiles_of, write_image
 
 LABELS = "labels.txt"
 
@@ -103,16 +103,67 @@ def tile(request: Request) -> None:
         for line in work[given[0]](request, source, staging):
             say(line)
         files = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if path.is_file()]
-        refuse_taken(out, files, request.force)
+        stale, others = earlier_files(out, files)
+        same = Path(LABELS) if same_labels(out, staging) else None
+        refuse_taken(out, [file for file in [*files, *stale] if file != same], request.force)
+        refuse_other_classes(out, staging, others)
         if request.dry_run:
-            say(f"dry run: would write {len(files)} files to {out}")
+            removed = f", and remove {len(stale)}" if stale else ""
+            say(f"dry run: would write {len(files)} files to {out}{removed}")
             return
         # The lists, which make the others count, come last.
         for file in sorted(files, key=lambda file: file.parts[0] == LISTS.partition("/")[0]):
             place = out / file
             place.parent.mkdir(parents=True, exist_ok=True)
             (staging / file).replace(place)
-    say(f"{len(files)} files written to {out}")
+        for file in stale:
+            (out / file).unlink()
+    removed = f"; {len(stale)} other tiles of these images removed" if stale else ""
+    say(f"{len(files)} files written to {out}{removed}")
+    if others:
+        say(
+            f"note: {out} also holds {len(others)} images and masks of earlier runs, such as "
+            f"{others[0]}; if they are not to stay, delete it and run this again"
+        )
+
+
+def earlier_files(out: Path, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Images and masks below ``out`` that ``files``, named from there, do not replace.
+
+    Returns:
+        Tiles of the same images cut at other places, which would be mixed with these; all others.
+    """
+    if not out.is_dir():
+        return [], []
+    new, images = set(files), {one.image for file in files if (one := as_tile(file))}
+    left = [path.relative_to(out) for path in files_below(out, SUFFIXES)]
+    left = [file for file in left if file not in new]
+    stale = [file for file in left if (one := as_tile(file)) and one.image in images]
+    return stale, [file for file in left if file not in set(stale)]
+
+
+def as_tile(file: Path) -> Tile | None:
+    return Tile.parse(file.with_suffix("").as_posix())
+
+
+def same_labels(out: Path, staging: Path) -> bool:
+    there = (out / LABELS).exists() and (staging / LABELS).exists()
+    return there and read_lines(out / LABELS) == read_lines(staging / LABELS)
+
+
+def refuse_other_classes(out: Path, staging: Path, others: Sequence[Path]) -> None:
+    """Raise a DataError if masks that stay would get other classes by the new ``labels.txt``."""
+    masks = [str(file) for file in others if file.parts[0] == MASKS]
+    if not masks or not (staging / LABELS).exists() or not (out / LABELS).exists():
+        return
+    before, now = read_lines(out / LABELS), read_lines(staging / LABELS)
+    if before != now[: len(before)]:
+        raise DataError(
+            f"{out}: holds {len(masks)} masks of earlier runs with the class ids of {out / LABELS} "
+            f"({', '.join(before)}), which would name other classes ({', '.join(now)}); nothing "
+            f"was written. Cut all splits in one go, or give out= another folder:\n"
+            f"{bullet_list(masks)}"
+        )
 
 
 def refuse_taken(out: Path, files: list[Path], force: bool) -> None:
@@ -177,7 +228,8 @@ def cut_images(request: Request, folder: Path, staging: Path) -> Iterator[str]:
     """Tiles of all images below a folder."""
     if not folder.is_dir():
         raise DataError(f"images={folder}: no such folder")
-    files = list(files_below(folder, SUFFIXES))
+    out = user_path(request.out).resolve()
+    files = [f for f in files_below(folder, SUFFIXES) if out not in f.resolve().parents]
     if not files:
         raise DataError(f"images={folder}: holds no images; expected {' '.join(SUFFIXES)}")
     count, whites = 0, set[int]()

@@ -15,6 +15,7 @@ from PIL import Image
 from voc_folder import make_voc
 
 from segkit.cli.arguments import parse
+from segkit.data.classes import read_lines
 from segkit.data.decode import load_labels, read_image
 from segkit.data.masks import read_mask, write_mask
 from segkit.data.voc import VOCSegmentation, read_split
@@ -196,7 +197,7 @@ def test_nothing_is_replaced_without_force(tmp_path: Path) -> None:
         run(*arguments)
     for path in (out / "ImageSets/Segmentation").glob("*.txt"):
         path.unlink()
-    with pytest.raises(DataError, match=r"13 files are there already"):  # 3 x 2 pairs, labels.txt
+    with pytest.raises(DataError, match=r"12 files are there already"):  # 3 x 2 pairs
         run(*arguments)
     run(*arguments, "force=true")
     assert everything(out) == before
@@ -206,6 +207,48 @@ def test_nothing_is_replaced_without_force(tmp_path: Path) -> None:
         run(masks, f"out={tmp_path}/joined")
     run(masks, f"out={tmp_path}/joined", "force=true")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["joined", "out", "voc"]
+
+
+def test_tiles_of_another_size_do_not_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``join`` used to take tiles of both sizes for those of one prediction."""
+    photos, out = tmp_path / "photos", tmp_path / "photos/cut"
+    photos.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(photos / f"{name}.png")
+    cut = (f"images={photos}", f"out={out}", "overlap=0")
+    run(*cut, "size=[8,8]")
+    assert len(everything(out)) == 8
+    with pytest.raises(DataError, match="8 files are there already"):
+        run(*cut, "size=[12,12]")
+    (photos / "b.png").unlink()
+    run(*cut, "size=[12,12]", "force=true")  # what is in out is no image to cut
+    said = capsys.readouterr().out
+    assert "1 images, 1 tiles" in said
+    assert "1 files written to" in said
+    assert "3 other tiles of these images removed" in said
+    assert "also holds 4 images and masks of earlier runs, such as b_y0_x0_of_12x12.png" in said
+    assert sorted(everything(out)) == [
+        "a_y0_x0_of_12x12.png",
+        *(f"b_y{y}_x{x}_of_12x12.png" for y in (0, 4) for x in (0, 4)),
+    ]
+
+
+def test_masks_that_stay_keep_their_classes(tmp_path: Path) -> None:
+    root, out = make_voc(tmp_path / "voc"), tmp_path / "out"
+    cut = (f"data.root={root}", f"out={out}", "size=[8,8]", "overlap=2")
+    run(*cut, "splits=[train]")
+    run(*cut, "splits=[val]")  # may be added
+    labels = root / "labels.txt"
+    names = read_lines(out / "labels.txt")
+    labels.write_text("\n".join([names[0], *reversed(names[1:])]) + "\n")
+    before = everything(out)
+    with pytest.raises(DataError, match=r"which would name other classes .*nothing was written"):
+        run(*cut, "splits=[train]", "force=true")
+    assert everything(out) == before
+    run(*cut, "force=true")  # all in one go, as told
+    assert read_lines(out / "labels.txt") == labels.read_text().split()
 
 
 @pytest.mark.parametrize(
