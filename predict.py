@@ -27,7 +27,7 @@ from segkit.errors import DataError
 from segkit.inference.loading import KEYS
 from segkit.inference.model import open_model
 from segkit.predict.outputs import Areas, PredictionOutputs
-from segkit.predict.sources import find_sources
+from segkit.predict.sources import AREAS, find_sources
 from segkit.predict.work import Work
 from segkit.runtime.device import set_up
 from segkit.runtime.log import log, log_to_console, progress
@@ -56,7 +56,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     )
     problems: list[str] = []
     try:
-        with StopSignals() as stop, Areas(folder / "areas.csv", model.classes) as areas:
+        with StopSignals() as stop, Areas(folder / AREAS, model.classes) as areas:
             work = Work(model, outputs, areas, stop, settings, len(sources))
             for source in progress(sources, "predict", len(sources), "files"):
                 try:

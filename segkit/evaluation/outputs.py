@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segkit.config.schema import EvaluateConfig
 from segkit.data.masks import write_mask
+from segkit.data.named_files import files_below
 from segkit.errors import ConfigError, DataError
 from segkit.evaluation.comparison import comparison_table
 from segkit.evaluation.measures import Measures
@@ -26,6 +27,7 @@ from segkit.runs.folder import run_of
 from segkit.runs.metrics_csv import read_epochs
 from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
+from segkit.text import display_path
 
 
 class EvaluationOutputs:
@@ -66,7 +68,7 @@ class EvaluationOutputs:
         self.folder, self._made = runtime.only_main(
             lambda: evaluation_folder(settings.out_dir, paths, split.name)
         )
-        self.mask_folders = [self.folder / name for name, write in wanted.items() if write]
+        self.mask_folders = {self.folder / name: write for name, write in wanted.items()}
         names = [] if settings.compare else ["compare.json"]
         names += [] if settings.report.write else ["report.html", "suspicious_labels.csv"]
         self.others = [self.folder / name for name in names]
@@ -80,7 +82,7 @@ class EvaluationOutputs:
 
     def add(self, image: PredictedMask) -> None:
         """Write the mask that was predicted for an image, if that was asked for."""
-        for folder in self.mask_folders:
+        for folder in (folder for folder, write in self.mask_folders.items() if write):
             path = folder / f"{image.batch.ids[0]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -92,7 +94,7 @@ class EvaluationOutputs:
         """Write and show what was measured.
 
         Scores of an earlier evaluation in files that this one does not write are deleted: they
-        would say something else than those beside them. Masks stay.
+        would say something else than those beside them. Masks stay, and are told of.
         """
         if (self.folder / "metrics.json").exists():
             for path in self.others:
@@ -108,6 +110,16 @@ class EvaluationOutputs:
                 "others, and a model that answers %r everywhere gets 100 %%",
                 *(shown * 2),
             )
+
+        for folder, write in self.mask_folders.items():
+            written = set(self.split.dataset.ids) if write else set()
+            found = (file.relative_to(folder) for file in files_below(folder, (".png",)))
+            left = [file for file in found if file.with_suffix("").as_posix() not in written]
+            if left:
+                log.info(
+                    "note: %s holds %d masks of an earlier evaluation, such as %s",
+                    *(display_path(folder), len(left), left[0]),
+                )
 
     def comparison(self, comparison: dict[str, Any]) -> None:
         """Write and show how two models differ."""

@@ -14,8 +14,11 @@ from segkit.config.schema import OUTPUTS
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import ConfigError
 from segkit.files import special_kind, user_path
+from segkit.runtime.log import log
 
 IMAGES = set(SUFFIXES)
+AREAS = "areas.csv"  # stands beside all results
+RUN_FILES = {"config.yaml", "metrics.jsonl", "checkpoints"}
 VIDEOS = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"),
     *(".3gp", ".flv", ".mts", ".ogv"),
@@ -96,12 +99,19 @@ def walk(folder: Path, out_dir: Path) -> Iterator[Path]:
     """Images and videos in a folder and below it, but for hidden ones and those in ``out_dir``.
 
     Hidden ones are left out since some systems put a file of theirs, ``._a.jpg``, beside each.
-    Links to folders are followed, to each folder once.
+    Links to folders are followed, to each folder once. What earlier predictions and trainings
+    wrote there is left out, too, and said: masks and plots are no photographs.
     """
     seen = {folder.resolve(), out_dir.resolve()}  # links may lead in a circle
     for home, folders, names in os.walk(folder, followlinks=True):
         inner = sorted(name for name in folders if not name.startswith("."))
         folders.clear()
+        if {*names, *inner} >= RUN_FILES:
+            log.info("left out: %s, a run", home)
+            continue
+        if AREAS in names and (results := [name for name in inner if name in OUTPUTS]):
+            log.info("left out: %s in %s, results of an earlier run", ", ".join(results), home)
+            inner = [name for name in inner if name not in OUTPUTS]
         for name in inner:
             place = (Path(home) / name).resolve()
             if place not in seen:

@@ -363,6 +363,23 @@ def test_scores_of_an_evaluation_with_other_settings_do_not_stay(tmp_path: Path)
     assert files() == {*masks, "notes.txt"}
 
 
+def test_masks_of_an_earlier_evaluation_are_told(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc", {"train": ["t"], "val": ["a", "b"], "test": ["b", "c"]})
+    make_run(tmp_path / "run", tmp_path / "voc", seed=1)
+
+    def said(*arguments: str) -> str:
+        command = ("checkpoint=run", "loader.num_workers=0", "bootstrap.resamples=0", "out_dir=out")
+        result = call("evaluate.py", *command, *arguments, cwd=tmp_path)
+        assert result.status == 0, result.err
+        return result.out
+
+    for _ in range(2):
+        assert "earlier" not in said("save_predictions=true")
+    told = "note: out/predictions holds {} masks of an earlier evaluation, such as {}"
+    assert told.format(2, "a.png") in said()
+    assert told.format(1, "a.png") in said("split=test", "save_predictions=true")
+
+
 def alone() -> Runtime:
     return Runtime(DistributedContext(), StopSignals(), ExitStack())
 

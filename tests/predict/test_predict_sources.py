@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from segkit.errors import ConfigError
 from segkit.predict.sources import find_sources, name_results
+from segkit.runtime.log import log_to_console
 
 OUT = Path("elsewhere")
 
@@ -35,6 +36,22 @@ def test_results_of_an_earlier_run_are_no_sources(tmp_path: Path) -> None:
     assert names(tmp_path, tmp_path / "out") == ["a", "other/out/b"]
     with pytest.raises(ConfigError, match="the folder of the images; give out_dir="):
         names(tmp_path, tmp_path)
+
+
+def test_what_earlier_runs_wrote_elsewhere_is_no_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Masks used to be taken for photographs, and to stand in areas.csv beside them."""
+    log_to_console()
+    touch(tmp_path, "a.jpg", "old/areas.csv", "old/index/a.png", "old/probs/b.npz", "old/c.jpg")
+    touch(tmp_path, "runs/x/config.yaml", "runs/x/metrics.jsonl", "runs/x/checkpoints/last.pt")
+    touch(tmp_path, "runs/x/plots/inputs.png", "index/d.jpg", "runs/e.jpg")
+    assert names(tmp_path) == ["a", "index/d", "old/c", "runs/e"]
+    assert capsys.readouterr().out == (
+        f"left out: index, probs in {tmp_path}/old, results of an earlier run\n"
+        f"left out: {tmp_path}/runs/x, a run\n"
+    )
+    assert names(tmp_path / "old/index") == ["a"]  # said so
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
