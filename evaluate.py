@@ -46,7 +46,7 @@ def score_in(runtime: Runtime, settings: EvaluateConfig) -> dict[str, Any]:
     sources = open_sources(settings)
     split = open_split(settings, sources[0])
     targets = [make_target(source, settings, split, runtime.device) for source in sources]
-    check_split(settings, split, runtime)
+    check_split(settings, split, sources, runtime)
 
     # Data set -> batches -> predictions -> measures, and masks as files
     outputs = runtime.open(EvaluationOutputs(settings, split, paths_of(sources[0]), runtime))

@@ -1,8 +1,12 @@
-"""Images that two splits share: under one id, as one file with two names, or as equal bytes."""
+"""Images that two splits share: under one id, as one file with two names, or as equal bytes.
+
+Or a split and what a checkpoint was trained on: the lists may have been divided anew since then.
+"""
 
 import filecmp
+import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +43,25 @@ def check_disjoint(train: SegmentationDataset, other: SegmentationDataset) -> li
         f"{len(shared)} images are in the train split and in the validation split, so the scores "
         f"would be too good. Take them out of one of them:\n{bullet_list(shared)}"
     )
+
+
+def image_sums(dataset: SegmentationDataset) -> list[str]:
+    """16 digits for each image, by its id and its size in bytes; none if images are no files."""
+    return [
+        hashlib.sha256(f"{name}\n{_size(path)}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        for name, path in _files(dataset, 0).items()
+    ]
+
+
+def remembered(dataset: SegmentationDataset, split: str, trained_on: Collection[str]) -> list[str]:
+    """A warning if images of a split are among those with the sums ``trained_on``."""
+    count = len({*image_sums(dataset)} & {*trained_on}) if trained_on else 0
+    if not count:
+        return []
+    return [
+        f"{count} of the {len(dataset)} images of {split} were trained on: the scores say how well "
+        "they are remembered, not how well others are segmented"
+    ]
 
 
 def linked_twice(dataset: SegmentationDataset, split: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The split that is scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,14 @@ from segkit.config.schema import FOLDER_KEYS, EvaluateConfig
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.folders import ALL, FolderSegmentation
+from segkit.data.leaks import remembered
 from segkit.data.voc import VOCSegmentation
 from segkit.evaluation.sources import TargetSource
 from segkit.inference.loading import rebuild_dataset, setting
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
+from segkit.text import display_path
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,22 @@ def open_split(settings: EvaluateConfig, source: TargetSource) -> EvaluationSpli
     return _given(settings)
 
 
-def check_split(settings: EvaluateConfig, split: EvaluationSplit, runtime: Runtime) -> None:
+def check_split(
+    settings: EvaluateConfig,
+    split: EvaluationSplit,
+    sources: Sequence[TargetSource],
+    runtime: Runtime,
+) -> None:
     """Read every file in the first process, unless ``data.check`` says not to.
+
+    In any case a split is told that a model was trained on.
 
     Raises:
         DataError: Something is wrong with the files.
     """
+    for checkpoint in (one for source in sources if isinstance(source, list) for one in source):
+        for warning in remembered(split.dataset, split.name, checkpoint.metadata.trained_on):
+            log.warning("warning: %s: %s", display_path(checkpoint.path), warning)
     if not settings.data.check:
         return
     report = runtime.only_main(

@@ -29,6 +29,7 @@ from segkit.runs.plain import (
 # All that is left unresolved in a saved configuration: what the environment says.
 ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
 MOST_CHANNELS = 1024
+CHECK_SUM = re.compile("[0-9a-f]{16}")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -46,6 +47,7 @@ class CheckpointMetadata:
         mean: Mean of each channel that is subtracted, for values in [0, 1].
         std: Standard deviation of each channel, for values in [0, 1].
         precision: fp32, bf16 or fp16: what the scores were computed with.
+        trained_on: A check sum for each image that was trained on, if they are files.
     """
 
     config: dict[str, Any]
@@ -59,6 +61,7 @@ class CheckpointMetadata:
     device: str = "cpu"
     world_size: int = 1
     recipe: dict[str, Any] = field(default_factory=dict)
+    trained_on: list[str] = field(default_factory=list)
 
     @property
     def colors(self) -> NDArray[np.uint8]:
@@ -260,4 +263,8 @@ CHECKS: Mapping[str, Any] = {
     "device": _one(_is_device, "a device of PyTorch"),
     "world_size": _one(lambda value: is_count(value) and value > 0, "a number of processes"),
     "recipe": _recipe,
+    "trained_on": _one(
+        is_listing(lambda sum: isinstance(sum, str) and bool(CHECK_SUM.fullmatch(sum))),
+        "check sums of 16 digits",
+    ),
 }

@@ -24,6 +24,7 @@ from segkit.data.check import check_splits, open_splits
 from segkit.data.copy_paste import CopyPaste
 from segkit.data.counts import Counts
 from segkit.data.dataset import SegmentationDataset
+from segkit.data.leaks import image_sums, remembered
 from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
@@ -85,6 +86,7 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
         CHECKS[name](Path("data.dataset"), name, value)  # what no checkpoint may hold
     if checkpoint is not None:
         _check_same_data(checkpoint, train)
+        _tell_other_images(checkpoint, train, val)
     cfg = with_classes(cfg, classes)
     painted(palette, classes, cfg.palette)  # or a ConfigError
     check_agreement(cfg)
@@ -171,6 +173,23 @@ def _check_same_data(checkpoint: Checkpoint, train: SegmentationDataset) -> None
             f"{checkpoint.path} is from after {checkpoint.state['images']} images of an epoch; the "
             f"data has {len(train)}. To train on other data use init_from instead of resume"
         )
+
+
+def _tell_other_images(
+    checkpoint: Checkpoint, train: SegmentationDataset, val: SegmentationDataset
+) -> None:
+    """Say so if a run goes on with other images: the lists may have been divided anew."""
+    before, now = {*checkpoint.metadata.trained_on}, {*image_sums(train)}
+    if not before or not now:
+        return
+    if before != now:
+        log.warning(
+            "warning: of the images that %s was trained on %d are not in the train split any more, "
+            "and %d are new",
+            *(checkpoint.path, len(before - now), len(now - before)),
+        )
+    for warning in remembered(val, "the validation split", before - now):
+        log.warning("warning: %s", warning)
 
 
 def with_classes(cfg: DictConfig, classes: list[str]) -> DictConfig:

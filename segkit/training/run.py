@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segkit.config import fill_class_weights, plain_config, rare_class_hint
 from segkit.config.schema import TrainConfig, to_settings
+from segkit.data.leaks import image_sums
 from segkit.errors import ConfigError
 from segkit.runs.checkpoint import BEST, LAST, Checkpoint, best_file, is_after
 from segkit.runs.description import CheckpointMetadata
@@ -125,6 +126,7 @@ class Run:
         cfg, checkpoint = copy.deepcopy(self.cfg), self.checkpoint
         cfg.out_dir, cfg.loader.batch_size = str(folder), batch_size
         before = None if checkpoint is None else checkpoint.metadata.recipe["choices"]
+        known = [] if checkpoint is None else checkpoint.metadata.trained_on
         return CheckpointMetadata(
             config=plain_config(cfg),
             classes=data.classes,
@@ -139,6 +141,7 @@ class Run:
                 "config": OmegaConf.to_container(cfg, resolve=False),
                 "choices": choices(before),
             },
+            trained_on=sorted({*known, *image_sums(data.train)}),
         )
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import SMALL, call
 from voc_folder import make_voc
 
 from segkit.data import leaks
 from segkit.data.check import check_splits
-from segkit.data.leaks import check_disjoint
+from segkit.data.leaks import check_disjoint, image_sums, remembered
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
 
@@ -105,3 +106,39 @@ def test_a_leak_is_told_with_all_other_problems(root: Path) -> None:
     mask(root, "b").write_bytes(b"")
     with pytest.raises(DataError, match=r"(?s)1 images are in .*\n1 items cannot be used:.*b\.png"):
         check_splits(dict(zip(("train", "val"), both(root), strict=True)), progress=False)
+
+
+def test_what_a_checkpoint_was_trained_on_is_known(root: Path) -> None:
+    train, val = both(root)
+    sums = image_sums(train)
+    assert len({*sums}) == len(train)
+    assert all(len(one) == 16 for one in sums)
+    assert remembered(val, "val", sums) == []
+    (root / "ImageSets/Segmentation/all.txt").write_text("\n".join([*train.ids, *val.ids]))
+    (told,) = remembered(VOCSegmentation(root, "all"), "all", sums)
+    assert told.startswith(f"{len(train)} of the {len(train) + len(val)} images of all were")
+    # Another image under the same id is another one.
+    name = train.ids[0]
+    image(root, name).write_bytes(image(root, name).read_bytes() + b"\0")
+    assert len({*image_sums(VOCSegmentation(root, "train"))} & {*sums}) == len(train) - 1
+
+
+def test_lists_that_are_divided_anew_are_told(tmp_path: Path) -> None:
+    """The scores of such a split used to look like any others."""
+    home = tmp_path / "here"
+    home.mkdir()
+    done = call("train.py", *SMALL, "trainer.max_epochs=1", "out_dir=run", cwd=home)
+    assert done.status == 0, done.err
+    score = ("evaluate.py", "checkpoint=run", "bootstrap.resamples=0")
+    assert "trained on" not in call(*score, cwd=home).out
+    told = call(*score, "split=train", cwd=home).out
+    assert "24 of the 24 images of train were trained on" in told
+    lists = home / "data/shapes/ImageSets/Segmentation"
+    first, *rest = (lists / "train.txt").read_text().splitlines()
+    (lists / "train.txt").write_text("\n".join(rest) + "\n")
+    (lists / "val.txt").write_text((lists / "val.txt").read_text() + f"{first}\n")
+    assert "1 of the 7 images of val were trained on" in call(*score, cwd=home).out
+    more = call("train.py", "resume=run", "trainer.max_epochs=2", cwd=home)
+    assert "was trained on 1 are not in the train split any more, and 0 are new" in more.out
+    assert "1 of the 7 images of the validation split were trained on" in more.out
+    assert "1 of the 7 images of val were trained on" in call(*score, cwd=home).out  # still known
