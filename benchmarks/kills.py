@@ -82,6 +82,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the runs in this folder")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
+    if args.out is not None and args.out.exists() and any(args.out.iterdir()):
+        parser.error(f"--out {args.out}: is not empty, and runs of before would be gone on with")
     SETTINGS.extend(args.overrides)
     with tempfile.TemporaryDirectory() as temporary:
         home = (args.out or Path(temporary)).absolute()

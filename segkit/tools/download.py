@@ -10,7 +10,7 @@ from segkit.cli.arguments import run_tool
 from segkit.commands import command
 from segkit.config.schema import REQUIRED, option
 from segkit.console import say
-from segkit.data.classes import write_lines
+from segkit.data.classes import read_lines, write_lines
 from segkit.errors import DataError
 from segkit.files import user_path
 from segkit.tools.datasets import PUBLIC, check_disk_space, room_needed
@@ -37,6 +37,11 @@ def download(request: Request) -> None:
         raise DataError(
             f"{out}: holds a data set already. Add force=true to unpack over it, or give out= "
             "another folder"
+        )
+    if (out / "labels.txt").exists() and read_lines(out / "labels.txt") != list(data.classes):
+        raise DataError(
+            f"{out}: holds a data set with other classes (labels.txt), whose files would stay beside "
+            f"those of {request.dataset}. Give out= another folder"
         )
     paths = [folder / archive.name for archive in data.archives]
     urls = [

@@ -84,7 +84,7 @@ class Recorder:
             stop_on_error=trainer.on_save_error == "stop",
         )
         self.plots = self._open_plots()
-        self.loggers = self._open_loggers()
+        self.loggers = self._open_loggers(goes_on=run.checkpoint is not None)
         if state.images:
             self._step_scalars(state.last_values)  # purged above
         if trainer.histograms:
@@ -215,12 +215,11 @@ class Recorder:
         plots.training_images(fed, self.state.epoch)
         return plots
 
-    def _open_loggers(self) -> Loggers:
+    def _open_loggers(self, *, goes_on: bool) -> Loggers:
         names = self.settings.trainer.loggers if self.world.is_main else []
         settings = hyperparameters(self.settings, self.batch_size)
-        return self.runtime.open(
-            Loggers(names, LoggedRun(self.folder, self.metadata.config, settings))
-        )
+        told = LoggedRun(self.folder, self.metadata.config, settings)
+        return self.runtime.open(Loggers(names, told, goes_on=goes_on))
 
     def _step_scalars(self, values: dict[str, float]) -> None:
         if self.state.step % self.settings.trainer.log_every == 0:

@@ -177,6 +177,9 @@ def test_voc(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         run(*command)
     run(*command, "force=true")
     assert len(server.ranges) == 1
+    (out / "labels.txt").write_text("road\ncar\n")
+    with pytest.raises(DataError, match=r"with other classes .* Give out= another folder"):
+        run(*command, "force=true")
 
 
 @pytest.mark.usefixtures("small_voc")

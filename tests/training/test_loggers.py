@@ -73,6 +73,8 @@ def test_a_resumed_run_goes_on_under_its_key(fake: type[Fake], tmp_path: Path) -
     starts = [run.key for what, run in fake.told if what == "start"]
     assert starts == [None, f"key-of-{tmp_path.name}"]
     assert [told for what, told in fake.told if what == "finish"] == [({}, True)] * 2
+    with Loggers(["wandb"], run_in(tmp_path), goes_on=False):
+        assert [run.key for what, run in fake.told if what == "start"][-1] is None
     (tmp_path / KEYS).write_text("[damaged")
     with Loggers(["wandb"], run_in(tmp_path)):
         pass

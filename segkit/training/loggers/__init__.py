@@ -63,12 +63,14 @@ class Loggers(AbstractContextManager["Loggers"]):
     Args:
         names: Of ``segkit.training.loggers``; none in all processes but the first.
         run: What they are told.
+        goes_on: Whether the run goes on from a checkpoint; else an external run that ended before
+            the first one was another run.
     """
 
-    def __init__(self, names: Sequence[str], run: LoggedRun) -> None:
+    def __init__(self, names: Sequence[str], run: LoggedRun, *, goes_on: bool = True) -> None:
         self.file, self.active = run.folder / KEYS, dict[str, Logger]()
         self.results: Mapping[str, float | None] = {}
-        keys = _read_keys(self.file) if names else {}
+        keys = _read_keys(self.file) if names and goes_on else {}
         for name in dict.fromkeys(names):
             self._guarded(name, partial(self._start, name, run, keys))
 
