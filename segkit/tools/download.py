@@ -40,8 +40,8 @@ def download(request: Request) -> None:
         )
     if (out / "labels.txt").exists() and read_lines(out / "labels.txt") != list(data.classes):
         raise DataError(
-            f"{out}: holds a data set with other classes (labels.txt), whose files would stay beside "
-            f"those of {request.dataset}. Give out= another folder"
+            f"{out}: holds a data set with other classes (labels.txt), whose files would stay "
+            f"beside those of {request.dataset}. Give out= another folder"
         )
     paths = [folder / archive.name for archive in data.archives]
     urls = [
