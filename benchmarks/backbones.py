@@ -54,9 +54,9 @@ def main() -> None:
 
 
 def model(name: str) -> DeepLabV3Plus:
-    """The default head on a backbone from random start."""
+    """A dense head on a backbone from random start."""
     backbone = name if name in BACKBONES else Timm(name)
-    return DeepLabV3Plus(backbone, 21).eval().to(memory_format=torch.channels_last)
+    return DeepLabV3Plus(backbone, 21, separable=False).eval().to(memory_format=torch.channels_last)
 
 
 if __name__ == "__main__":

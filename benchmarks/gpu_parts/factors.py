@@ -18,7 +18,7 @@ from gpu_parts.training import TRIO, Training, train
 from segkit.training.ema import ModelEMA
 
 Make = Callable[[], Training]
-ADAMW, EMA = "optimizer=adamw", "trainer.ema_decay=0.999"
+SGD, ADAMW, EMA = "optimizer=sgd", "optimizer=adamw", "trainer.ema_decay=0.999"
 NEED_CUDA = ("cudnn.benchmark", "loss.fused")
 
 
@@ -26,8 +26,8 @@ def pairs(make: Callable[..., Training]) -> dict[str, tuple[Make, Make]]:
     """Factor -> training with it, and without it; ``make`` takes more overrides."""
     return {
         "SGD fused, else by foreach": (
-            partial(make, "++optimizer.fused=true"),
-            partial(make, "++optimizer.fused=false"),
+            partial(make, SGD, "++optimizer.fused=true"),
+            partial(make, SGD, "++optimizer.fused=false"),
         ),
         "AdamW fused, else by foreach": (
             partial(make, ADAMW, "++optimizer.fused=true"),

@@ -67,7 +67,7 @@ def bare_loop(options: Options, precision: str, encoder: str, terms: str) -> Wor
     """The loop of smp's README with autocast: normalised float images, int64 targets."""
     chosen = Precision(precision, torch.device(options.device))
     model, loss_fn = smp_model(encoder).to(chosen.device).train(), smp_loss(terms)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scaler, batch = chosen.grad_scaler(), resident(options)
     normalize = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), channels_last=False)
     image, target = normalize(batch.image), batch.target.long()

@@ -290,7 +290,11 @@ class TrainerConfig:
     accumulate: int = option(1, "batches that make one step, as one large batch would", low=1)
     clip_grad_norm: Optional[float] = option(None, "largest norm of all gradients", above=0)
     freeze_epochs: int = option(0, "first epochs that leave the backbone as it is", low=0)
-    backbone_lr_factor: float = option(0.1, "learning rate of the backbone over the rest's", low=0)
+    backbone_lr_factor: Optional[float] = option(
+        None,
+        "learning rate of the backbone over the rest's; null: 0.1 if that has weights, else 1",
+        low=0,
+    )
     decay_norm_and_bias: bool = option(False, "weight decay for norms and biases too")
     val_every: int = option(1, "epochs from one validation to the next", low=1)
     monitor: str = option("val/miou", "logged value that decides which checkpoint is best.pt")

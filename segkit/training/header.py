@@ -17,6 +17,7 @@ from segkit.schedules import Schedule
 from segkit.training.data import Data
 from segkit.training.field_of_view import atrous_rates, view_text, view_warnings
 from segkit.training.monitor import Monitor
+from segkit.training.optimizer import backbone_factor
 from segkit.training.plan import EpochPlan
 from segkit.training.run import Run
 from segkit.training.state import TrainState
@@ -77,7 +78,7 @@ def run_header(
 
 def _lr_text(settings: TrainConfig) -> str:
     """The one of the rest, and that of the backbone, which is easily overlooked."""
-    lr, factor = settings.optimizer["lr"], settings.trainer.backbone_lr_factor
+    lr, factor = settings.optimizer["lr"], backbone_factor(settings)
     return f"{lr:g}" + (f", {lr * factor:g} for the backbone" if factor != 1 else "")
 
 

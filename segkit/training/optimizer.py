@@ -1,6 +1,6 @@
 """The optimizer of a run: its groups of parameters, its kernels, a step that may be left out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -8,8 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segkit.config.schema import TrainConfig
+
+PRETRAINED_FACTOR = 0.1
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Have one kernel for all parameters of a group, and can leave out a step on the device."""
+
+
+def backbone_factor(settings: TrainConfig) -> float:
+    """What the learning rate is multiplied with for the backbone.
+
+    By default less than 1 for one that is trained already, which a high rate would spoil.
+    """
+    factor = settings.trainer.backbone_lr_factor
+    if factor is not None:
+        return factor
+    backbone = settings.model.get("backbone")
+    weights = backbone.get("weights") if isinstance(backbone, Mapping) else None
+    taken = settings.init_from is not None and "backbone" in (settings.init_parts or ["backbone"])
+    return PRETRAINED_FACTOR if weights is not None or taken else 1.0
 
 
 def param_groups(

@@ -16,7 +16,12 @@ from segkit.runs.saved_state import COUNTERS
 from segkit.runtime.device import Precision
 from segkit.training.ema import ModelEMA
 from segkit.training.monitor import Monitor
-from segkit.training.optimizer import make_optimizer, param_groups, ready_for_kernels
+from segkit.training.optimizer import (
+    backbone_factor,
+    make_optimizer,
+    param_groups,
+    ready_for_kernels,
+)
 
 
 @dataclass
@@ -63,7 +68,8 @@ class TrainState:
             precision: Number format of the forward pass.
         """
         trainer, lr = settings.trainer, settings.optimizer["lr"]
-        groups = param_groups(model, trainer.backbone_lr_factor, trainer.decay_norm_and_bias, lr)
+        factor = backbone_factor(settings)
+        groups = param_groups(model, factor, trainer.decay_norm_and_bias, lr)
         decay = trainer.ema_decay
         return cls(
             model,

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from composed import config
+from omegaconf import DictConfig
 from states import assert_same
 from torch import Tensor, nn
 
+from segkit.config.schema import TrainConfig, to_settings
 from segkit.data.loader import Batch
 from segkit.errors import TrainingError
 from segkit.losses import CrossEntropyLoss, DiceLoss, WeightedSum
@@ -22,7 +25,7 @@ from segkit.schedules import Poly
 from segkit.training.ema import ModelEMA
 from segkit.training.loop import MAX_SKIPPED_IN_A_ROW, train_one_epoch
 from segkit.training.monitor import Best, Monitor
-from segkit.training.optimizer import param_groups
+from segkit.training.optimizer import backbone_factor, param_groups
 from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
 from segkit.training.step import TrainStep
@@ -110,6 +113,25 @@ def test_param_groups_by_place_and_decay() -> None:
     all_decay = param_groups(model, backbone_lr_factor=0.1, decay_norm_and_bias=True, lr=0.5)
     assert [len(g["params"]) for g in all_decay] == [4, 1]  # type: ignore[arg-type]
     assert not any("weight_decay" in g for g in all_decay)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["model/backbone=tiny"], 1.0),
+        (["model/backbone=mobilenet_v2"], 0.1),
+        (["model/backbone=mobilenet_v2", "model.backbone.weights=null"], 1.0),
+        (["model/backbone=tiny", "init_from=."], 0.1),
+        (["model/backbone=tiny", "init_from=.", "init_parts=[aspp]"], 1.0),
+        (["model/backbone=mobilenet_v2", "trainer.backbone_lr_factor=0.5"], 0.5),
+        (["model/backbone=tiny", "trainer.backbone_lr_factor=0.1"], 0.1),
+    ],
+)
+def test_a_trained_backbone_learns_slowly(given: list[str], expected: float) -> None:
+    """One that starts at random must not."""
+    cfg = config("train", *given)
+    assert isinstance(cfg, DictConfig), cfg
+    assert backbone_factor(to_settings(TrainConfig, cfg)) == expected
 
 
 def test_one_step_is_gradient_descent_by_hand() -> None:
