@@ -75,7 +75,8 @@ def split(request: Request) -> None:
     ratios = part_sizes(request)
     place = find_place(request)
     groups = find_groups(list(place.masks), request.group)
-    test = earlier_test(request, place)
+    listed = earlier_test(request, place)
+    test = [name for name in listed if name in place.masks]
     apart = np.isin(groups, groups[[name in test for name in place.masks]])
     masks = dict(compress(place.masks.items(), ~apart))
     test_list = list_of(request, place, "test")
@@ -100,8 +101,8 @@ def split(request: Request) -> None:
         list_file(place.lists, name): [ids[i] for i in np.flatnonzero(chosen)]
         for name, chosen in lists.items()
     }
-    if gone := [name for name in test if name not in place.masks]:
-        files[test_list] = [name for name in test if name in place.masks]
+    if request.of is None and len(test) < len(listed):
+        files[test_list] = test  # without those that are gone
     old = other_folds(request, place, files)
     taken = [str(path) for path in [*files, *old] if path.exists()]
     if taken and not request.force:
@@ -115,10 +116,10 @@ def split(request: Request) -> None:
         say(f"{name}: {chosen.sum()} images in {len(set(groups[chosen]))} groups")
     if test:
         say(
-            f"{test_list} stays: its {len(test) - len(gone)} images are in no other "
-            "list; give test= to choose them anew, or delete it to divide them too"
+            f"{test_list} stays: its {len(test)} images are in no other list; give test= to "
+            "choose them anew, or delete it to divide them too"
         )
-        if more := apart.sum() - len(test) + len(gone):
+        if more := apart.sum() - len(test):
             say(f"note: {more} other images of their groups are in no list")
     if request.dry_run:
         removed = f", and remove {', '.join(map(str, old))}" if old else ""

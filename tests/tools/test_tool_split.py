@@ -200,6 +200,18 @@ def test_a_test_part_without_images_that_are_gone(root: Path) -> None:
     assert lists(root)["test"] == rest
 
 
+def test_a_list_without_the_test_part_is_divided_as_ever(root: Path) -> None:
+    """As where test images were converted to a list of their own."""
+    ids = read_split(root, "all")
+    folder = root / "ImageSets/Segmentation"
+    (folder / "all.txt").write_text("\n".join(ids[4:]))
+    (folder / "test.txt").write_text("\n".join(ids[:4]))
+    run(root, "of=all", "val=0.25")
+    found = lists(root)
+    assert found["test"] == ids[:4]
+    assert sorted(found["train"] + found["val"]) == ids[4:]
+
+
 def test_images_of_the_test_parts_groups_stay_out(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
