@@ -77,7 +77,8 @@ def split(request: Request) -> None:
     groups = find_groups(list(place.masks), request.group)
     listed = earlier_test(request, place)
     test = [name for name in listed if name in place.masks]
-    apart = np.isin(groups, groups[[name in test for name in place.masks]])
+    inside = np.isin(list(place.masks), test)
+    apart = np.isin(groups, groups[inside])
     masks = dict(compress(place.masks.items(), ~apart))
     test_list = list_of(request, place, "test")
     if not masks:
