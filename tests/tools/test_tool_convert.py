@@ -270,6 +270,24 @@ def test_255_classes_are_the_most() -> None:
 # What cannot be read
 
 
+def test_all_that_is_wrong_with_labelme_files_is_told_at_once() -> None:
+    odd = shape("cat", "blob", *box(0, 0, 2, 2))
+    write(
+        {
+            "labels/a.json": "{",
+            "labels/b.json": labelme(imagePath="gone.png"),
+            "labels/c.png": PHOTO,
+            "labels/c.json": labelme(odd, imagePath="c.png"),
+        }
+    )
+    with pytest.raises(DataError) as info:
+        run(LABELME)
+    text = str(info.value)
+    assert "2 of 3 cannot be used:\n" in text
+    for part in ("a.json: is no JSON", "a type that is not known here", "1 images are missing in"):
+        assert part in text
+
+
 def of_labelme(content: dict[str, Any] | str) -> Files:
     return {"labels/a.png": PHOTO, "labels/a.json": content}
 

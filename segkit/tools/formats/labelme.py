@@ -16,9 +16,10 @@ from segkit.data.bands import count_bands
 from segkit.data.decode import load, read_labels
 from segkit.data.named_files import files_below
 from segkit.data.orientation import shown_size
-from segkit.data.threads import map_parallel
+from segkit.data.threads import attempt
 from segkit.errors import DataError
 from segkit.files import user_path
+from segkit.text import bullet_list
 from segkit.tools.formats.annotation import (
     Annotations,
     Item,
@@ -63,14 +64,13 @@ def read_labelme(request: Request) -> Annotations:
     if not files:
         raise DataError(f"{source}: holds no JSON file; expected those of labelme")
     base = source if source.is_dir() else source.parent
-    heads = map_parallel(partial(_head, request, base), files, "read")
-    if missing := [
-        f"{path}: {head[0]}" for path, head in zip(files, heads, strict=True) if not head[1]
-    ]:
-        raise request.missing_images(missing, base)
+    overlap = request.overlap_or("last")
+    read = attempt(partial(_head, request, base), files, "read")
+    heads = [head for head in read if not isinstance(head, DataError)]
+    if len(heads) < len(files) or any(image is None for _, image, _ in heads):
+        raise _problems(dict(zip(files, read, strict=True)), request, base)
     labels = sorted({label for _, _, kinds in heads for _, label in kinds})
     classes, numbers = number_labels(labels, request)
-    overlap = request.overlap_or("last")
     unseen: list[str] = []
     items = [
         Item(
@@ -91,6 +91,36 @@ def read_labelme(request: Request) -> Annotations:
     return Annotations(classes, items, notes=left_out(dropped), unseen=unseen)
 
 
+Head = tuple[str, Path | bytes | None, list[tuple[str, str]]]
+"""The image's name, the image, and (type, label) of each shape."""
+
+
+def _problems(read: dict[Path, Head | DataError], request: Request, base: Path) -> DataError:
+    """All that is wrong with the files in one error, also with those that could be read so far."""
+    missing, wrong, drawn = [], [], {}
+    for path, head in read.items():
+        if isinstance(head, DataError):
+            wrong.append(str(head))
+        elif head[1] is None:
+            missing.append(f"{path}: {head[0]}")
+        else:
+            drawn[path] = head
+
+    def draw(path: Path) -> None:
+        _, image, kinds = drawn[path]
+        assert image is not None
+        _draw(path, image, {label: 0 for _, label in kinds}, "last", [])
+
+    tried = attempt(draw, list(drawn), "draw")
+    wrong += [str(problem) for problem in tried if problem is not None]
+    texts = []
+    if wrong:
+        texts.append(f"{len(wrong)} of {len(read)} cannot be used:\n{bullet_list(wrong)}")
+    if missing:
+        texts.append(str(request.missing_images(missing, base)))
+    return DataError("\n".join(texts))
+
+
 def _load(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
@@ -98,10 +128,7 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _head(
-    request: Request, base: Path, path: Path
-) -> tuple[str, Path | bytes | None, list[tuple[str, str]]]:
-    """The image's name, the image, and (type, label) of each shape."""
+def _head(request: Request, base: Path, path: Path) -> Head:
     content = _load(path)
     name = str(content.get("imagePath") or "imagePath is not set")
     home = path.parent.relative_to(base)
