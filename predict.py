@@ -26,6 +26,7 @@ from segkit.config.schema import PredictConfig, inference_options, to_settings
 from segkit.errors import DataError
 from segkit.inference.loading import KEYS
 from segkit.inference.model import open_model
+from segkit.inference.onnx_network import OnnxModel
 from segkit.predict.outputs import Areas, PredictionOutputs
 from segkit.predict.sources import AREAS, find_sources
 from segkit.predict.work import Work
@@ -74,7 +75,10 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
         log.warning("%s", told)
     speed = work.watch.summary("predict") if settings.benchmark and work.images else None
     if speed is not None:
-        where = f"{precision.device}, {precision.name}, {torch.get_num_threads()} threads"
+        modules = model.inference.model.modules()
+        inside = {m.facts["precision"] for m in modules if isinstance(m, OnnxModel)}
+        numbers = "/".join(sorted(inside)) or precision.name
+        where = f"{precision.device}, {numbers}, {torch.get_num_threads()} threads"
         log.info("%s", work.watch.text(where))
     if problems:
         raise DataError(

@@ -498,7 +498,7 @@ class CalibrationConfig:
     root: Optional[str] = option(None, "folder of the data; null: where it was", path=True)
     split: Optional[str] = option(None, "its split; null: the run's training split")
     images: int = option(
-        64, "how many of its images int8 is compared on, and ranges taken of", low=1
+        64, "how many of its images int8_static takes ranges of; three are compared", low=1
     )
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from segkit.cli import check_command_line, run
 from segkit.cli.arguments import RENAMED, output_file, run_tool
 from segkit.config import build, build_augment
+from segkit.config.palette import painted
 from segkit.config.schema import option
 from segkit.console import say
 from segkit.data.arrays import Mask, Pixels
@@ -58,12 +59,12 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
         raise ConfigError(f"out={request.out}: expected a name that ends in .png")
     path = output_file("out", request.out, request.force)
     dataset = build(cfg.data.dataset)(split=cfg.data.train_split)
-    paste = None
-    if cfg.augment.copy_paste:
+    paste, pixels = None, None
+    if cfg.augment.copy_paste or cfg.augment.rare_crop:
         split = cfg.data.train_split
         counts = check_splits({split: dataset}, ignore_index=cfg.data.ignore_index).counts[split]
-        paste = build_paste(cfg, dataset, counts)
-    fed = Samples(dataset, build_augment(cfg), cfg.seed, cfg.data.ignore_index, paste)
+        paste, pixels = build_paste(cfg, dataset, counts), counts.pixels.tolist()
+    fed = Samples(dataset, build_augment(cfg, pixels), cfg.seed, cfg.data.ignore_index, paste)
     count = min(request.images, len(dataset))
     rows = []
     palettes: dict[str, list[Any]] = {}
@@ -80,7 +81,8 @@ def write_sheet(cfg: DictConfig, request: Request) -> None:
         rows.append(tiles)
     compare_palettes(palettes)
     palette = np.asarray(getattr(dataset, "palette", voc_palette()), np.uint8)
-    sheet = contact_sheet(rows, list(dataset.classes), palette, cfg.data.ignore_index)
+    colors = painted(palette, dataset.classes, cfg.palette)
+    sheet = contact_sheet(rows, list(dataset.classes), colors, cfg.data.ignore_index)
     if request.dry_run:
         say(f"dry run: would write {path}")
         return

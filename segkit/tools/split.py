@@ -289,7 +289,9 @@ def table(
     counts = {}
     for number, name in enumerate(names):
         total = pixels[parts == number].sum(axis=0)
-        ignored = int(total[ignore_index]) if 0 <= ignore_index <= 255 else 0
+        ignored = 0
+        if 0 <= ignore_index <= 255:
+            ignored, total[ignore_index] = int(total[ignore_index]), 0
         counts[name] = Counts(total[:size], ignored)
     return class_table(classes, counts)
 

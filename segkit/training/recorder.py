@@ -212,7 +212,7 @@ class Recorder:
         folder = self.folder if self.world.is_main else None
         plots = self.runtime.open(RunPlots(folder, data.classes, self.colors, ignore_index))
         fed = Samples(data.train, data.augment, settings.seed, ignore_index, data.paste)
-        plots.training_images(fed, self.state.epoch)
+        plots.training_images(fed, self.state.epoch + 1)
         return plots
 
     def _open_loggers(self, *, goes_on: bool) -> Loggers:

@@ -35,7 +35,8 @@ FIXED = ("data", "model", "model/backbone", "experiment")
 # Keys that change what the weights mean.
 REFUSED = (
     "model",
-    "val.window",  # what the best score so far was measured by
+    "val.window",  # what the best score so far was measured by, as the next one
+    "data.val_split",
     "optimizer._target_",
     "data.classes",
     "data.num_classes",
@@ -163,6 +164,12 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
             continue
         if is_within(key, REFUSED) and key not in ALLOWED:
             problems.append(_refusal(f"{key}={value}", f"it is {old} in {saved.path}", saved.path))
+        if is_within(key, ("loss",)) and not _is_weighting(key, value):
+            problems += [
+                f"{key}={value}: trainer.{name}={monitor} would compare the values of two losses; "
+                f"add trainer.{name}=val/miou, or begin another run by init_from={saved.path}"
+                for name, monitor in _monitored_losses(new)
+            ]
         lines.append(f"{key} {old} -> {value}")
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if not problems and in_sweep and (changed := relearned(new, saved)):
@@ -191,10 +198,21 @@ def relearned(cfg: DictConfig, saved: "Checkpoint") -> list[str]:
         for key, _, value in differences(
             plain_config(_composed(saved.metadata.recipe)), plain_config(cfg)
         )
-        if is_within(key, LEARNED)
-        # The checkpoint has the numbers that the name of a weighting stood for.
-        and not (key.endswith(".class_weights") and isinstance(value, str))
+        if is_within(key, LEARNED) and not _is_weighting(key, value)
     ]
+
+
+def _is_weighting(key: str, value: Any) -> bool:
+    """Whether a value is the name of class weights, whose numbers the checkpoint has."""
+    return key.endswith(".class_weights") and isinstance(value, str)
+
+
+def _monitored_losses(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """Key and value of what decides over the run and is a value of the loss."""
+    for name in ("monitor", "patience_monitor"):
+        monitor = cfg.trainer.get(name)
+        if isinstance(monitor, str) and "loss" in monitor.split("/"):
+            yield name, monitor
 
 
 def _refuse_code(cfg: DictConfig, allow: Sequence[str], source: Path) -> None:

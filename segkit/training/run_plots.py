@@ -55,6 +55,7 @@ class RunPlots(AbstractContextManager["RunPlots"]):
         self.epochs = [_curves(line) for line in past]
         self.images: dict[str, Image] = {}
         self.scores: Mapping[str, Any] = {}
+        self.scored = 0  # the epoch that these are of
         self._waiting = False  # something is not drawn yet
         self._drawn_at, self._took = 0.0, 0.0
         self._warned = False
@@ -83,7 +84,9 @@ class RunPlots(AbstractContextManager["RunPlots"]):
         if self.folder is None:
             return
         self.epochs.append(_curves(values))
-        self.scores, self._waiting = scores or self.scores, True
+        if scores:
+            self.scores, self.scored = scores, int(values["epoch"])
+        self._waiting = True
         if scores and time.perf_counter() - self._drawn_at >= SHARE * self._took:
             self.draw()
 
@@ -116,17 +119,17 @@ class RunPlots(AbstractContextManager["RunPlots"]):
 
     def _tile(self, name: str, pixels: Pixels, mask: Mask) -> Tile:
         height, width = mask.shape
-        return Tile(picture(pixels), mask, f"{name}: {width} x {height}")
+        return Tile(picture(pixels), mask, f"{name}: {height} x {width}")
 
     def _curves(self) -> Image:
         epochs = [int(line["epoch"] or 0) for line in self.epochs]
         train, val, miou, lr = ([line[name] for line in self.epochs] for name in CURVES)
         known = [i for i, value in enumerate(miou) if value is not None]
         mark = max(known, key=lambda i: miou[i] or 0.0, default=None)
-        best = "" if mark is None else f", best {miou[mark]:.4f} in epoch {epochs[mark]}"
+        highest = "" if mark is None else f", highest {miou[mark]:.4f} in epoch {epochs[mark]}"
         charts = [
             line_chart("loss", epochs, [Line("train", train), Line("validation", val, ORANGE)]),
-            line_chart(f"validation mIoU{best}", epochs, [Line("miou", miou)], mark=mark),
+            line_chart(f"validation mIoU{highest}", epochs, [Line("miou", miou)], mark=mark),
             line_chart("learning rate", epochs, [Line("lr", lr)]),
         ]
         return np.concatenate(charts, axis=1)
@@ -134,7 +137,7 @@ class RunPlots(AbstractContextManager["RunPlots"]):
     def _bars(self) -> Image:
         miou = self.scores["miou"]
         mean = "" if miou is None else f", mean {100 * miou:.1f}"
-        title = f"validation IoU in percent{mean}"
+        title = f"validation IoU in percent after epoch {self.scored}{mean}"
         return bar_chart(title, self.classes, self.scores["iou"], self.palette)
 
     def _write(self, name: str, draw: Callable[[], Image]) -> None:

@@ -19,7 +19,9 @@ def loss_text(settings: TrainConfig) -> str:
     """The terms of the loss with their weights."""
     loss = settings.loss
     terms = [f"{term['weight']:g} {name}" for name, term in (loss.get("terms") or {}).items()]
-    return " + ".join(terms) or str(loss["_target_"])
+    told = " + ".join(terms) or str(loss["_target_"])
+    weight = settings.model.get("aux_weight")
+    return f"{told} + {weight:g} of the same at the auxiliary head" if weight else told
 
 
 def hyperparameters(settings: TrainConfig, batch_size: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 LIBRARIES = ("segkit", "torch", "torchvision", "numpy", "albumentations", "pillow")
 # What the head of the page tells.
-ABOUT = ("checkpoint", "predictions", "epoch", "weights", "number_format", "split")
+ABOUT = ("checkpoint", "predictions", "epoch", "weights", "exported", "number_format", "split")
 MANY_CLASSES = 40  # from here on the confusion matrix shows shades without numbers
 MOST_CHANGED = 20  # images that a comparison names
 
