@@ -217,9 +217,9 @@ def test_a_key_that_only_the_checkpoint_has(here: Path, capsys: pytest.CaptureFi
 def test_the_best_is_not_searched_among_values_of_two_measures(here: Path) -> None:
     """0.77 of another loss, or of other images, used to be better than 2.48."""
     save_run(here / "run", "trainer.monitor=val/loss")
-    with pytest.raises(ConfigError, match="trainer.monitor=val/loss would compare the values of"):
+    with pytest.raises(ConfigError, match=r"trainer\.monitor=val/loss would compare the values of"):
         resume("resume=run", "loss=focal")
-    with pytest.raises(ConfigError, match="data.val_split=train cannot change in a resumed run"):
+    with pytest.raises(ConfigError, match=r"data\.val_split=train cannot change in a resumed run"):
         resume("resume=run", "data.val_split=train")
     # The ways out that are told, and the names of class weights, whose numbers are saved.
     resume("resume=run", "loss=focal", "trainer.monitor=val/miou")
