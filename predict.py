@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 
 from segkit.config.palette import painted
 from segkit.config.schema import PredictConfig, inference_options, to_settings
-from segkit.errors import DataError
+from segkit.config.unused import unused_in_prediction
+from segkit.errors import ConfigError, DataError
 from segkit.inference.loading import KEYS
 from segkit.inference.model import open_model
 from segkit.inference.onnx_network import OnnxModel
@@ -33,7 +34,7 @@ from segkit.predict.work import Work
 from segkit.runtime.device import set_up
 from segkit.runtime.log import log, log_to_console, progress
 from segkit.runtime.signals import Stopped, StopSignals, exit_code
-from segkit.text import bullet_list
+from segkit.text import bullet_list, join_lines
 
 
 def predict(cfg: DictConfig) -> dict[str, Any]:
@@ -42,6 +43,9 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     settings = to_settings(PredictConfig, cfg)
     folder = Path(settings.out_dir)
     sources = find_sources(settings.source, folder)
+    videos = sum(source.is_video for source in sources)
+    if unused := unused_in_prediction(settings, videos < len(sources), videos > 0):
+        raise ConfigError(join_lines(unused))
     model = open_model(settings.checkpoint, inference_options(settings), KEYS)
     precision = model.inference.precision
     set_up(precision.device)

@@ -73,7 +73,8 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> FinishedRun:
     plan = epoch_plan(settings, len(data.train), state, batch_size, runtime.world.size)
     if run.checkpoint is not None:
         log_schedule(run.checkpoint, state, step.schedule, plan)
-    elif runtime.precision.reduced and settings.trainer.check_precision:
+    reduced = runtime.precision.reduced and not run.has_tried_precision
+    if reduced and settings.trainer.check_precision:
         log.info("%s", try_precision(model, step, next(train_batches.of(plan))))
 
     # The run folder: from here on something is written, by the first process

@@ -26,6 +26,7 @@ from segkit.config.schema import (
     schema_node,
     to_settings,
 )
+from segkit.config.unused import unused_in_evaluation, unused_in_export, unused_in_training
 from segkit.errors import ConfigError, DataError
 from segkit.files import path_problem, special_kind, user_path
 from segkit.text import did_you_mean, join_lines
@@ -91,13 +92,15 @@ def check_values(cfg: DictConfig, name: str) -> None:
             is_folders = node.get("_target_") == FOLDERS
             problems += layout_problems(plain["data"], node, is_folders)
         problems += window_problems(plain["val"]["window"], "val.window")
-        problems += cache_problems(plain["loader"])
-        problems += rare_crop_problems(plain["augment"])
+        problems += unused_in_training(cfg, plain)
         problems += channel_problems(plain["data"])
         problems += ignored_problems(plain)
         problems += logger_problems(plain["trainer"]["loggers"])
     if name == "evaluate" and not deleted:
         problems += subject_problems(plain)
+        problems += unused_in_evaluation(plain)
+    if name == "export" and not deleted:
+        problems += unused_in_export(plain)
     problems = problems or palette_problems(plain.get("palette"))
     if problems:
         raise ConfigError(join_lines(problems))
@@ -153,27 +156,6 @@ def layout_problems(
         yield (
             f"data.root={data['root']}: is for a folder in VOC layout (data=voc); data=folders has "
             "data.images=DIR and data.masks=DIR instead"
-        )
-
-
-def cache_problems(loader: Mapping[Any, Any]) -> Iterator[str]:
-    """What is wrong with a cache whose keys are each well formed."""
-    if loader["cache_dir"] is not None and loader["cache"] != "disk":
-        yield (
-            f"loader.cache_dir={loader['cache_dir']}: is for loader.cache=disk, and loader.cache "
-            f"is {loader['cache'] or 'null'}; add the one or leave out the other"
-        )
-
-
-def rare_crop_problems(augment: Mapping[Any, Any]) -> Iterator[str]:
-    """What is wrong with crops that are to show rare classes."""
-    share = augment["rare_crop"]
-    transforms = [node for node in augment["train"] if isinstance(node, Mapping)]
-    if 0 < share <= 1 and not any(node.get("rare_p") for node in transforms):
-        yield (
-            f"augment.rare_crop={share}: no transform of augment.train crops so; use "
-            "augment=standard, or a segkit.data.RandomScaleRotateCrop with "
-            "rare_p=${augment.rare_crop}"
         )
 
 

@@ -146,7 +146,7 @@ def range_option(text: str) -> Any:
 def folder_option(key: str, name: str | None = None) -> Any:
     """A key that says where the files of ``data=folders`` are; ``name`` is as for option."""
     if key == "split_seed":
-        return option(0, "with val: another one holds out others", low=0, name=name)
+        return option(None, "with val: another one holds out others; null: 0", low=0, name=name)
     if key == "val":
         text = "part of the images that is the split val, as 0.2; train is the rest"
         return option(None, text, above=0, below=1, name=name)
@@ -188,7 +188,7 @@ class DataConfig:
     mask_suffix: Optional[str] = folder_option("mask_suffix")
     splits: Optional[str] = folder_option("splits")
     val: Optional[float] = folder_option("val")
-    split_seed: int = folder_option("split_seed")
+    split_seed: Optional[int] = folder_option("split_seed")
     group: Optional[str] = folder_option("group")
     classes: Optional[list[Any]] = option(None, "names in index order; null: from labels.txt")
     num_classes: Optional[int] = option(
@@ -383,7 +383,7 @@ class EvaluateDataConfig:
     mask_suffix: Optional[str] = folder_option("mask_suffix")
     splits: Optional[str] = folder_option("splits")
     val: Optional[float] = folder_option("val")
-    split_seed: int = folder_option("split_seed")
+    split_seed: Optional[int] = folder_option("split_seed")
     group: Optional[str] = folder_option("group")
     check: bool = option(True, "read every file first")
     classes: Optional[list[Any]] = option(

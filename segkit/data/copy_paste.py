@@ -11,6 +11,8 @@ from segkit.data.dataset import SegmentationDataset
 
 MOST = 4
 """Objects that one image gets."""
+TRIES = 4
+"""Images that are read for each of them, at most."""
 LEAST_PIXELS = 16
 """Of an object: fewer are specks of labelling."""
 BORDER = 5
@@ -58,14 +60,18 @@ class CopyPaste:
         if rng.random() >= self.p:
             return image, mask
         image, mask = image.copy(), mask.copy()
-        for _ in range(rng.integers(1, MOST + 1)):
+        wanted = int(rng.integers(1, MOST + 1))
+        for _ in range(TRIES * wanted):
+            if not wanted:
+                break
             class_id = int(rng.choice(len(self.shares), p=self.shares))
             index = int(rng.choice(self.images[class_id]))
             mirrored, moves = rng.random() < 0.5, rng.uniform(-SHIFT, SHIFT, 2)
             other, labels = self.dataset.read(index)
             found = whole_objects(labels, class_id)
             if not found or other.shape[2:] != image.shape[2:] or other.dtype != image.dtype:
-                continue
+                continue  # specks, or at the edge: another object in its place
+            wanted -= 1
             mask = mask.astype(np.promote_types(mask.dtype, labels.dtype), copy=False)
             chosen = found[int(rng.integers(len(found)))]
             self._paste(image, mask, other, labels, chosen, mirrored, moves)

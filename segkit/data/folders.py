@@ -51,7 +51,7 @@ class FolderSegmentation(ImageMaskPairs):
             paths per line; or a CSV file with the columns image, mask and, unless ``val`` is
             given, split. Without it and ``val``, folders called as the splits divide.
         val: Part of the images that is the split ``val``; ``train`` is the rest.
-        split_seed: Another one holds out others.
+        split_seed: Another one than 0 holds out others.
         group: With ``val``: a regular expression, see :func:`~segkit.data.groups.group_names`.
         classes: Class names in index order. Without it ``labels.txt`` has them, in the folder of
             the masks, the one above it or that of ``splits``.
@@ -80,7 +80,7 @@ class FolderSegmentation(ImageMaskPairs):
         mask_suffix: str | None = None,
         splits: PathLike | None = None,
         val: float | None = None,
-        split_seed: int = 0,
+        split_seed: int | None = None,
         group: str | None = None,
         classes: Sequence[str] | None = None,
         num_classes: int | None = None,
@@ -103,9 +103,11 @@ class FolderSegmentation(ImageMaskPairs):
 
         def find() -> tuple[Pairs, list[str]]:
             if val is not None:
-                return _held_out(files, lists, split, val, split_seed, group)
+                return _held_out(files, lists, split, val, split_seed or 0, group)
             if group is not None:
                 raise DataError("data.group is for data.val=0.2, which holds out whole groups")
+            if split_seed:
+                raise DataError("data.split_seed is for data.val=0.2: which images it holds out")
             if lists is None:
                 return _by_folders(files, split)
             table = lists.suffix.lower() in TABLES

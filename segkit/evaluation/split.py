@@ -141,7 +141,7 @@ def _given(settings: EvaluateConfig) -> EvaluationSplit:
 def _files(settings: EvaluateConfig) -> dict[str, Any]:
     """What is set of the keys of ``data=folders``."""
     files = {key: getattr(settings.data, key) for key in FOLDER_KEYS}
-    return {key: value for key, value in files.items() if value not in (None, 0)}
+    return {key: value for key, value in files.items() if value is not None}
 
 
 def _open(

@@ -37,7 +37,7 @@ def elsewhere(
             )
         # Other folders, or lists, are not divided as those were.
         divided = files.keys() & {"images", "masks", "splits"}
-        division = dict.fromkeys(("splits", "val", "group")) if divided else {}
+        division = dict.fromkeys(("splits", "val", "split_seed", "group")) if divided else {}
         known = dict(node) if target == FOLDERS else {"_target_": FOLDERS, **shared}
         return {**known, **division, **files}
     if root is not None and target == FOLDERS:

@@ -52,7 +52,7 @@ class PlaceKeys(FileKeys):
 
     splits: str | None = folder_option("splits", "data.splits")
     val: float | None = folder_option("val", "data.val")
-    split_seed: int = folder_option("split_seed", "data.split_seed")
+    split_seed: int | None = folder_option("split_seed", "data.split_seed")
     group: str | None = folder_option("group", "data.group")
 
 

@@ -52,21 +52,34 @@ REFUSED = (
     "init_parts",
 )
 ALLOWED = ("model.dropout",)
-# Keys that change what is learned from here on; where nothing is left to learn they are no use.
-LEARNED = (
-    "augment",
-    "loss",
-    "model.dropout",
-    "optimizer",
-    "scheduler",
-    "data.train_split",
-    "loader.balance",
-    "trainer.accumulate",
-    "trainer.backbone_lr_factor",
-    "trainer.clip_grad_norm",
-    "trainer.ema_decay",
-    "trainer.freeze_epochs",
-    "trainer.sync_bn",
+# Keys that cannot change what is learned, or say how long.
+UNLEARNED = (
+    "out_dir",
+    "resume",
+    "allow",
+    "palette",
+    "data.root",
+    "data.images",
+    "data.masks",
+    "data.check",
+    "loader.num_workers",
+    "loader.cache",
+    "loader.cache_dir",
+    "trainer.max_epochs",
+    "trainer.patience",
+    "trainer.device",
+    "trainer.check_precision",
+    "trainer.channels_last",
+    "trainer.compile",
+    "trainer.keep_best",
+    "trainer.save_every_steps",
+    "trainer.save_every_minutes",
+    "trainer.on_save_error",
+    "trainer.log_every",
+    "trainer.num_images",
+    "trainer.num_pr_curves",
+    "trainer.histograms",
+    "trainer.loggers",
 )
 # What is written of these is what it says, whatever becomes of the data later.
 PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.\[\]-]+)\}")
@@ -198,7 +211,7 @@ def relearned(cfg: DictConfig, saved: "Checkpoint") -> list[str]:
         for key, _, value in differences(
             plain_config(_composed(saved.metadata.recipe)), plain_config(cfg)
         )
-        if is_within(key, LEARNED) and not _is_weighting(key, value)
+        if not is_within(key, UNLEARNED) and not _is_weighting(key, value) and value != "auto"
     ]
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.config import fill_class_weights, plain_config, rare_class_hint
@@ -62,6 +63,15 @@ class Run:
             )
         log.info("%s has finished after epoch %d; a larger %s goes on", path, epoch, way)
         return True
+
+    @property
+    def has_tried_precision(self) -> bool:
+        """Whether the run has computed in this number format on such a device before."""
+        if self.checkpoint is None:
+            return False
+        before, now = self.checkpoint.metadata, self.runtime
+        kind = torch.device(before.device).type
+        return (before.precision, kind) == (now.precision.name, now.device.type)
 
     def finish(self) -> FinishedRun:
         """The end of a run that :attr:`is_finished`: tells its best value, and returns all."""

@@ -25,6 +25,24 @@ ROWS = [
     ("augment.rare_crop=1.5", "augment.rare_crop=1.5: expected"),
     ("augment.copy_paste=-1", "augment.copy_paste=-1.0: expected at least 0"),
     ("loader.balance=clas", "loader.balance=clas: no such value; did you mean class?"),
+    ("trainer.min_delta=0.01", "trainer.min_delta=0.01: needs trainer.patience"),
+    (
+        "trainer.patience_monitor=val/loss",
+        "trainer.patience_monitor=val/loss: needs trainer.patience",
+    ),
+    ("loader.freeze_batch_size=4", "loader.freeze_batch_size=4: needs trainer.freeze_epochs"),
+    (
+        "trainer.freeze_epochs=2 model.freeze_backbone=true",
+        "trainer.freeze_epochs=2: model.freeze_backbone=true freezes it for the whole run; give",
+    ),
+    (
+        "trainer.backbone_lr_factor=0.5 model.freeze_backbone=true",
+        "trainer.backbone_lr_factor=0.5: model.freeze_backbone=true lets the backbone learn",
+    ),
+    (
+        "augment.crop_size=[32,32]",  # the shapes are not cropped
+        "augment.crop_size=[32, 32]: no transform of augment.train crops to it; use",
+    ),
     ("trainer.clip_grad_norm=nan", "trainer.clip_grad_norm=nan: expected a finite number"),
     ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm=0.0: expected a number above 0"),
     ("trainer.precision=fp61", "trainer.precision=fp61: no such value; did you mean fp16?"),
@@ -156,6 +174,8 @@ TOGETHER = [
         *("trainer.clip_grad_norm=0", "model.backbone=resnet18", "loader.batch_size=true"),
         *("loader.num_workers=many", "seed=99999999999999999999", "data.num_classes=257"),
         *("data.std=[58,57,57]", "data.range=[9,9]", "data.mean=[0.5]", "data.bits=12"),
+        *("trainer.min_delta=0.01", "trainer.patience_monitor=val/loss"),
+        *("loader.freeze_batch_size=4", "augment.crop_size=[32,32]"),
         "loss.terms.ce.loss.ignore_index=0",
     ],
     [

@@ -125,6 +125,28 @@ def test_what_is_larger_than_the_image_or_of_another_kind_is_left_out() -> None:
     assert (pasted == 10).all() and not labels.any()
 
 
+def test_specks_do_not_take_the_place_of_objects() -> None:
+    """The rarest class was drawn nearly always, and had nothing to paste."""
+
+    class WithSpecks(Scenes):
+        classes = ("ground", "pole", "speck")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.masks[0] = self.masks[0].copy()
+            self.masks[0][5, 5] = 2
+
+    dataset = WithSpecks()
+    shows = np.array([[c in mask for c in (0, 1, 2)] for mask in dataset.masks])
+    # Two of three draws are specks.
+    made = CopyPaste(dataset, shows, [10**12, 20, 10], p=1.0, ignore_index=IGNORE)
+    image, mask = dataset.read(0)
+    changed = [
+        bool((made(image, mask, np.random.default_rng(seed))[1] == 1).any()) for seed in range(60)
+    ]
+    assert sum(changed) > 50
+
+
 def test_labels_that_need_more_bits_keep_their_values() -> None:
     scenes = Scenes()
     scenes.masks[1] = scenes.masks[1].astype(np.int32)

@@ -467,6 +467,11 @@ def test_without_draws_there_are_no_intervals(home: Path) -> None:
         ("checkpoint=5", "checkpoint=5: no such file or folder"),
         ("checkpoint=one data.classes=[a,b]", "data.classes is for predictions=..."),
         ("predictions=voc", "data.root is not set: give data.root=PATH"),
+        ("predictions=voc data.root=voc tta.flip=true", "tta.flip=true: is for checkpoint=..."),
+        (
+            "checkpoint=one predictions_label_map={1:0}",
+            "predictions_label_map={1: 0}: is for predictions=FOLDER",
+        ),
         ("checkpoint=one compare=nothing", "compare=nothing: no such file or folder"),
         ("checkpoint=one compare=[]", "compare=[]: expected a checkpoint, several, or a folder"),
         ("checkpoint=one bootstrap.level=95", "bootstrap.level=95.0: expected a number below 1"),

@@ -563,6 +563,9 @@ def test_a_file_that_cannot_take_the_size_of_latency(
     [
         ("out=a.onxx", "a.onxx: expected a name that ends in .onnx"),
         ("format=torchscript precision=fp16", "precision=fp16 is for format=onnx, not for torch"),
+        ("format=pt2 opset=20", "opset=20: is for format=onnx"),
+        ("calibration.images=5", "calibration.images=5: is for precision=int8_static or int8_dyn"),
+        ("precision=int8_dynamic calibration.images=5", "images=5: is for precision=int8_static"),
         ("format=tflite", "format=tflite"),
         ("opset=17", "opset=17"),
         ("size=[64]", "size=[64]"),

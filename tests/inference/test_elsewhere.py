@@ -15,6 +15,7 @@ OF_FOLDERS = {
     **{"images": "i", "masks": "m", "mask_suffix": "_m", "val": 0.2, "split_seed": 1},
     **MEANING,
 }
+UNDIVIDED = dict.fromkeys(("splits", "val", "split_seed", "group"))
 IN_FOLDERS = {"_target_": FOLDERS, "_partial_": True, **MEANING}
 
 
@@ -29,20 +30,20 @@ IN_FOLDERS = {"_target_": FOLDERS, "_partial_": True, **MEANING}
             OF_VOC,
             None,
             {"images": "x", "masks": "y"},
-            {**IN_FOLDERS, "images": "x", "masks": "y", "splits": None, "val": None, "group": None},
+            {**IN_FOLDERS, "images": "x", "masks": "y", **UNDIVIDED},
         ),
         (OF_FOLDERS, None, {"split_seed": 2}, OF_FOLDERS | {"split_seed": 2}),
         (  # other folders are not divided as those were; names end alike
             OF_FOLDERS,
             None,
             {"images": "x", "masks": "y"},
-            OF_FOLDERS | {"images": "x", "masks": "y", "splits": None, "val": None, "group": None},
+            OF_FOLDERS | {"images": "x", "masks": "y", **UNDIVIDED},
         ),
         (
             OF_FOLDERS,
             None,
             {"masks": "y", "val": 0.5},
-            OF_FOLDERS | {"masks": "y", "splits": None, "val": 0.5, "group": None},
+            OF_FOLDERS | {"masks": "y", **UNDIVIDED, "val": 0.5},
         ),
         ({"_target_": "my.Data", "root": "a"}, "b", {}, {"_target_": "my.Data", "root": "b"}),
     ],

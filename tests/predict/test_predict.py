@@ -230,7 +230,11 @@ def test_names_that_collide_overwrite_nothing(run: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("opacity=2", "opacity=2.0: expected a number from 0 to 1"),
+        ("opacity=2 write=[overlay]", "opacity=2.0: expected a number from 0 to 1"),
+        ("opacity=0.2", "opacity=0.2: is for write=[overlay]"),
+        ("legend=false", "legend=false: is for write=[overlay]"),
+        ("write=[color] background=disk", "background=disk: is for write=[overlay] or [cutout]"),
+        ("max_frames=3", "max_frames=3: is for a video or camera"),
         ("write=[indx]", "write=['indx']: no such value; did you mean index?"),
         ("write=[]", "write=[]: nothing to write"),
         ("write=[cutout] background=disc", "background=disc is no class; did you mean disk?"),

@@ -403,8 +403,8 @@ def test_a_finished_run_learns_nothing_from_other_values(home: Path, whole: Path
     """They used to be shown as taken, and the old scores as theirs."""
     run = copy(home, whole, "at_the_end")
     before = files(run)
-    message = refusal(home, "resume=at_the_end", "optimizer.lr=0.1")
-    assert "has finished after epoch 2, and optimizer.lr=0.1 would change nothing" in message
+    message = refusal(home, "resume=at_the_end", "optimizer.lr=0.1", "loader.batch_size=4")
+    assert "has finished after epoch 2, and optimizer.lr=0.1, loader.batch_size=4 would" in message
     assert files(run) == before
     result = call("train.py", "resume=at_the_end", "trainer.log_every=3", cwd=home)
     assert result.status == 0, result.err
@@ -418,6 +418,17 @@ def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) 
     assert result.status == 0, result.err
     assert "whole/checkpoints/last.pt has finished after epoch 2" in result.out
     assert not (home / "nothing_new").exists()
+
+
+def test_another_number_format_is_tried_first(home: Path, whole: Path) -> None:
+    copy(home, whole, "in_bf16")
+    command = ("resume=in_bf16", "trainer.precision=bf16", "trainer.max_epochs=3")
+    result = call("train.py", *command, cwd=home)
+    assert result.status == 0, result.err
+    assert "bf16 agrees with float32 on the first batch" in result.out
+    again = call("train.py", "resume=in_bf16", "trainer.max_epochs=4", cwd=home)
+    assert "epoch 4/4" in again.out
+    assert "agrees with" not in again.out
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def test_two_processes_train_as_one(one: Path, two: Path) -> None:
         for name in ("epoch", "step", "lr"):
             assert alone[name] == joint[name]
         for name in ("train/loss", "train/loss/ce", "val/loss"):
-            assert joint[name] == pytest.approx(alone[name], rel=1e-5)
+            assert joint[name] == pytest.approx(alone[name], rel=5e-5)  # rounding, over 18 steps
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-3, atol=1e-5)
 
 

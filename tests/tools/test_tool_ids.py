@@ -51,6 +51,8 @@ def names() -> list[str]:
         ("label_map={0:0,7:1,9:1,3:ignore}", [0, 7, 9, 3], "011x", ["class_0", "class_1"]),
         ("label_map={0:a,1:b,2:c} ignore=[c]", [0, 1, 2, 1], "01x1", ["a", "b"]),
         ("label_map={0:a,255:b}", [0, 255, 255, 0], "0110", ["a", "b"]),
+        ("classes=[a,void,b] ignore=[void]", [0, 1, 2, 255], "0x1x", ["a", "b"]),
+        ("first_id=1 classes=[void,a,b] ignore=[void]", [0, 1, 2, 3], "xx01", ["a", "b"]),
     ],
 )
 def test_ids_become_classes(keys: str, values: Any, expected: str, classes: list[str]) -> None:
@@ -129,6 +131,8 @@ def test_names_out_of_a_file() -> None:
         ("labels=masks/n.txt classes=[a,b]", [0, 1] * 2, r"labels and classes both name"),
         ("first_id=5 classes=[a,b]", [0, 1] * 2, r"none of the ids 0, 1 becomes a class"),
         ("mask_suffix=_x", [0, 1] * 2, r"holds no masks whose names end in _x"),
+        ("classes=[a,b] ignore=[viod]", [0, 1] * 2, r"ignore=\['viod'\]: no name of an id; expect"),
+        ("ignore=[void]", [0, 1] * 2, r"ignore=\['void'\]: no name of an id"),
         ("colors={a:[0,0,0]}", [0, 1] * 2, r"which is for format=rgb; with format=ids leave it"),
     ],
 )
@@ -143,6 +147,10 @@ def test_ids_that_are_no_classes(keys: str, values: Any, message: str) -> None:
     ("keys", "message"),
     [
         ("format=coco label_map={1:a}", r"label_map={1: 'a'}: is for format=ids"),
+        ("format=folders threshold=128", r"threshold=128: is for format=binary"),
+        ("format=coco colors={a:[0,0,0]}", r"colors=.*: is for format=rgb or ids"),
+        ("format=ids overlap=last", r"overlap=last: is for format=labelme or coco or"),
+        ("format=binary ignore=[a]", r"ignore=\['a'\]: is for format=labelme or coco or"),
         ("format=labelme valid=masks", r"valid=masks: is for format=ids or rgb or binary or fold"),
         ("format=ids valid_suffix=_x", r"valid_suffix=_x: is for valid=FOLDER"),
     ],

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,12 +27,17 @@ from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size, brief
 FORMATS = ("labelme", "coco", "cvat", "yolo", "ids", "rgb", "binary", "folders")
 # Keys that only some formats have a use for.
 MASKS = ("ids", "rgb", "binary", "folders")
+DRAWN = ("labelme", "coco", "cvat", "yolo")
 ONLY_FOR = {
     "image_suffix": MASKS,
     "mask_suffix": MASKS,
     "label_map": ("ids",),
     "first_id": ("ids",),
     "labels": ("ids",),
+    "threshold": ("binary",),
+    "colors": ("rgb", "ids"),
+    "overlap": (*DRAWN, "folders"),
+    "ignore": (*DRAWN, "ids", "rgb", "folders"),
     "valid": MASKS,
     "valid_suffix": MASKS,
 }
@@ -92,7 +97,10 @@ class Request:
 
     def check(self) -> None:
         """Raise a ConfigError if a key is set that the format has no use for."""
-        usual = {f.name: f.default for f in fields(self)}
+        usual = {
+            f.name: f.default if f.default_factory is MISSING else f.default_factory()
+            for f in fields(self)
+        }
         problems = [
             f"{key}={getattr(self, key)}: is for format={' or '.join(formats)}"
             for key, formats in ONLY_FOR.items()

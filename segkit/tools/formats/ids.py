@@ -137,9 +137,18 @@ def _numbering(request: Request, found: Mapping[int, int]) -> _Numbering:
     first = request.first_id
     last = max((value for value in found if value != IGNORE), default=0)
     classes = names or [f"class_{number}" for number in range(max(0, last - first) + 1)]
+    if wrong := [name for name in request.ignore if name not in classes]:
+        raise DataError(
+            f"ignore={wrong}: no name of an id; expected some of {', '.join(classes[:20])}. Names "
+            "come from classes, labels or label_map"
+        )
+    kept = [name for name in classes if name not in request.ignore]
     numbers = dict.fromkeys(range(first), IGNORE)
-    numbers |= {first + number: number for number in range(len(classes))}
-    return _Numbering(classes, numbers)
+    numbers |= {
+        first + number: kept.index(name) if name in kept else IGNORE
+        for number, name in enumerate(classes)
+    }
+    return _Numbering(kept, numbers)
 
 
 def _mapped(
