@@ -97,6 +97,12 @@ def warnings_at_start(
             "validation much worse than training; try model.norm=gn with model.freeze_bn=true, or "
             "a larger batch"
         )
+    warmup, epochs = settings.scheduler.get("warmup_epochs") or 0, settings.trainer.max_epochs
+    if warmup >= epochs:
+        yield (
+            f"scheduler.warmup_epochs={warmup:g}: all {epochs} epochs of the run warm up, and the "
+            "learning rate never falls"
+        )
     if checkpoint is None:
         return
     if checkpoint.metadata.world_size != world_size:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from composed import config
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -498,6 +499,21 @@ def test_what_is_typed_today_is_the_users_own(run: Path, own_loss: str) -> None:
 
 
 # The parts
+
+
+def test_a_warm_up_without_an_end_is_told() -> None:
+    for epochs, told in ((3, True), (4, False)):
+        cfg = config("train", "scheduler.warmup_epochs=3", f"trainer.max_epochs={epochs}")
+        assert isinstance(cfg, DictConfig)
+        settings = to_settings(TrainConfig, cfg)
+        found = list(warnings_at_start(settings, nn.Identity(), 8, None, world_size=1))
+        assert (
+            found
+            == [
+                "scheduler.warmup_epochs=3: all 3 epochs of the run warm up, and the learning rate "
+                "never falls"
+            ][: int(told)]
+        )
 
 
 @pytest.mark.quick("expected0")
