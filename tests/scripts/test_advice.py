@@ -65,7 +65,7 @@ class Case(NamedTuple):
     advice: str = ""  # more for the command, or a pattern in the message that finds it
     work: Callable[[], object] | None = None
     result: str = "11000000 00000000"  # of the first rows of the mask
-    without: str = ""  # what is taken out of the command
+    without: str = ""  # what is taken out of the command, word by word
 
 
 CAT = coco(area(18, 0, 0, 2, 1), categories=[{"id": 18, "name": "cat"}])
@@ -145,7 +145,7 @@ CASES = {
         PAIR,
         "masks of 0 and 255 are format=binary",
         "format=binary",
-        without="format=rgb",
+        without="format=rgb colors={a:[0,0,0],b:[9,9,9]}",
     ),
     "classes": Case(
         f"{COCO} classes=[background,dog]",
@@ -223,7 +223,7 @@ def test_labels(name: str) -> None:
         advice = found[1]
     if case.work is not None:
         case.work()
-    kept = " ".join(word for word in given.split() if word != case.without)
+    kept = " ".join(word for word in given.split() if word not in case.without.split())
     convert.convert(
         parse(ConvertRequest, ["out=out", *kept.split(), *([advice] if advice else [])])
     )

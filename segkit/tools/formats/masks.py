@@ -30,7 +30,7 @@ from segkit.tools.formats.mask_files import (
 
 GREY = (
     "The mask is grey: masks of 0 and 255 are format=binary, and grey values that are class ids "
-    "are format=ids"
+    "are format=ids, both without colors="
 )
 
 
