@@ -235,7 +235,7 @@ def test_grey_masks_have_a_format(capsys: pytest.CaptureFixture[str]) -> None:
     write({f"masks/{n}_L.png": DOT for n in "abc"} | {f"images/{n}.png": PHOTO for n in "abc"})
     with pytest.raises(DataError, match="grey values that are class ids are format=ids") as error:
         run(f"format=rgb {MASKS} mask_suffix=_L colors={{a:[0,0,0],b:[9,9,9]}}")
-    found = re.search(r"class ids are (\S+)$", str(error.value))
+    found = re.search(r"class ids are (\S+),", str(error.value))
     assert found is not None
     run(f"{found[1]} {MASKS} mask_suffix=_L classes=[ground,thing]")
     command("python -m segkit.tools.split data.root=out")
