@@ -5,7 +5,7 @@ Every override is applied and shown, or refused with the way out; none is ignore
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,8 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     check_config(trial, "train")
     absolute_paths(new, "train")
     lines = []
-    for key, old, value in differences(was, plain_config(new)):
+    changes = list(differences(was, plain_config(new)))
+    for key, old, value in changes:
         if key in ("resume", "allow", "out_dir"):
             continue
         if is_within(key, REFUSED) and key not in ALLOWED:
@@ -185,7 +186,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
             ]
         lines.append(f"{key} {old} -> {value}")
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if not problems and in_sweep and (changed := relearned(new, saved)):
+    if not problems and in_sweep and (changed := _learned(changes)):
         # Its score would be told, and searched by, as that of these values.
         problems.append(
             f"out_dir={new.out_dir}: holds a run with other values than {', '.join(changed)}; give "
@@ -206,11 +207,15 @@ def _composed(recipe: Mapping[str, Any]) -> DictConfig:
 
 def relearned(cfg: DictConfig, saved: "Checkpoint") -> list[str]:
     """What of a run that goes on would be learned in another way from here on, as ``key=value``."""
+    before = plain_config(_composed(saved.metadata.recipe))
+    return _learned(differences(before, plain_config(cfg)))
+
+
+def _learned(changes: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    """Those of :func:`differences` that change what is learned, as ``key=value``."""
     return [
         f"{key}={value}"
-        for key, _, value in differences(
-            plain_config(_composed(saved.metadata.recipe)), plain_config(cfg)
-        )
+        for key, _, value in changes
         if not is_within(key, UNLEARNED) and not _is_weighting(key, value) and value != "auto"
     ]
 
