@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -49,6 +50,7 @@ PATIENCE = 2.0
 SHARED_MEMORY = Path("/dev/shm")
 
 _TIMED_OUT = "DataLoader timed out after"
+_CUT_OFF = (ConnectionError, EOFError)  # the hand-over of a batch, by its process's death
 _IGNORED = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 
 
@@ -67,7 +69,12 @@ def batches(loader: "DataLoader[Any]") -> "Iterator[Batch]":
                     raise batch
                 yield batch
     except Exception as error:
-        statuses = [process.exitcode for process in worker_processes(loader)]
+        processes = worker_processes(loader)
+        if processes and isinstance(error, _CUT_OFF):  # the end may come a moment later
+            ended = wait([process.sentinel for process in processes], PATIENCE)
+            for process in processes:
+                process.join(PATIENCE if process.sentinel in ended else 0)  # and its status too
+        statuses = [process.exitcode for process in processes]
         close(loader)
         if failure := loader_failure(error, [status for status in statuses if status]):
             raise failure from error
@@ -111,7 +118,8 @@ def loader_failure(error: BaseException, statuses: Iterable[int] = ()) -> Segkit
     if isinstance(error, SegkitError):
         return None
     text = "\n".join(_messages(error))
-    for status in statuses if "DataLoader worker (pid" in text else ():
+    died = "DataLoader worker (pid" in text or isinstance(error, _CUT_OFF)
+    for status in statuses if died else ():
         how = f"killed by signal: {signal.strsignal(-status)}" if status < 0 else f"code {status}"
         text += f"\nDataLoader worker (pid), exit {how}"
     if _TIMED_OUT in text:

@@ -7,8 +7,10 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,29 @@ def test_a_process_is_killed_and_the_signal_is_lost() -> None:
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert time.monotonic() - started < 60
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_is_killed_while_it_hands_over_a_batch(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's connection fails then, while the process still counts as alive."""
+
+    def cut_off(*args: Any, **kwargs: Any) -> None:
+        process = multiprocessing.active_children()[0]
+        threading.Timer(0.3, os.kill, (process.pid, number)).start()
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+    pass_ = batches(make_loader(Images()))
+    next(pass_)
+    monkeypatch.setattr(connection, "Client", cut_off)
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        with pytest.raises(TrainingError, match=r"a loader process was ended \("):
+            list(pass_)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
     assert multiprocessing.active_children() == []
 
 
