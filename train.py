@@ -60,7 +60,7 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> FinishedRun:
     settings = run.complete(data)
 
     # Model -> loss -> optimizer: the state that each step changes
-    model, source = build_model(settings, run.checkpoint, runtime)
+    model, taken = build_model(settings, run.checkpoint, runtime)
     state = TrainState.start(model, settings, runtime.precision)
     step = TrainStep.build(settings, runtime)
     if run.checkpoint is not None:
@@ -78,9 +78,9 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> FinishedRun:
         log.info("%s", try_precision(model, step, next(train_batches.of(plan))))
 
     # The run folder: from here on something is written, by the first process
-    recorder = Recorder(run, settings, data, state, batch_size)
+    recorder = Recorder(run, settings, data, state, batch_size, taken)
     validation = Validation(settings, data, val_batches, step, recorder)
-    log_start(run, settings, model, source, data, batch_size)
+    log_start(run, settings, model, taken, data, batch_size)
 
     # Epochs: perhaps first with a frozen backbone, then with all
     network = None

@@ -84,7 +84,8 @@ def check_split(
         DataError: Something is wrong with the files.
     """
     for checkpoint in (one for source in sources if isinstance(source, list) for one in source):
-        for warning in remembered(split.dataset, split.name, checkpoint.metadata.trained_on):
+        known = [*checkpoint.metadata.trained_on, *checkpoint.metadata.pretrained_on]
+        for warning in remembered(split.dataset, split.name, known):
             log.warning("warning: %s: %s", display_path(checkpoint.path), warning)
     if not settings.data.check:
         return

@@ -27,12 +27,14 @@ class LoadReport:
         skipped: One plain sentence for each that did not.
         total: Number of tensors that the model has.
         source: Configuration of the model that they are of, where it is known.
+        trained_on: A check sum for each image that they were trained on, where that is known.
     """
 
     taken: list[str]
     skipped: list[str]
     total: int
     source: dict[str, Any] | None = field(default=None, kw_only=True)
+    trained_on: list[str] = field(default_factory=list, kw_only=True)
 
     def __str__(self) -> str:
         text = f"took {len(self.taken)} of {self.total} tensors"

@@ -48,6 +48,7 @@ class CheckpointMetadata:
         std: Standard deviation of each channel, for values in [0, 1].
         precision: fp32, bf16 or fp16: what the scores were computed with.
         trained_on: A check sum for each image that was trained on, if they are files.
+        pretrained_on: The same of the checkpoint whose weights it started from.
     """
 
     config: dict[str, Any]
@@ -62,6 +63,7 @@ class CheckpointMetadata:
     world_size: int = 1
     recipe: dict[str, Any] = field(default_factory=dict)
     trained_on: list[str] = field(default_factory=list)
+    pretrained_on: list[str] = field(default_factory=list)
 
     @property
     def colors(self) -> NDArray[np.uint8]:
@@ -243,6 +245,10 @@ def _is_byte(value: Any) -> bool:
     return is_count(value) and value <= 255
 
 
+_check_sums = _one(
+    is_listing(lambda sum: isinstance(sum, str) and bool(CHECK_SUM.fullmatch(sum))),
+    "check sums of 16 digits",
+)
 CHECKS: Mapping[str, Any] = {
     "config": _config,
     "classes": _classes,
@@ -263,8 +269,6 @@ CHECKS: Mapping[str, Any] = {
     "device": _one(_is_device, "a device of PyTorch"),
     "world_size": _one(lambda value: is_count(value) and value > 0, "a number of processes"),
     "recipe": _recipe,
-    "trained_on": _one(
-        is_listing(lambda sum: isinstance(sum, str) and bool(CHECK_SUM.fullmatch(sum))),
-        "check sums of 16 digits",
-    ),
+    "trained_on": _check_sums,
+    "pretrained_on": _check_sums,
 }

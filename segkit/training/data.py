@@ -188,7 +188,8 @@ def _tell_other_images(
             "and %d are new",
             *(checkpoint.path, len(before - now), len(now - before)),
         )
-    for warning in remembered(val, "the validation split", before - now):
+    lost = {*checkpoint.metadata.pretrained_on} | before - now
+    for warning in remembered(val, "the validation split", lost):
         log.warning("warning: %s", warning)
 
 

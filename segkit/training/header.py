@@ -1,15 +1,16 @@
 """What a run says at its start: what runs, on what, and what may be other than the user thinks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 import segkit
 from segkit.config.schema import TrainConfig
+from segkit.data.leaks import remembered
 from segkit.data.workers import resolve_num_workers
 from segkit.inference.loading import setting
+from segkit.models.weights import LoadReport
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
@@ -28,7 +29,7 @@ def log_start(
     run: Run,
     settings: TrainConfig,
     model: torch.nn.Module,
-    source: Mapping[str, Any] | None,
+    taken: LoadReport | None,
     data: Data,
     batch_size: int,
 ) -> None:
@@ -38,7 +39,7 @@ def log_start(
         run: What is trained.
         settings: The configuration.
         model: The network.
-        source: The ``model`` node of the checkpoint that its weights come from, if it is known.
+        taken: What it took from ``init_from``.
         data: Both splits.
         batch_size: Images per batch and process.
     """
@@ -46,8 +47,10 @@ def log_start(
     log.info("%s", run_header(settings, model, batch_size, runtime))
     log.info("%d images to train on, %d to validate on", len(data.train), len(data.val))
     goes_on = checkpoint is not None
+    source, known = (taken.source, taken.trained_on) if taken else (None, [])
     for warning in [
         *view_warnings(settings.model, data.image_size, source, goes_on=goes_on),
+        *(f"init_from: {text}" for text in remembered(data.val, "the validation split", known)),
         *warnings_at_start(settings, model, batch_size, checkpoint, runtime.world.size),
     ]:
         log.warning("warning: %s", warning)

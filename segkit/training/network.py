@@ -1,8 +1,5 @@
 """The network of a run: built, filled with the weights that it starts from, made ready to train."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from omegaconf import OmegaConf
 from torch import nn
@@ -10,6 +7,7 @@ from torch import nn
 from segkit.config import build, without_effects
 from segkit.config.schema import TrainConfig
 from segkit.models.normalize import memory_order
+from segkit.models.weights import LoadReport
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.context import Runtime
 from segkit.runtime.distributed import sync_batch_norm, wrap
@@ -21,7 +19,7 @@ from segkit.training.warm_start import init_from
 
 def build_model(
     settings: TrainConfig, checkpoint: Checkpoint | None, runtime: Runtime
-) -> tuple[nn.Module, Mapping[str, Any] | None]:
+) -> tuple[nn.Module, LoadReport | None]:
     """The network that a configuration describes, with the weights that the run starts from.
 
     Args:
@@ -30,14 +28,13 @@ def build_model(
         runtime: The device.
 
     Returns:
-        The network on its device, and the ``model`` node of the checkpoint that ``init_from``
-        names, if it is known.
+        The network on its device, and what it took from ``init_from``.
 
     Raises:
         CheckpointError: The weights to start from cannot be read, or are not finite.
         ConfigError: It cannot be built.
     """
-    node, source = settings.model, None
+    node, taken = settings.model, None
     model: nn.Module
     if checkpoint is not None:
         model = build(without_effects(OmegaConf.create(node)), "model")
@@ -51,9 +48,8 @@ def build_model(
             taken = init_from(model, settings.init_from, settings.init_parts)
             log.info("init_from=%s: %s", settings.init_from, taken)
             refuse_weights(model, f"init_from={settings.init_from}")
-            source = taken.source
     order = memory_order(settings.trainer.channels_last)
-    return model.to(runtime.device).to(memory_format=order), source
+    return model.to(runtime.device).to(memory_format=order), taken
 
 
 def share_batch_norm(model: nn.Module, settings: TrainConfig, runtime: Runtime) -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from segkit.config.palette import painted
 from segkit.config.schema import TrainConfig
 from segkit.data.loader import Samples
+from segkit.models.weights import LoadReport
 from segkit.runs.checkpoint import Checkpoint, newest_checkpoint
 from segkit.runs.description import CheckpointMetadata
 from segkit.runs.finished import FinishedRun
@@ -51,19 +52,26 @@ class Recorder:
         data: Both splits.
         state: Where the run stands.
         batch_size: Images per batch and process.
+        taken: What the network took from ``init_from``.
 
     Attributes:
         colors: RGB of each mask value as it is drawn, uint8 (256, 3).
     """
 
     def __init__(
-        self, run: Run, settings: TrainConfig, data: Data, state: TrainState, batch_size: int
+        self,
+        run: Run,
+        settings: TrainConfig,
+        data: Data,
+        state: TrainState,
+        batch_size: int,
+        taken: LoadReport | None,
     ) -> None:
         self.settings, self.data, self.state, self.batch_size = settings, data, state, batch_size
         self.colors = painted(data.palette, data.classes, settings.palette)
         self.runtime, self.world = run.runtime, run.runtime.world
         self.folder = run.open_folder(settings)
-        self.metadata = run.describe(self.folder, data, batch_size)
+        self.metadata = run.describe(self.folder, data, batch_size, taken)
         self.started = self.runtime.started - state.seconds
         self.pace = Pace()
         trainer = settings.trainer

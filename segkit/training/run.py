@@ -13,6 +13,7 @@ from segkit.config import fill_class_weights, plain_config, rare_class_hint
 from segkit.config.schema import TrainConfig, to_settings
 from segkit.data.leaks import image_sums
 from segkit.errors import ConfigError
+from segkit.models.weights import LoadReport
 from segkit.runs.checkpoint import BEST, LAST, Checkpoint, best_file, is_after
 from segkit.runs.description import CheckpointMetadata
 from segkit.runs.finished import FinishedRun
@@ -125,18 +126,21 @@ class Run:
         is_same = best.epoch == self.checkpoint.state["best"]["epoch"] > 0  # else another monitor
         return best_file(self.checkpoint) if is_same else None
 
-    def describe(self, folder: Path, data: Data, batch_size: int) -> CheckpointMetadata:
+    def describe(
+        self, folder: Path, data: Data, batch_size: int, taken: LoadReport | None
+    ) -> CheckpointMetadata:
         """What the checkpoints of the run say of it, so that nothing else is needed to go on.
 
         Args:
             folder: The run folder.
             data: Both splits.
             batch_size: ``loader.batch_size``, also where that is auto.
+            taken: What the network took from ``init_from``.
         """
         cfg, checkpoint = copy.deepcopy(self.cfg), self.checkpoint
         cfg.out_dir, cfg.loader.batch_size = str(folder), batch_size
-        before = None if checkpoint is None else checkpoint.metadata.recipe["choices"]
-        known = [] if checkpoint is None else checkpoint.metadata.trained_on
+        before = None if checkpoint is None else checkpoint.metadata
+        pretrained_on = taken.trained_on if taken else []
         return CheckpointMetadata(
             config=plain_config(cfg),
             classes=data.classes,
@@ -149,9 +153,10 @@ class Run:
             world_size=self.runtime.world.size,
             recipe={
                 "config": OmegaConf.to_container(cfg, resolve=False),
-                "choices": choices(before),
+                "choices": choices(before.recipe["choices"] if before else None),
             },
-            trained_on=sorted({*known, *image_sums(data.train)}),
+            trained_on=sorted({*(before.trained_on if before else ()), *image_sums(data.train)}),
+            pretrained_on=sorted({*(before.pretrained_on if before else pretrained_on)}),
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -50,12 +51,13 @@ def init_from(model: nn.Module, path: Path | str, parts: Sequence[str] | None = 
             f"init_from={path}: {error}. Layouts that are known: segkit's own, {known_sources()}; "
             "weights of a backbone alone go to model.backbone.weights"
         ) from error
+    source: dict[str, Any] | None = None
     if foreign:
         report = foreign.report(report)
-    if not any(name.startswith("aspp.") for name in report.taken):
-        return report
-    if foreign:  # the layouts that are known come with the usual rates
-        return replace(report, source={"atrous_rates": None})
-    if content.keys() >= ENTRIES:
-        return replace(report, source=described(path, content["about"]).config.get("model"))
-    return report
+        source = {"atrous_rates": None}  # the layouts that are known come with the usual rates
+    elif content.keys() >= ENTRIES:
+        about = described(path, content["about"])
+        report = replace(report, trained_on=[*about.trained_on, *about.pretrained_on])
+        source = about.config.get("model")
+    has_view = any(name.startswith("aspp.") for name in report.taken)
+    return replace(report, source=source if has_view else None)

@@ -142,3 +142,27 @@ def test_lists_that_are_divided_anew_are_told(tmp_path: Path) -> None:
     assert "was trained on 1 are not in the train split any more, and 0 are new" in more.out
     assert "1 of the 7 images of the validation split were trained on" in more.out
     assert "1 of the 7 images of val were trained on" in call(*score, cwd=home).out  # still known
+
+
+def test_what_the_first_weights_were_trained_on_is_told(tmp_path: Path) -> None:
+    """Lists may be divided anew between the two runs."""
+    home = tmp_path / "here"
+    home.mkdir()
+    short = (*SMALL, "trainer.max_epochs=1")
+    done = call("train.py", *short, "out_dir=first", cwd=home)
+    assert done.status == 0, done.err
+    lists = home / "data/shapes/ImageSets/Segmentation"
+    first, *rest = (lists / "train.txt").read_text().splitlines()
+    (lists / "train.txt").write_text("\n".join(rest) + "\n")
+    (lists / "val.txt").write_text((lists / "val.txt").read_text() + f"{first}\n")
+    told = "images of the validation split were trained on"
+    assert told not in call("train.py", *short, "out_dir=fresh", cwd=home).out
+    for start, out_dir in (("first", "second"), ("second", "third")):  # it is handed on
+        more = call("train.py", *short, f"init_from={start}", f"out_dir={out_dir}", cwd=home)
+        assert f"warning: init_from: 1 of the 7 {told}" in more.out
+        scores = call("evaluate.py", f"checkpoint={out_dir}", "bootstrap.resamples=0", cwd=home)
+        assert "1 of the 7 images of val were trained on" in scores.out
+    again = call("train.py", "resume=third", "trainer.max_epochs=2", cwd=home)
+    assert f"1 of the 7 {told}" in again.out
+    scores = call("evaluate.py", "checkpoint=third", "bootstrap.resamples=0", cwd=home)
+    assert "1 of the 7 images of val were trained on" in scores.out
