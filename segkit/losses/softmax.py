@@ -45,7 +45,7 @@ class Softmax(torch.autograd.Function):
             over = None if weights is None else weighted_sum(log_probs, weights, ignored)
             probs = log_probs.exp_()
         # Clearing ignored pixels here, not in the logits, saves a copy of these.
-        probs.masked_fill_(ignored.unsqueeze(1), 0.0)
+        clear(probs, ignored)
         ctx.save_for_backward(probs, target, ignored, weights)
         ctx.channels_last = not logits.is_contiguous()
         ctx.set_materialize_grads(False)
@@ -75,7 +75,7 @@ class Softmax(torch.autograd.Function):
             grad = product(probs, of_probs, grad)
             inner = grad.sum(1, keepdim=True)
             grad.addcmul_(probs, -inner if common is None else common - inner)
-            grad.masked_fill_(ignored.unsqueeze(1), 0.0)  # of_probs may hold NaN there
+            clear(grad, ignored)  # of_probs may hold NaN there
         elif common is not None:
             grad = product(probs, common, grad)
         else:
@@ -114,6 +114,23 @@ class SumOfMargins(torch.autograd.Function):
 def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """``a * b``, written to ``out``; in a graph, which orders its memory itself, anywhere."""
     return a * b if torch.compiler.is_compiling() else torch.mul(a, b, out=out)
+
+
+def clear(scores: Tensor, ignored: Tensor) -> None:
+    """Set scores (N, C, H, W) to 0 at ignored pixels (N, H, W), in place.
+
+    On the CPU these are looked up first: most often they are few, and that is two to three times as
+    fast. On a device the look would wait.
+    """
+    by_pixel = scores.permute(0, 2, 3, 1)
+    looks = scores.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks and by_pixel.is_contiguous():
+        by_pixel.flatten(0, 2).index_fill_(0, ignored.flatten().nonzero().squeeze(1), 0.0)
+    elif looks and scores.is_contiguous():
+        for image, gone in zip(scores.flatten(2), ignored.flatten(1), strict=True):
+            image.index_fill_(1, gone.nonzero().squeeze(1), 0.0)
+    else:
+        scores.masked_fill_(ignored.unsqueeze(1), 0.0)
 
 
 def of_true_class(scores: Tensor, target: Tensor) -> Tensor:
