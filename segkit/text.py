@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,13 @@ def bullet_list(problems: Sequence[str]) -> str:
     if len(problems) > 10:
         lines.append(f"  ... and {len(problems) - 10} more")
     return "\n".join(lines)
+
+
+def as_seen(text: str) -> str:
+    """A text in the one spelling of what it looks like, to find two that look alike."""
+    # macOS writes an accent as a character of its own; copied text may hold blanks of no width.
+    shown = "".join(one for one in text if unicodedata.category(one) != "Cf")
+    return unicodedata.normalize("NFC", shown)
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from segkit.errors import DataError
-from segkit.text import join_lines
+from segkit.text import as_seen, join_lines
 
+LONGEST = 200
 EXPECTED = "one class name per line, in index order, and nothing else"
 # labelme's first two labels; its scripts give them the ids -1, which is stored as 255, and 0.
 LABELME = ["__ignore__", "_background_"]
@@ -83,9 +84,15 @@ def parse_labels(lines: Sequence[str], source: str) -> LabelList:
 
 def line_problems(names: Sequence[str], source: str, first: int = 1) -> Iterator[str]:
     """What keeps single lines from being class names; ``first`` is the number of the first one."""
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, str]] = {}
     for number, name in enumerate(names, first):
         where = f"{source}, line {number}"
+        if len(name) > LONGEST:
+            yield (
+                f"{where}: begins with {name[:40]!r} and has {len(name):,} characters; a name has "
+                f"{LONGEST} at most; expected {EXPECTED}"
+            )
+            continue
         found = next((what for sign, what in _SIGNS if sign.fullmatch(name)), None)
         if not name:
             yield (
@@ -94,12 +101,12 @@ def line_problems(names: Sequence[str], source: str, first: int = 1) -> Iterator
             )
         elif found:
             yield f"{where}: {name[:80]!r} looks like {found}; expected {EXPECTED}"
-        elif name in seen:
-            yield (
-                f"{where}: the name {name!r} stands there twice, in line {seen[name]} too. Make "
-                "names unique"
-            )
-        seen.setdefault(name, number)
+        elif (plain := as_seen(name)) in seen:
+            before, other = seen[plain]
+            same = "stands there twice" if other == name else f"looks like {other!a}"
+            shown = repr(name) if other == name else ascii(name)
+            yield f"{where}: the name {shown} {same}, in line {before} too. Make names unique"
+        seen.setdefault(as_seen(name), (number, name))
 
 
 def column_problem(names: Sequence[str]) -> str | None:

@@ -120,9 +120,9 @@ def find_rows(
 
 
 def _find(text: str, base: Path, folder: Path | None) -> Path | None:
-    """The file that a path means: below its folder, or the list's, or one that the path names."""
+    """The file that a path means: below its folder, the list's, or the one above its folder."""
     plain = text.replace("\\", "/")
-    starts = [base, *([folder, folder.parent] if folder else [])]
+    starts = [folder, base, folder.parent] if folder else [base]
     return next((file for file in _candidates(plain, starts) if is_file(file)), None)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segkit.data.pairs import SUFFIXES, Pairs
 from segkit.errors import DataError
+from segkit.text import as_seen
 
 ByID = dict[str, list[Path]]
 
@@ -50,6 +51,20 @@ def stem_of(name: str, suffix: str | None) -> str | None:
         if text.endswith(suffix):
             return text.removesuffix(suffix) or None
     return None
+
+
+def spelt_otherwise(name: str, there: Iterable[str]) -> str:
+    """What to say of a missing name if one is there that looks like it; nothing if none is."""
+    plain = plain_name(name)
+    near = next((one for one in there if one != name and plain_name(one) == plain), None)
+    if near is None:
+        return ""
+    return f" (there is {near!a}, not {name!a}: rename the file, or the entry)"
+
+
+def plain_name(name: str) -> str:
+    """A name as it is seen, in small letters."""
+    return as_seen(as_seen(name).casefold())
 
 
 def files_by_id(

@@ -96,6 +96,11 @@ def check_mask_file(stored: Stored, path: str | os.PathLike[str]) -> None:
         raise DataError(
             f"{path}: the mask has colours of 16 bits; expected 8 bits per colour. {way_out}"
         )
+    if 2 <= stored.orientation <= 8:
+        raise DataError(
+            f"{path}: the mask has the EXIF orientation {stored.orientation}, which programs turn "
+            "it by or not. Save it without EXIF as PNG, turned as its image is shown"
+        )
     if stored.alpha is not None and _alpha_matters(stored.numbers, stored.alpha):
         raise DataError(
             f"{path}: pixels of one colour differ in their transparency, which would make one "

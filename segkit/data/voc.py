@@ -15,6 +15,7 @@ from pathlib import Path
 
 from segkit.data.classes import read_lines
 from segkit.data.colors import ColorMap
+from segkit.data.named_files import spelt_otherwise
 from segkit.data.pairs import SUFFIXES, ImageMaskPairs, Pairs
 from segkit.data.split_list import hint, list_file, parse_split
 from segkit.errors import DataError
@@ -133,7 +134,9 @@ def _find_pairs(root: Path, split: str) -> tuple[Pairs, list[str]]:
         files = _files_of(path, folders)
         if not files:
             what = hint(line) if kind == "image" else None
-            problems.append(f"{path}: no {kind}" + (f" (line {number}: {what})" if what else ""))
+            what = f" (line {number}: {what})" if what else ""
+            near = spelt_otherwise(path.name, folders[path.parent])
+            problems.append(f"{path}: no {kind}{what or near}")
         elif len(files) > 1:
             names = ", ".join(sorted(file.name for file in files))
             problems.append(f"{path}: {len(files)} files for one {kind} ({names})")

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from segkit.data.classes import parse_label_map
-from segkit.data.colors import ColorMap, parse_colormap
+from segkit.data.colors import ColorMap, Palette, parse_colormap
 from segkit.data.decode import load_labels, palette_of_head
 from segkit.data.facts import used_palette
 from segkit.data.judge import compare_palettes
@@ -30,9 +31,11 @@ class SavedMasks:
         ignore_index: Value of the pixels of the data set's masks that are not judged.
         colormap: Of RGB and palette files, as for the masks of a data set.
         label_map: Their ids to class ids or ``"ignore"``, as for the masks of a data set.
+        palette: Colours of the classes in the data set's masks, uint8 (C, 3); None: they have none.
 
     Raises:
-        DataError: Files are missing (names ten of them), or their palettes disagree.
+        DataError: Files are missing (names ten of them), or their palettes disagree, with each
+            other or with those of the data set.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class SavedMasks:
         *,
         colormap: ColorMap | None = None,
         label_map: Mapping[int | str, int | str] | None = None,
+        palette: Palette | None = None,
     ) -> None:
         self.folder, self.num_classes, self.ignore_index = folder, num_classes, ignore_index
         self.colormap = parse_colormap(colormap, COLORMAP)
@@ -54,17 +58,32 @@ class SavedMasks:
                 f"each image of the split:\n{bullet_list(missing)}"
             )
         if colormap is None:
-            self._check_palettes(ids)
+            self._check_palettes(ids, None if label_map else palette)
 
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.png"
 
-    def _check_palettes(self, ids: Sequence[str]) -> None:
+    def _check_palettes(self, ids: Sequence[str], known: Palette | None) -> None:
         """Compare them where they are not all the same, which their heads tell."""
-        files = [self.file(name) for name in ids]
-        if len({colors for file in files if (colors := palette_of_head(file))}) > 1:
-            whole = {str(file): used_palette(load_labels(file)) for file in files}
+        heads = {name: palette_of_head(self.file(name)) for name in ids}
+        if len({*heads.values()} - {b""}) > 1:
+            whole = {
+                str(self.file(name)): used_palette(load_labels(self.file(name))) for name in ids
+            }
             compare_palettes(whole, "saved masks", COLORMAP)
+        if known is None:
+            return
+        size, usual = 3 * len(known), known.tolist()
+        for name, colors in heads.items():
+            own = np.frombuffer(colors[:size], np.uint8).reshape(-1, 3).tolist()
+            if own and own != usual[: len(own)] and sorted(own) == sorted(usual[: len(own)]):
+                index = next(i for i, color in enumerate(own) if color != usual[i])
+                raise DataError(
+                    f"{self.file(name)}: its palette has the colours of the data set's masks, but "
+                    f"at other indices: {index} is {tuple(own[index])}, there it is "
+                    f"{tuple(usual[index])}. If the colours are right: '{COLORMAP}="
+                    f"{str(usual).replace(' ', '')}'; if the indices are: {COLORMAP}=indices"
+                )
 
     def predict_masks(self, batches: Iterable[Batch]) -> Iterator[PredictedMask]:
         """One for each image.

@@ -13,6 +13,7 @@ from segkit.config.palette import painted
 from segkit.config.schema import FOLDER_KEYS, EvaluateConfig
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import SegmentationDataset
+from segkit.data.decode import palette_of_head
 from segkit.data.folders import ALL, FolderSegmentation
 from segkit.data.leaks import remembered
 from segkit.data.voc import VOCSegmentation
@@ -46,6 +47,14 @@ class EvaluationSplit:
     def classes(self) -> list[str]:
         """Names in index order."""
         return list(self.dataset.classes)
+
+    @property
+    def own_palette(self) -> NDArray[np.uint8] | None:
+        """Colours of the classes in palette masks, uint8 (C, 3); None for masks of other kinds."""
+        files = getattr(self.dataset, "files", None)
+        if files is None or not self.dataset.ids or not palette_of_head(files(0)[1]):
+            return None
+        return self.palette[: len(self.classes)]
 
     @property
     def dataset_name(self) -> str:

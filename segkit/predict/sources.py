@@ -5,6 +5,7 @@ The suffix decides only where a folder is searched; a file that is named is take
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from segkit.files import special_kind, user_path
 from segkit.runtime.log import log
 
 IMAGES = set(SUFFIXES)
+CAMERA = re.compile("[0-9]{1,3}")  # more digits are a mistyped folder, named by a date, say
 AREAS = "areas.csv"  # stands beside all results
 RUN_FILES = {"config.yaml", "metrics.jsonl", "checkpoints"}
 VIDEOS = {
@@ -60,7 +62,7 @@ def find_sources(source: str, out_dir: Path) -> list[Source]:
             "source=0"
         )
     if not path.exists():
-        if source.isdecimal():
+        if CAMERA.fullmatch(source):
             return [Source(int(source), f"camera-{int(source)}")]
         home, files = matches(path)
     elif path.is_dir():

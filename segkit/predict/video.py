@@ -50,7 +50,10 @@ class Video:
             self._capture = cv2.VideoCapture(path if isinstance(path, int) else str(path))
         if not self._capture.isOpened():
             if isinstance(path, int):
-                raise DataError(f"camera {path}: cannot be opened; is it there, and free?")
+                raise DataError(
+                    f"camera {path}: cannot be opened; is it there, and free? There is no file or "
+                    "folder of this name either"
+                )
             if path.stat().st_size == 0:
                 raise DataError(f"{path}: is empty (0 bytes). Get it again from its source")
             raise DataError(

@@ -3,10 +3,11 @@
 python -m segkit.tools.convert format=labelme source=PATH out=PATH [images=PATH] [key=value ...]
 """
 
+import os
 import shutil
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def convert(request: Request) -> None:
             layout.take(found, gone, staging)
     pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
     say(class_table(found.classes, {request.split: pixels}))
-    for note in found.notes:
+    for note in [*found.notes, *request.elsewhere_note()]:
         say(f"note: {note}")
     if found.unseen:
         say(
@@ -230,7 +231,7 @@ def make_pair(item: Item, found: Annotations, staging: Path | None) -> NDArray[n
 
 
 def check_names(items: Sequence[Item]) -> None:
-    """Raise a DataError if there is nothing to convert, or two items would get one id."""
+    """Raise a DataError if there is nothing to convert, or two items share an id or an image."""
     if not items:
         raise DataError("the source holds no images with labels")
     twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
@@ -238,6 +239,17 @@ def check_names(items: Sequence[Item]) -> None:
         raise DataError(
             f"{len(twice)} ids (paths without suffix, blanks as _) belong to several images; "
             f"rename these:\n{bullet_list(twice)}"
+        )
+    entries = defaultdict(list)
+    for item in items:
+        if isinstance(item.image, Path):
+            entries[os.path.normpath(item.image.absolute())].append(f"{item.name} ({item.source})")
+    shared = [f"{file}: {', '.join(names)}" for file, names in entries.items() if len(names) > 1]
+    if shared:
+        raise DataError(
+            f"{len(shared)} images would get the labels of several entries. Where the labels name "
+            "other folders than there are, give images= the folder that holds these; else correct "
+            f"the names in the labels:\n{bullet_list(shared)}"
         )
 
 

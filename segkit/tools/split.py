@@ -28,11 +28,10 @@ from segkit.data.folder_files import FolderFiles, labels_file
 from segkit.data.groups import group_names
 from segkit.data.judge import compare_palettes
 from segkit.data.masks import to_labels
-from segkit.data.named_files import files_below
-from segkit.data.pairs import SUFFIXES
+from segkit.data.named_files import files_by_id
 from segkit.data.split_list import list_file
 from segkit.data.threads import map_parallel
-from segkit.data.voc import LISTS, MASKS, read_split
+from segkit.data.voc import IMAGES, LISTS, MASKS, read_split
 from segkit.errors import ConfigError, DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
@@ -238,15 +237,24 @@ def find_masks(root: Path, of: str | None) -> dict[str, Path]:
     folder = root / MASKS
     if not folder.is_dir():
         raise DataError(f"data.root={root}: has no SegmentationClass; expected a VOC folder")
-    masks = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in files_below(folder, SUFFIXES)
-    }
+    files = files_by_id(folder, None)
+    if twice := [f"{name}: {', '.join(map(str, f))}" for name, f in files.items() if len(f) > 1]:
+        raise DataError(
+            f"{folder}: {len(twice)} ids have several masks; expected one for each:\n"
+            f"{bullet_list(twice)}"
+        )
+    masks = {name: found[0] for name, found in files.items()}
     ids = sorted(masks) if of is None else read_split(root, of)
     if not ids:
         raise DataError(f"{folder}: holds no masks")
     if lost := [name for name in ids if name not in masks]:
         raise DataError(f"{folder}: lacks the masks of {len(lost)} ids:\n{bullet_list(lost)}")
+    there = files_by_id(root / IMAGES, None)
+    if lost := [name for name in ids if name not in there]:
+        raise DataError(
+            f"{root / IMAGES}: lacks the images of {len(lost)} masks. Add them, or take the masks "
+            f"out of {folder}:\n{bullet_list(lost)}"
+        )
     return {name: masks[name] for name in ids}
 
 

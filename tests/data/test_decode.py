@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from voc_folder import SHARED, needs_shared
 
-from segkit.data.decode import read_image, read_labels, read_palette
+from segkit.data.decode import load_labels, read_image, read_labels, read_palette
 from segkit.errors import DataError
 
 GREY = np.arange(96, dtype=np.uint8).reshape(8, 12) * 2  # a ramp that is easy to follow
@@ -283,3 +283,23 @@ def test_real_photos_are_read():
         image = read_image(path)
         assert image.shape[2] == 3
         assert image.std() > 10
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_a_mask_that_programs_turn_or_not_is_refused(orientation: int, tmp_path: Path) -> None:
+    """Its image is turned as it asks for, and the labels used to lie elsewhere then."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    for kind in ("png", "tif"):
+        path = tmp_path / f"a.{kind}"
+        Image.fromarray(np.eye(6, dtype=np.uint8)).save(path, exif=exif)
+        if kind == "tif":  # a TIFF is read as it is stored, as an image is
+            load_labels(path)
+            continue
+        with pytest.raises(
+            DataError, match=rf"a\.png: the mask has the EXIF orientation {orientation}"
+        ):
+            load_labels(path)
+    exif[0x112] = 1
+    Image.fromarray(np.eye(6, dtype=np.uint8)).save(tmp_path / "a.png", exif=exif)
+    assert load_labels(tmp_path / "a.png").numbers.sum() == 6

@@ -17,6 +17,7 @@ from segkit.data import FolderSegmentation
 from segkit.data.check import check_splits, open_splits
 from segkit.data.dataset import IncompleteSplit, can_examine
 from segkit.data.groups import group_names, held_out
+from segkit.data.masks import write_mask
 from segkit.data.named_files import stem_of
 from segkit.errors import ConfigError, DataError, SegkitError
 from segkit.tools.split import Request, split
@@ -466,3 +467,21 @@ def test_the_split_tool_writes_lists_of_two_folders() -> None:
             split(parse(Request, keys))
     with pytest.raises(DataError, match=r"6 of 6 images in images have no mask"):
         split(parse(Request, [*folders[:3], "lists=x"]))
+
+
+def test_the_folder_that_is_given_comes_before_that_of_the_list(tmp_path: Path) -> None:
+    for folder, value in (("images", 0), ("old", 1), ("new", 2)):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            write_mask(tmp_path / folder / f"{name}.png", np.full((4, 6), value, np.uint8))
+    table = "image,mask,split\na.png,a.png,train\nb.png,b.png,val\n"
+    for home in ("old", "images"):
+        (tmp_path / home / "list.csv").write_text(table)
+        found = FolderSegmentation(
+            "train",
+            images=tmp_path / "images",
+            masks=tmp_path / "new",
+            splits=tmp_path / home / "list.csv",
+            num_classes=3,
+        )
+        assert found.files(0) == (tmp_path / "images/a.png", tmp_path / "new/a.png")

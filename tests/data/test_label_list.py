@@ -166,3 +166,23 @@ def test_no_list_is_written_that_would_be_refused(tmp_path: Path, name: str) -> 
     check_classes(["background", "cat"])
     write_lines(tmp_path / "labels.txt", ["background", "cat"])
     assert read_labels_file(tmp_path / "labels.txt").names == ["background", "cat"]
+
+
+def test_a_line_that_never_ends_is_refused_at_once(root: Path) -> None:
+    """The patterns for tables took minutes for it."""
+    names = ["background", "cat", "d" * 300_000]
+    with pytest.raises(
+        DataError, match=r"begins with 'ddd.*has 300,000 characters; a name has 200"
+    ):
+        check_classes(names)
+    (root / "labels.txt").write_text("\n".join(names))
+    with pytest.raises(DataError, match=r"labels\.txt, line 3: begins with 'ddd"):
+        read_labels_file(root / "labels.txt")
+
+
+@pytest.mark.parametrize("other", ["cafe\u0301", "caf\u00e9\u200b", "caf\u00e9"])
+def test_names_that_look_alike_are_one_name(other: str, root: Path) -> None:
+    (root / "labels.txt").write_text(f"background\ncaf\u00e9\n{other}\n", encoding="utf-8")
+    same = "stands there twice" if other == "caf\u00e9" else r"looks like 'caf\\xe9'"
+    with pytest.raises(DataError, match=rf"labels\.txt, line 3: the name '.*' {same}, in line 2"):
+        read_labels_file(root / "labels.txt")

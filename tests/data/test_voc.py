@@ -2,6 +2,7 @@
 
 import codecs
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,3 +325,15 @@ def test_real_camvid_pairs():
         image, mask = dataset.read(size - 1)
         assert image.shape == (360, 480, 3)
         assert mask.shape == (360, 480)
+
+
+@pytest.mark.parametrize(
+    ("there", "listed"), [("cafe\u0301", "caf\u00e9"), ("A", "a"), ("a", "a\u200b")]
+)
+def test_a_name_that_only_looks_alike_is_told(there: str, listed: str, tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"train": [there]})
+    (root / "ImageSets/Segmentation/train.txt").write_text(f"{listed}\n", encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        VOCSegmentation(root, "train")
+    near = f"(there is {there!a}, not {listed!a}: rename the file, or the entry)"
+    assert str(error.value).count(near) == 2  # the image and the mask

@@ -137,3 +137,9 @@ def test_no_two_results_have_one_name(some: set[str]) -> None:
     files = [Path("h") / name for name in sorted(some)]
     found = [one.name.casefold() for one in name_results(files, Path("h"))]
     assert len(set(found)) == len(files)
+
+
+@pytest.mark.parametrize("source", ["20240131123045", "9" * 20, "\u0663"])
+def test_a_folder_named_by_a_date_is_no_camera(source: str) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        find_sources(source, Path("out"))

@@ -567,3 +567,9 @@ def test_images_of_many_bands_are_paired_with_their_masks() -> None:
         for folder, split in (("out", "all"), (root, "train"))
     )
     assert (dataset.read(0)[0] == expected.read(0)[0]).all()
+
+
+def test_a_class_with_two_colours_is_refused() -> None:
+    write(RGB | {"colors.txt": "other:0,0,0\nroad:128,0,0\nroad:128,64,128\n"})
+    with pytest.raises(DataError, match=r"colors\.txt: the name 'road' has several colours"):
+        run("format=rgb source=masks images=images mask_suffix=_L colors=colors.txt")

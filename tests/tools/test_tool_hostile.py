@@ -352,3 +352,58 @@ def test_shapes_without_a_pixel_are_told(
     assert "note: 1 shapes cover no pixel" in said
     assert np.any(["1" in drawn or "2" in drawn for drawn in masks().values()])
     assert re.search(rf"  - .*{what}", said)
+
+
+# Files that are not the ones that the labels mean
+
+
+def two_images(first: str, second: str) -> dict[str, Any]:
+    """Labels of two images, as COCO."""
+    images = [
+        {"id": i, "file_name": name, "height": 6, "width": 8}
+        for i, name in enumerate((first, second))
+    ]
+    return coco(area(18, 0, 0, 2, 1) | {"image_id": 0}, images=images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        (COCO, {"labels/x.json": two_images("cam1/a.png", "cam2/a.png")}),
+        (
+            LABELME,
+            {f"labels/{i}.json": labelme(shape("tree", "point", [1, 1])) for i in "ab"},
+        ),
+        (
+            LABELME,
+            {f"labels/cam{i}/a.json": labelme(shape("tree", "point", [1, 1])) for i in (1, 2)},
+        ),
+    ],
+)
+def test_no_image_gets_the_labels_of_two(arguments: str, labels: dict[str, Any]) -> None:
+    """The second one used to be the first one's photograph with other labels."""
+    message = r"(?s)1 images would get the labels of several entries.*images/a\.png: .*, "
+    refused(f"{arguments} images=images", {"images/a.png": PHOTO, **labels}, message)
+
+
+def test_images_of_another_folder_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    write({"train/a.png": PHOTO, "labels/x.json": two_images("val/a.png", "train/b.png")})
+    write({"train/b.png": PHOTO})
+    run(f"{COCO} images=train")
+    out = capsys.readouterr().out
+    assert "note: 1 images are not in the folders that the labels name" in out
+    assert "  - val/a.png: taken from train/a.png" in out
+
+
+def test_names_that_only_look_alike_are_told() -> None:
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    for there, named in ((apart, composed), ("A.PNG", "a.png"), ("a.png", "a\u200b.png")):
+        labels = {"labels/x.json": two_images(named, named)}
+        for home in ("images", "labels"):
+            keys = "images=images" if home == "images" else ""
+            write({f"{home}/{there}": PHOTO})
+            with pytest.raises(DataError, match=r"1 images are missing|2 images are missing") as e:
+                write(labels)
+                run(f"{COCO} {keys}")
+            assert f"(there is {there!a}, not {named!a}: rename the file" in str(e.value)
+            Path(home, there).unlink()

@@ -271,3 +271,17 @@ def test_masks_of_roboflow() -> None:
     write({"robo/train/_classes.csv": "Pixel Value, Class\n0 background\n"})
     with pytest.raises(DataError, match=r"_classes\.csv: expected a head, and lines of a number"):
         run("format=ids source=robo/train split=train")
+
+
+def test_a_class_that_is_a_list_is_refused_in_words() -> None:
+    write(row([0, 1, 2, 1]))
+    with pytest.raises(DataError, match=r"label_map holds the class \['a'\]; expected one of a"):
+        run(f"{IDS} label_map={{0:[a],1:a,2:a}}")
+
+
+def test_a_field_of_view_of_two_files_is_refused() -> None:
+    write(row([0, 1, 2, 1]) | {"valid/a.png": ROW, "valid/a.tif": ROW})
+    with pytest.raises(
+        DataError, match=r"(?s)valid=valid: 1 images have several.*a\.png, .*a\.tif"
+    ):
+        run(f"{IDS} classes=[a,b,c] valid=valid")

@@ -305,3 +305,18 @@ def test_camvid_by_sequence(tmp_path: Path) -> None:
     assert len(found["train"]) + len(found["val"]) == 701
     sequences = [{name.partition("_")[0] for name in found[part]} for part in ("train", "val")]
     assert not sequences[0] & sequences[1]
+
+
+def test_a_mask_that_is_there_twice_is_refused(root: Path) -> None:
+    masks = sorted((root / "SegmentationClass").iterdir())
+    other = masks[0].with_suffix(".tif")
+    other.write_bytes(masks[0].read_bytes())
+    with pytest.raises(DataError, match=rf"(?s)1 ids have several masks.*{other.name}"):
+        run(root)
+
+
+def test_a_mask_without_an_image_is_refused(root: Path) -> None:
+    image = sorted((root / "JPEGImages").iterdir())[0]
+    image.unlink()
+    with pytest.raises(DataError, match=rf"(?s)lacks the images of 1 masks.*{image.stem}"):
+        run(root)

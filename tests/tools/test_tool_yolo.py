@@ -143,3 +143,21 @@ def test_what_is_missing() -> None:
     with pytest.raises(DataError, match=r"1 images are missing in photos"):
         write({"photos/b.png": PHOTO})
         run("format=yolo source=loose classes=[background,cat] images=photos")
+
+
+def test_key_points_are_no_polygons() -> None:
+    text = "names: [person]\nkpt_shape: [2, 3]\ntrain: images\n"
+    line = "0 0.5 0.5 0.4 0.4 0.3 0.3 1 0.6 0.6 1"
+    write({"y/data.yaml": text, "y/images/a.png": PHOTO, "y/labels/a.txt": line})
+    with pytest.raises(DataError, match=r"data\.yaml: describes key points \(kpt_shape\)"):
+        run("format=yolo source=y")
+
+
+@pytest.mark.parametrize("keys", ["source=y", "source=y/labels classes=[background,cat]"])
+def test_labels_whose_type_is_in_capitals(keys: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write({"y/images/a.png": PHOTO, "y/labels/a.TXT": "0 0 0 1 0 1 1 0 1"})
+    if keys == "source=y":
+        write({"y/data.yaml": "names: [cat]\ntrain: images\n"})
+    run(f"format=yolo {keys}")
+    assert set(masks()["a"]) == {"1", " "}
+    assert "without a file of labels" not in capsys.readouterr().out

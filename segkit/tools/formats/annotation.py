@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segkit.config.schema import REQUIRED, option
 from segkit.data.colors import Palette
 from segkit.data.label_list import column_problem, line_problems
-from segkit.data.named_files import files_below, files_by_id
+from segkit.data.named_files import files_below, files_by_id, spelt_otherwise
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import ConfigError, DataError
 from segkit.files import is_file, refuse_special, user_path
@@ -118,6 +118,13 @@ class Request:
         found = files_by_id(folder, self.valid_suffix)
         if not found:
             raise DataError(f"valid={self.valid}: holds no masks; expected one for each image")
+        if twice := [
+            f"{name}: {', '.join(map(str, f))}" for name, f in found.items() if len(f) > 1
+        ]:
+            raise DataError(
+                f"valid={self.valid}: {len(twice)} images have several masks; expected one for "
+                f"each:\n{bullet_list(twice)}"
+            )
         return {item_name(f"{name}.png"): files[0] for name, files in found.items()}
 
     def overlap_or(self, usual: str) -> str:
@@ -143,9 +150,12 @@ class Request:
         if self.images and home is not None:
             folders.insert(0, folders[0] / home)
         for folder in folders:
-            for candidate in (folder / pure, folder / pure.name):
-                if is_file(candidate):
-                    return candidate
+            if is_file(folder / pure):
+                return folder / pure
+            if is_file(folder / pure.name):
+                if pure.parent.name not in ("", "..", folder.absolute().name):
+                    self.elsewhere.append(f"{path}: taken from {folder / pure.name}")
+                return folder / pure.name
         deeper = self._below_images.get(pure.name, []) if self.images else []
         if len(deeper) > 1:
             raise DataError(
@@ -153,6 +163,20 @@ class Request:
                 f"images= the folder of the one that is meant:\n{bullet_list([*map(str, deeper)])}"
             )
         return deeper[0] if deeper else None
+
+    @cached_property
+    def elsewhere(self) -> list[str]:
+        """Images that were found in another folder than the labels name; grows as they are."""
+        return []
+
+    def elsewhere_note(self) -> list[str]:
+        """What to say of them: in another folder a file of one name may be another image."""
+        if not self.elsewhere:
+            return []
+        return [
+            f"{len(self.elsewhere)} images are not in the folders that the labels name, and were "
+            f"taken by their names alone:\n{bullet_list(self.elsewhere)}"
+        ]
 
     @cached_property
     def _below_images(self) -> dict[str, list[Path]]:
@@ -163,7 +187,10 @@ class Request:
 
     def missing_images(self, missing: Sequence[str], *beside: Path) -> DataError:
         """What to say of images that are not where :meth:`find_image` looks."""
-        where = ", ".join(map(str, self.image_folders(*beside)))
+        folders = self.image_folders(*beside)
+        where = ", ".join(map(str, folders))
+        there = [file.name for folder in folders for file in files_below(folder, SUFFIXES)]
+        missing = [f"{name}{spelt_otherwise(PurePosixPath(name).name, there)}" for name in missing]
         if self.images:
             way_out = f"; give another images=FOLDER, or take their labels out of {self.source}"
         else:
@@ -246,8 +273,8 @@ def check_classes(classes: Sequence[str]) -> None:
             "control characters"
         )
     # What would be refused when it is read back.
-    if problems := [*line_problems(classes, "classes"), *filter(None, [column_problem(classes)])]:
-        raise DataError(f"{problems[0]}. Give other names with classes=[...], or rename the labels")
+    if problem := next(line_problems(classes, "classes"), None) or column_problem(classes):
+        raise DataError(f"{problem}. Give other names with classes=[...], or rename the labels")
 
 
 def mask_size(height: Any, width: Any, name: str) -> Size:

@@ -169,7 +169,7 @@ def _mapped(
     classes = names or named or [f"class_{k}" for k in range(1 + max(numbers, default=0))]
 
     def number(value: Any) -> int:
-        if value in ignored:
+        if isinstance(value, str) and value in ignored:
             return IGNORE
         if isinstance(value, str) and value in classes:
             return classes.index(value)

@@ -148,9 +148,17 @@ def _parse_colors(request: Request, source: Path) -> dict[str, list[int]]:
         where = colors
         lines = [line.split(":") for line in read_lines(colors) if line and line[0] != "#"]
         try:
-            colors = {name.strip(): [int(v) for v in rgb.split(",")] for name, rgb, *_ in lines}
+            rows = [(name.strip(), [int(v) for v in rgb.split(",")]) for name, rgb, *_ in lines]
         except ValueError:
             raise DataError(f"{where}: expected lines of name:red,green,blue") from None
+        colors = dict(rows)
+        if twice := [
+            name for name, count in Counter(name for name, _ in rows).items() if count > 1
+        ]:
+            raise DataError(
+                f"{where}: the name {twice[0]!r} has several colours. Give each line a name of "
+                "its own; data.label_map can make one class of them when they are used"
+            )
     if not isinstance(colors, Mapping):
         if colors is None:
             return {}

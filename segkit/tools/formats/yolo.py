@@ -101,7 +101,13 @@ def _names(file: Path | None, request: Request) -> list[str]:
                 "folder with that file, or classes=[background,NAME,NAME]"
             )
         return request.classes[1:]
-    names = _content(file).get("names")
+    content = _content(file)
+    if content.get("kpt_shape") is not None:
+        raise DataError(
+            f"{file}: describes key points (kpt_shape), which have no area; expected the polygons "
+            "of labels for segmentation"
+        )
+    names = content.get("names")
     if isinstance(names, dict) and list(names) == list(range(len(names))):
         names = list(names.values())
     if not isinstance(names, list) or not names:
@@ -169,10 +175,16 @@ def _labels_of(image: Path) -> tuple[Path, Path]:
     parts = list(image.parts)
     places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
     if not places:
-        return image.with_suffix(".txt"), image
+        return _text_file(image.with_suffix("")), image
     last = places[-1]
-    labels = Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt")
-    return labels, Path(*parts[:last], *parts[last + 1 :])
+    labels = Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix("")
+    return _text_file(labels), Path(*parts[:last], *parts[last + 1 :])
+
+
+def _text_file(plain: Path) -> Path:
+    """The file of labels, whose type may be in capitals; ``plain`` is its path without type."""
+    usual, capital = (plain.with_name(f"{plain.name}{kind}") for kind in (".txt", ".TXT"))
+    return capital if capital.exists() and not usual.exists() else usual
 
 
 def _beside(source: Path, request: Request) -> Iterator[tuple[str, Path, Path]]:
@@ -198,7 +210,7 @@ def _beside(source: Path, request: Request) -> Iterator[tuple[str, Path, Path]]:
     for name, files in found.items():
         if len(files) > 1:
             raise DataError(f"{name}: {len(files)} images ({', '.join(map(str, files))})")
-        yield item_name(f"{name}.png"), files[0], source / f"{name}.txt"
+        yield item_name(f"{name}.png"), files[0], _text_file(source / name)
 
 
 def _draw(
