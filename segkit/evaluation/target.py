@@ -14,7 +14,7 @@ from segkit.errors import ConfigError
 from segkit.evaluation.saved_masks import SavedMasks
 from segkit.evaluation.sources import TargetSource
 from segkit.evaluation.split import EvaluationSplit
-from segkit.inference.loading import KEYS, load_inference
+from segkit.inference.loading import KEYS, load_inference, saved_bits, saved_range
 from segkit.inference.onnx_network import ExportedCheckpoint
 from segkit.inference.predictions import PredictedMask, predict_masks
 from segkit.inference.predictor import Inference
@@ -66,10 +66,12 @@ def make_target(
             split.ignore_index,
             colormap=settings.predictions_colormap or settings.data.colormap,
             label_map=settings.predictions_label_map,
+            palette=split.own_palette,
         )
         return EvaluationTarget(masks.predict_masks, {"predictions": str(source)})
     for checkpoint in source:
         check_classes(checkpoint, split)
+        check_images(checkpoint, split)
     inference = load_inference(source, inference_options(settings), device, KEYS)
     facts = [facts_of(checkpoint, settings.weights) for checkpoint in source]
     return EvaluationTarget(
@@ -94,6 +96,25 @@ def check_classes(checkpoint: Checkpoint, split: EvaluationSplit) -> None:
             f"it is {split.ignore_index}, so the two would be scored on other pixels. Beside "
             f"predictions= give data.ignore_index={metadata.ignore_index}, or leave compare out"
         )
+
+
+def check_images(checkpoint: Checkpoint, split: EvaluationSplit) -> None:
+    """Raise a ConfigError if the images are read in other numbers than the checkpoint knows."""
+    metadata, dataset = checkpoint.metadata, split.dataset
+    settings = {
+        "data.range": (saved_range(metadata), getattr(dataset, "value_range", None)),
+        "data.bits": (saved_bits(metadata), getattr(dataset, "bits", 8)),
+    }
+    for key, (saved, read) in settings.items():
+        if hasattr(dataset, "value_range") and saved != read:
+            shown = [None if value is None else str(value) for value in (saved, read)]
+            raise ConfigError(
+                f"{checkpoint.path} was trained with {key}={shown[0] or 'null'}; here the images "
+                f"are read with {shown[1] or 'null'}, so it would see other numbers. Beside "
+                "predictions= give what it was trained with; two checkpoints that differ in this "
+                "are compared by masks: evaluate each with save_predictions=true, then "
+                "predictions=FOLDER compare=OTHER_FOLDER"
+            )
 
 
 def facts_of(checkpoint: Checkpoint, weights: str) -> dict[str, Any]:

@@ -167,7 +167,9 @@ def _saved_or_given(
     exported = (one for one in checkpoints if isinstance(one, ExportedCheckpoint))
     if fixed := [one.network.size for one in exported if one.network.size is not None]:
         smallest = (min(size[0] for size in fixed), min(size[1] for size in fixed))
-        return smallest, pair(options.stride)
+        saved = checkpoints[0].metadata.window
+        same = pair(saved["size"]) == smallest
+        return smallest, pair(options.stride or (saved["stride"] if same else None))
     first, *others = (one.metadata.window for one in checkpoints)
     for checkpoint, other in zip(checkpoints[1:], others, strict=True):
         if other != first:

@@ -25,6 +25,7 @@ METADATA_FORMAT = "1"
 CPU = "CPUExecutionProvider"
 # What the metadata share with a checkpoint's description, and what they tell besides.
 DESCRIBED = ("config", "classes", "palette", "ignore_index", "mean", "std")
+IMAGES = ("trained_on", "pretrained_on")  # not in the oldest files
 PRECISIONS = ("fp32", "fp16", "int8_dynamic", "int8_static")
 FACTS: dict[str, tuple[Test, str]] = {
     **dict.fromkeys(("format", "segkit", "torch"), (is_text, "a version")),
@@ -70,7 +71,7 @@ def export_metadata(
         "format": METADATA_FORMAT,
         "segkit": segkit.__version__,
         "torch": str(torch.__version__),
-        **{name: getattr(metadata, name) for name in DESCRIBED if name != "config"},
+        **{name: getattr(metadata, name) for name in (*DESCRIBED, *IMAGES) if name != "config"},
         "window": metadata.window,
         "preprocessing": preprocessing,
         "precision": precision,
@@ -186,7 +187,7 @@ def read_facts(path: Path, properties: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         CheckpointError: None of ours, or an entry is not what it should be.
     """
-    known = properties.keys() & {*DESCRIBED, *FACTS}
+    known = properties.keys() & {*DESCRIBED, *IMAGES, *FACTS}
     try:
         facts = {name: json.loads(properties[name], parse_constant=_no_number) for name in known}
     except (ValueError, RecursionError):
@@ -223,6 +224,7 @@ def read_onnx(path: Path | str) -> ExportedCheckpoint:
     network = OnnxModel(path)
     facts = network.facts
     # fp32 is what surrounds it; what it does inside is its own affair.
-    entries = {name: facts[name] for name in DESCRIBED} | {"precision": "fp32"}
+    entries = {name: facts[name] for name in (*DESCRIBED, *IMAGES) if name in facts}
+    entries["precision"] = "fp32"
     metadata = described(Path(path), entries)
     return ExportedCheckpoint(Path(path), {"epoch": facts["epoch"]}, metadata, {}, network=network)

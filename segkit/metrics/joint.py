@@ -89,10 +89,12 @@ class JointCounts:
         return pairs.sum((0, 1))
 
     def _layers(self, pred: Tensor, target: Tensor) -> Tensor:
-        """uint8 (N, H, W): 1 in the target's border + 2 in the prediction's + 4 for each trimap."""
+        """Integer (N, H, W): 1 in the target's border + 2 in the prediction's + 4 per trimap."""
         width = self.boundary.width(target)
         changes = label_changes(target)
         layers = near_change(changes, width, edges=True).view(torch.uint8)
+        if 3 + 4 * len(self.trimaps) > torch.iinfo(torch.uint8).max:
+            layers = layers.int()
         for trimap_width in self.trimaps:
             near = near_change(changes, trimap_width, edges=False)
             layers.add_(near.view(torch.uint8), alpha=4)

@@ -49,6 +49,7 @@ class CheckpointMetadata:
         precision: fp32, bf16 or fp16: what the scores were computed with.
         trained_on: A check sum for each image that was trained on, if they are files.
         pretrained_on: The same of the checkpoint whose weights it started from.
+        validated_on: The same for each image of the validation split.
     """
 
     config: dict[str, Any]
@@ -64,6 +65,7 @@ class CheckpointMetadata:
     recipe: dict[str, Any] = field(default_factory=dict)
     trained_on: list[str] = field(default_factory=list)
     pretrained_on: list[str] = field(default_factory=list)
+    validated_on: list[str] = field(default_factory=list)
 
     @property
     def colors(self) -> NDArray[np.uint8]:
@@ -217,6 +219,8 @@ def _recipe(path: Path, name: str, recipe: Any) -> None:
         check_plain(path, name, recipe)
         for part in ("config", "choices"):
             expect(path, f"{name}.{part}", recipe[part], is_dict, "named entries")
+        names = recipe.get("weightings", {})  # not in the oldest files
+        expect(path, f"{name}.weightings", names, _is_names, "keys with the names of weights")
 
 
 def _one(test: Any, expected: str) -> Any:
@@ -224,6 +228,10 @@ def _one(test: Any, expected: str) -> Any:
         expect(path, name, value, test, expected)
 
     return check
+
+
+def _is_names(value: Any) -> bool:
+    return is_dict(value) and all(is_text(text) for pair in value.items() for text in pair)
 
 
 def _is_device(value: Any) -> bool:
@@ -271,4 +279,5 @@ CHECKS: Mapping[str, Any] = {
     "recipe": _recipe,
     "trained_on": _check_sums,
     "pretrained_on": _check_sums,
+    "validated_on": _check_sums,
 }

@@ -85,7 +85,7 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
     for name, value in (("classes", classes), ("palette", palette.tolist())):
         CHECKS[name](Path("data.dataset"), name, value)  # what no checkpoint may hold
     if checkpoint is not None:
-        _check_same_data(checkpoint, train)
+        _check_same_data(checkpoint, train, val)
         _tell_other_images(checkpoint, train, val)
     cfg = with_classes(cfg, classes)
     painted(palette, classes, cfg.palette)  # or a ConfigError
@@ -159,7 +159,9 @@ def _open_splits(
     return [opened[split] for split in splits]
 
 
-def _check_same_data(checkpoint: Checkpoint, train: SegmentationDataset) -> None:
+def _check_same_data(
+    checkpoint: Checkpoint, train: SegmentationDataset, val: SegmentationDataset
+) -> None:
     """Raise a ConfigError if a run that goes on would go on with other data."""
     classes = list(train.classes)
     if classes != checkpoint.metadata.classes:
@@ -172,6 +174,14 @@ def _check_same_data(checkpoint: Checkpoint, train: SegmentationDataset) -> None
         raise ConfigError(
             f"{checkpoint.path} is from after {checkpoint.state['images']} images of an epoch; the "
             f"data has {len(train)}. To train on other data use init_from instead of resume"
+        )
+    before, now = {*checkpoint.metadata.validated_on}, {*image_sums(val)}
+    if before and now and before != now:
+        raise ConfigError(
+            f"{checkpoint.path} was validated on other images ({len(before - now)} of them are "
+            f"not in the validation split any more, {len(now - before)} are new), so its best "
+            "score would be compared with scores of others. Give back the split that it had, or "
+            f"begin another run from its weights: init_from={checkpoint.path}"
         )
 
 

@@ -176,9 +176,13 @@ def _checked(settings: TrainConfig, monitor: str, key: str) -> tuple[str, str]:
     scores = ConfusionMatrix(len(classes)).compute()
     terms = [f"train/loss/{name}" for name in settings.loss.get("terms") or ()]
     names = ["train/loss", *terms, "val/loss", *scalar_scores(scores, classes, "val/")]
-    if trainer.ema_decay is not None:
-        names += ["val_raw/loss", "val_raw/miou"]
-    if monitor not in names:
+    raw = ["val_raw/loss", "val_raw/miou"] if trainer.ema_decay is not None else []
+    if key == "monitor" and monitor in raw:
+        raise ConfigError(
+            f"trainer.monitor={monitor}: best.pt is used with the average of the weights, whose "
+            f"scores are val/...; monitor these, or stop by trainer.patience_monitor={monitor}"
+        )
+    if monitor not in (names := [*names, *raw]):
         raise ConfigError(
             f"trainer.{key}={monitor}: no such logged value{did_you_mean(monitor, names)}"
         )

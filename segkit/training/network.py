@@ -6,6 +6,7 @@ from torch import nn
 
 from segkit.config import build, without_effects
 from segkit.config.schema import TrainConfig
+from segkit.errors import ConfigError
 from segkit.models.normalize import memory_order
 from segkit.models.weights import LoadReport
 from segkit.runs.checkpoint import Checkpoint
@@ -48,8 +49,30 @@ def build_model(
             taken = init_from(model, settings.init_from, settings.init_parts)
             log.info("init_from=%s: %s", settings.init_from, taken)
             refuse_weights(model, f"init_from={settings.init_from}")
+            if weights is None:
+                _refuse_random_backbone(settings, model, taken)
     order = memory_order(settings.trainer.channels_last)
     return model.to(runtime.device).to(memory_format=order), taken
+
+
+def _refuse_random_backbone(settings: TrainConfig, model: nn.Module, taken: LoadReport) -> None:
+    """Raise a ConfigError if a backbone that starts at random is treated as a trained one."""
+    parts, trainer = settings.init_parts or ["backbone"], settings.trainer
+    backbone = getattr(model, "backbone", nn.Module()).named_parameters(prefix="backbone")
+    kernels = {name for name, parameter in backbone if parameter.ndim > 1}
+    if "backbone" not in parts or 2 * len(kernels & {*taken.taken}) >= len(kernels):
+        return
+    frozen = settings.model.get("freeze_backbone") is True
+    problems = {
+        "trainer.backbone_lr_factor=1 lets it learn": trainer.backbone_lr_factor is None,
+        "trainer.freeze_epochs=0 leaves it free": trainer.freeze_epochs > 0,
+        "model.freeze_backbone=false leaves it free": frozen,
+    }
+    if ways := [way for way, needed in problems.items() if needed]:
+        raise ConfigError(
+            f"init_from={settings.init_from}: {taken}. So the backbone would start at random, and "
+            f"be kept near that as if it were trained: {', '.join(ways)}"
+        )
 
 
 def share_batch_norm(model: nn.Module, settings: TrainConfig, runtime: Runtime) -> None:

@@ -24,6 +24,7 @@ from segkit.config.problems import check_config
 from segkit.config.saved import absolute_paths, plain_config
 from segkit.config.schema import SCHEMAS, SWAPPED, schema_node
 from segkit.config.slots import HYDRA_KEYS, SLOT_OF, check_trusted, is_within
+from segkit.config.weightings import named_weightings
 from segkit.errors import CheckpointError, ConfigError
 from segkit.files import path_problem, user_path
 from segkit.text import join_lines
@@ -173,12 +174,13 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     absolute_paths(new, "train")
     lines = []
     changes = list(differences(was, plain_config(new)))
+    names = recipe.get("weightings")
     for key, old, value in changes:
         if key in ("resume", "allow", "out_dir"):
             continue
         if is_within(key, REFUSED) and key not in ALLOWED:
             problems.append(_refusal(f"{key}={value}", f"it is {old} in {saved.path}", saved.path))
-        if is_within(key, ("loss",)) and not _is_weighting(key, value):
+        if is_within(key, ("loss",)) and not _is_same_weighting(key, old, value, names):
             problems += [
                 f"{key}={value}: trainer.{name}={monitor} would compare the values of two losses; "
                 f"add trainer.{name}=val/miou, or begin another run by init_from={saved.path}"
@@ -186,7 +188,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
             ]
         lines.append(f"{key} {old} -> {value}")
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if not problems and in_sweep and (changed := _learned(changes)):
+    if not problems and in_sweep and (changed := _learned(changes, names)):
         # Its score would be told, and searched by, as that of these values.
         problems.append(
             f"out_dir={new.out_dir}: holds a run with other values than {', '.join(changed)}; give "
@@ -207,22 +209,47 @@ def _composed(recipe: Mapping[str, Any]) -> DictConfig:
 
 def relearned(cfg: DictConfig, saved: "Checkpoint") -> list[str]:
     """What of a run that goes on would be learned in another way from here on, as ``key=value``."""
-    before = plain_config(_composed(saved.metadata.recipe))
-    return _learned(differences(before, plain_config(cfg)))
+    recipe = saved.metadata.recipe
+    before = plain_config(_composed(recipe))
+    return _learned(differences(before, plain_config(cfg)), recipe.get("weightings"))
 
 
-def _learned(changes: Iterable[tuple[str, Any, Any]]) -> list[str]:
+def _learned(changes: Iterable[tuple[str, Any, Any]], names: Mapping[str, str] | None) -> list[str]:
     """Those of :func:`differences` that change what is learned, as ``key=value``."""
     return [
         f"{key}={value}"
-        for key, _, value in changes
-        if not is_within(key, UNLEARNED) and not _is_weighting(key, value) and value != "auto"
+        for key, old, value in changes
+        if not is_within(key, UNLEARNED)
+        and not _is_same_weighting(key, old, value, names)
+        and value != "auto"
     ]
 
 
-def _is_weighting(key: str, value: Any) -> bool:
-    """Whether a value is the name of class weights, whose numbers the checkpoint has."""
-    return key.endswith(".class_weights") and isinstance(value, str)
+def _is_same_weighting(key: str, old: Any, value: Any, names: Mapping[str, str] | None) -> bool:
+    """Whether a value is the name of the class weights whose numbers the checkpoint has.
+
+    Args:
+        key: Of the setting.
+        old: Its value in the checkpoint.
+        value: Its value now.
+        names: Those that the numbers come from, by the keys; None: an old checkpoint knows none.
+    """
+    if not key.endswith(".class_weights") or not isinstance(value, str):
+        return False
+    return isinstance(old, list) if names is None else names.get(key) == value
+
+
+def weightings(cfg: DictConfig, saved: "Checkpoint | None") -> dict[str, str]:
+    """The names that class weights are given by, or were when the run began, by their keys."""
+    given = named_weightings(cfg.loss)
+    names = {f"{path}.class_weights": str(node["class_weights"]) for path, node in given}
+    if saved is not None:
+        recipe = saved.metadata.recipe
+        before, now = plain_config(_composed(recipe)), plain_config(cfg)
+        changed = {key for key, _, _ in differences(before, now)}
+        known: Mapping[str, str] = recipe.get("weightings", {})
+        names |= {key: name for key, name in known.items() if key not in {*names, *changed}}
+    return names
 
 
 def _monitored_losses(cfg: DictConfig) -> Iterator[tuple[str, str]]:

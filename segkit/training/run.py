@@ -24,7 +24,7 @@ from segkit.runtime.log import log, log_to_console
 from segkit.training.data import Data, with_classes
 from segkit.training.field_of_view import complete_model
 from segkit.training.monitor import Best, Monitor
-from segkit.training.resume import choices, relearned, resumed
+from segkit.training.resume import choices, relearned, resumed, weightings
 from segkit.training.summary import write_summary
 
 
@@ -39,6 +39,7 @@ class Run:
 
     def __init__(self, cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) -> None:
         self.cfg, self.checkpoint, self.runtime = cfg, checkpoint, runtime
+        self.weightings = weightings(cfg, checkpoint)
 
     @property
     def is_finished(self) -> bool:
@@ -154,8 +155,10 @@ class Run:
             recipe={
                 "config": OmegaConf.to_container(cfg, resolve=False),
                 "choices": choices(before.recipe["choices"] if before else None),
+                "weightings": self.weightings,
             },
             trained_on=sorted({*(before.trained_on if before else ()), *image_sums(data.train)}),
+            validated_on=image_sums(data.val),
             pretrained_on=sorted({*(before.pretrained_on if before else pretrained_on)}),
         )
 

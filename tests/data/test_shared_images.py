@@ -138,9 +138,16 @@ def test_lists_that_are_divided_anew_are_told(tmp_path: Path) -> None:
     (lists / "train.txt").write_text("\n".join(rest) + "\n")
     (lists / "val.txt").write_text((lists / "val.txt").read_text() + f"{first}\n")
     assert "1 of the 7 images of val were trained on" in call(*score, cwd=home).out
-    more = call("train.py", "resume=run", "trainer.max_epochs=2", cwd=home)
-    assert "was trained on 1 are not in the train split any more, and 0 are new" in more.out
-    assert "1 of the 7 images of the validation split were trained on" in more.out
+    more = ("train.py", "resume=run", "trainer.max_epochs=2")
+    refused = call(*more, cwd=home)
+    assert refused.status == 1
+    assert "was validated on other images (0 of them are not in the validation" in refused.err
+    assert "1 are new), so its best score would be compared with scores of others" in refused.err
+    (lists / "val.txt").write_text((lists / "val.txt").read_text().replace(f"{first}\n", ""))
+    told = call(*more, cwd=home)
+    assert told.status == 0, told.err
+    assert "was trained on 1 are not in the train split any more, and 0 are new" in told.out
+    (lists / "val.txt").write_text((lists / "val.txt").read_text() + f"{first}\n")
     assert "1 of the 7 images of val were trained on" in call(*score, cwd=home).out  # still known
 
 

@@ -55,6 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         make_run(folder / name, folder / "voc", seed=len(name) + ord(name[0]))
     make_run(folder / "other_classes", folder / "voc", seed=1, classes=["background", "cat", "cow"])
+    make_run(folder / "other_range", folder / "voc", seed=1, value_range=[0, 4095])
     make_run(folder / "other_mean", folder / "voc", seed=1, mean=[0.4, 0.5, 0.5])
     return folder
 
@@ -65,6 +66,7 @@ def make_run(
     seed: int,
     classes: Sequence[str] = CLASSES,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
+    value_range: Sequence[float] | None = None,
 ) -> None:
     """A run folder with an untrained network in it."""
     torch.manual_seed(seed)
@@ -79,6 +81,7 @@ def make_run(
                 "root": str(root),
             },
             "val_split": "val",
+            "range": value_range,
         },
         "model": {
             "_target_": "segkit.models.DeepLabV3Plus",
@@ -473,6 +476,10 @@ def test_without_draws_there_are_no_intervals(home: Path) -> None:
             "predictions_label_map={1: 0}: is for predictions=FOLDER",
         ),
         ("checkpoint=one compare=nothing", "compare=nothing: no such file or folder"),
+        (
+            "checkpoint=one compare=other_range",
+            "was trained with data.range=(0.0, 4095.0); here the images are read with null",
+        ),
         ("checkpoint=one compare=[]", "compare=[]: expected a checkpoint, several, or a folder"),
         ("checkpoint=one bootstrap.level=95", "bootstrap.level=95.0: expected a number below 1"),
         ("checkpoint=one tta.scales=[1,0]", "tta.scales=[1.0, 0.0]: expected a number above 0"),
@@ -611,3 +618,28 @@ def test_a_foreign_onnx_file_is_refused(home: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra export")
     (home / "foreign.onnx").write_bytes(b"no network")
     assert "onnxruntime cannot read it" in refused(home, "checkpoint=foreign.onnx")
+
+
+def test_saved_masks_with_the_colours_of_other_classes_are_refused(tmp_path: Path) -> None:
+    """Scored by their indices they would be wrong in every object, by their colours in none."""
+    make_voc(tmp_path / "voc", {"val": ["a"]})
+    (tmp_path / "saved").mkdir()
+    colors, order = voc_palette(), [0, 2, 1, *range(3, 256)]
+    write_mask(tmp_path / "voc/SegmentationClass/a.png", example_mask(), colors)
+    write_mask(
+        tmp_path / "saved/a.png", np.argsort(order)[example_mask()].astype("u1"), colors[order]
+    )
+    given = ["predictions=saved", "data.root=voc"]
+    error = refused(tmp_path, *given)
+    assert (
+        "its palette has the colours of the data set's masks, but at other indices: 1 is" in error
+    )
+    advice = re.search(r"'(predictions_colormap=\[.*?\]\])'", error)
+    assert advice
+    found, _ = evaluate(tmp_path, "done", *given, advice[1])
+    assert found["miou"] == 1.0
+    found, _ = evaluate(tmp_path, "other", *given, "predictions_colormap=indices")
+    assert found["iou"][1:] == [0.0, 0.0]
+    write_mask(tmp_path / "saved/a.png", example_mask(), colors[::-1].copy())  # other colours: fine
+    found, _ = evaluate(tmp_path, "done2", *given)
+    assert found["miou"] == 1.0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from scripts import call
 from trained import CLASSES, photo, save_model
 
 import segkit
+from segkit.config.schema import InferenceOptions
 from segkit.data.decode import read_image
 from segkit.data.masks import read_mask
 from segkit.errors import CheckpointError, ConfigError, DataError
-from segkit.inference.loading import load_network
+from segkit.inference.loading import KEYS, load_network, usual_window
 from segkit.inference.model import SegmentationModel, load_model
-from segkit.inference.onnx_network import export_metadata
+from segkit.inference.onnx_network import ExportedCheckpoint, export_metadata
 from segkit.runs.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -327,3 +329,20 @@ def test_the_examples_of_the_docs(
     failed, tried = doctest.testfile(page, module_relative=False, encoding="utf-8")
     assert failed == 0
     assert tried >= 12
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "expected"),
+    [
+        ([64, 96], {}, ((64, 96), (16, 24))),  # the run's own windows: its stride too
+        ([32, 48], {}, ((64, 96), None)),
+        ([64, 96], {"stride": [8, 8]}, ((64, 96), (8, 8))),
+    ],
+)
+def test_a_file_of_one_size_is_scored_as_its_run_was(
+    saved: list[int], given: dict[str, Any], expected: Any
+) -> None:
+    metadata: Any = SimpleNamespace(window={"size": saved, "stride": [16, 24]})
+    network: Any = SimpleNamespace(size=(64, 96))
+    one = ExportedCheckpoint(Path("a.onnx"), {}, metadata, {}, network=network)
+    assert usual_window([one], InferenceOptions(device="cpu", **given), KEYS) == expected

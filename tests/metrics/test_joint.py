@@ -117,3 +117,18 @@ def test_occurrences_are_the_same_where_bincount_would_wait() -> None:
     assert occurrences(numbers, 5).tolist() == [2, 1, 0, 3, 0]
     # Only shapes can be followed on a device that has no numbers.
     assert occurrences(numbers.to("meta"), 5).shape == (5,)
+
+
+@pytest.mark.parametrize("count", [62, 63, 64, 70])
+def test_many_trimaps_count_the_pixels_of_each(count: int) -> None:
+    """The bands of more than 63 widths used to be added in eight bits."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(2, (1, 9, 9), generator=generator)
+    target = target.repeat_interleave(12, 1).repeat_interleave(12, 2).to(torch.uint8)
+    pred = target.flip(2)
+    counts = JointCounts(2, 255, trimap_widths=[*range(1, count + 1)])
+    counts.update(pred, target)
+    for width in (1, 5, count):
+        alone = ConfusionMatrix(2)
+        alone.update(pred, trimap(target, width))
+        assert torch.equal(counts.trimaps[width].matrix, alone.matrix)

@@ -412,6 +412,28 @@ def test_a_finished_run_learns_nothing_from_other_values(home: Path, whole: Path
     assert call("train.py", *longer, cwd=home).status == 0
 
 
+def test_the_name_of_other_class_weights_is_another_value(home: Path) -> None:
+    """The checkpoint holds numbers, and any name used to pass for that of these."""
+    key = "loss.terms.ce.loss.class_weights"
+    given = ("loss=ce", "trainer.max_epochs=1", "trainer.monitor=val/loss")
+    train(home, "named", *given, f"{key}=enet")
+    again = call("train.py", "resume=named", f"{key}=enet", cwd=home)
+    assert "named/checkpoints/last.pt has finished after epoch 1" in again.out
+    assert f"{key}=balanced would change nothing" in refusal(
+        home, "resume=named", f"{key}=balanced"
+    )
+    train(home, "plain", *given)
+    assert f"{key}=enet would change nothing" in refusal(home, "resume=plain", f"{key}=enet")
+    two = "trainer.monitor=val/loss would compare the values of two losses"
+    for run, name in (("plain", "enet"), ("named", "balanced")):
+        assert two in refusal(home, f"resume={run}", "trainer.max_epochs=2", f"{key}={name}")
+    longer = ("resume=named", "trainer.max_epochs=2")
+    assert call("train.py", *longer, f"{key}=enet", cwd=home).status == 0
+    assert f"{key}=balanced would" in refusal(
+        home, "resume=named", f"{key}=balanced"
+    )  # still known
+
+
 @pytest.mark.slow
 def test_a_finished_run_leaves_nothing_in_a_new_folder(home: Path, whole: Path) -> None:
     result = call("train.py", "resume=whole/checkpoints/last.pt", "out_dir=nothing_new", cwd=home)

@@ -1,9 +1,19 @@
 """Patience with a value that does not improve: counts that can be redone by hand."""
 
 import pytest
+from composed import config
+from omegaconf import DictConfig
 
-from segkit.config.schema import less_is_better
-from segkit.training.monitor import EarlyStopping
+from segkit.config.schema import TrainConfig, less_is_better, to_settings
+from segkit.errors import ConfigError
+from segkit.training.monitor import EarlyStopping, Monitor
+
+
+def settings_of(*arguments: str) -> TrainConfig:
+    found = config("train", *arguments)
+    assert isinstance(found, DictConfig), found
+    found.data.classes = ["a", "b"]
+    return to_settings(TrainConfig, found)
 
 
 def waits(patience: EarlyStopping, values: list[float | None]) -> list[int]:
@@ -50,6 +60,20 @@ def test_patience_goes_on_after_a_resume() -> None:
     other = EarlyStopping("val/loss", "min", patience=3)
     other.load_state_dict(patience.state_dict())
     assert waits(other, [1.2, 1.3]) == [0, 1]
+
+
+def test_the_best_is_not_chosen_by_weights_that_are_not_used() -> None:
+    """best.pt is used with the average, and used to be the best of the others."""
+    given = ("trainer.ema_decay=0.99", "trainer.patience=2")
+    settings = settings_of(*given, "trainer.monitor=val_raw/miou")
+    with pytest.raises(
+        ConfigError, match=r"monitor=val_raw/miou: best\.pt is used with the average"
+    ):
+        Monitor.of(settings)
+    way_out = settings_of(*given, "trainer.patience_monitor=val_raw/miou")
+    patience = Monitor.of(way_out).patience
+    assert patience is not None
+    assert patience.monitor == "val_raw/miou"
 
 
 @pytest.mark.parametrize(

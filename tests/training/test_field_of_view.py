@@ -1,5 +1,6 @@
 """train.py: atrous rates follow what training sees, and what does not fit is said."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,19 @@ def test_a_run_from_before_the_rates_followed_goes_on_with_its_own(
     assert result.status == 0, result.err
     assert "atrous rates 6, 12, 18 at output stride 16;" in result.out
     assert load_network(read_checkpoint(path)).aspp.branches[3][0].dilation == (18, 18)
+
+
+def test_a_backbone_that_nothing_fits_is_not_kept_as_if_it_were_trained(home: Path) -> None:
+    """It started at random, with a tenth of the learning rate that the others had."""
+    given = ("train.py", *ONCE, "init_from=whole", "model.backbone.width=12", "out_dir=wider")
+    result = call(*given, "trainer.freeze_epochs=1", cwd=home)
+    assert result.status == 1
+    assert not (home / "wider").exists()
+    found = re.search(r"as if it were trained: (trainer\.\S+) lets it learn, (\S+) l", result.err)
+    assert found, result.err
+    result = call(*given, *found.groups(), cwd=home)
+    assert result.status == 0, result.err
+    assert "learning rate 0.003;" in result.out or "learning rate 0.003\n" in result.out
 
 
 @pytest.mark.quick("said0", "arguments3")
