@@ -1,6 +1,7 @@
 """Networks out of checkpoints. Imports torch, so it does not come with the rest of this package."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +10,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from segkit.commands import command
 from segkit.config.build import rebuild
 from segkit.config.schema import InferenceOptions
 from segkit.config.slots import SLOTS
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.levels import Range, parse_range
-from segkit.errors import CheckpointError, ConfigError
+from segkit.errors import CheckpointError, ConfigError, DataError
 from segkit.inference.elsewhere import elsewhere
 from segkit.inference.onnx_network import ExportedCheckpoint, OnnxModel, read_onnx
 from segkit.inference.predictor import Ensemble, Inference, Size, pair
@@ -42,6 +44,7 @@ class OptionNames(NamedTuple):
     stride: str = "stride"
 
 
+OWN_KEYS = ("data.classes", "data.num_classes", "data.label_map", "data.colormap", "data.range")
 KEYS = OptionNames("window.size", "window.stride")
 """Those of the command line."""
 
@@ -96,7 +99,8 @@ def load_inference(
                 f"of weights and precision; leave {key} out, or take the checkpoint"
             )
     models = [load_network(one, options.allow, options.weights) for one in checkpoints]
-    model = models[0] if len(models) == 1 else Ensemble(models)
+    sigmoids = [asks_for_each_class(one.metadata) for one in checkpoints]
+    model = models[0] if len(models) == 1 else Ensemble(models, sigmoids)
     channels_last = setting(checkpoints[0], "trainer.channels_last", bool)
     size, stride = usual_window(checkpoints, options, names)
     if fixed := [one for one in exported if one.network.size is not None]:
@@ -110,6 +114,8 @@ def load_inference(
         window=size,
         stride=stride,
         source=", ".join(str(one.path) for one in checkpoints),
+        window_key=names.window,
+        sigmoid=len(models) == 1 and sigmoids[0],
     )
 
 
@@ -204,6 +210,18 @@ def saved_bits(metadata: CheckpointMetadata) -> int:
     return 16 if isinstance(data, dict) and data.get("bits") == 16 else 8
 
 
+def asks_for_each_class(metadata: CheckpointMetadata) -> bool:
+    """Whether the loss of the training was BCE alone, whose logits are those of sigmoids."""
+    loss = metadata.config.get("loss")
+    terms = loss.get("terms") if isinstance(loss, dict) else None
+    nodes = [loss]
+    if isinstance(terms, dict):
+        counted = [one for one in terms.values() if isinstance(one, dict) and one.get("weight")]
+        nodes = [one.get("loss") for one in counted]
+    targets = [node.get("_target_") if isinstance(node, dict) else None for node in nodes]
+    return bool(targets) and all(target == "segkit.losses.BCELoss" for target in targets)
+
+
 def usual_precision(metadata: CheckpointMetadata, device: torch.device) -> str:
     """What the run computed with: fp32 wherever it is used, fewer bits on such a device only."""
     if metadata.precision == "fp32" or torch.device(metadata.device).type == device.type:
@@ -294,6 +312,25 @@ def setting(checkpoint: Checkpoint, key: str, kind: type) -> Any:
             f"{checkpoint.path}: config.{key} in it is {value!r}; expected a {kind.__name__}"
         )
     return value
+
+
+@contextmanager
+def brings_its_own(source: object) -> Iterator[None]:
+    """Around what reads data for a checkpoint: keys that only a new training takes are no way out.
+
+    Args:
+        source: What the checkpoint is called in messages.
+    """
+    try:
+        yield
+    except DataError as error:
+        if not any(key in str(error) for key in OWN_KEYS):
+            raise
+        raise DataError(
+            f"{error}\n({source} brings its own {', '.join(OWN_KEYS)}, and images and masks must "
+            f"be as those of its training: write masks anew by {command('convert')}, save images "
+            f"with such numbers, or train on these: {command('train')} init_from=PATH)"
+        ) from error
 
 
 def rebuild_dataset(

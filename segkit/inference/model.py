@@ -19,6 +19,7 @@ from segkit.errors import ConfigError, DataError
 from segkit.files import PathLike, user_path
 from segkit.inference.loading import (
     OptionNames,
+    brings_its_own,
     load_inference,
     read_checkpoints,
     saved_bits,
@@ -192,7 +193,8 @@ class SegmentationModel:
 
     def to_pixels(self, given: ImageLike, name: str = "the image") -> Pixels:
         """An image of any kind as the network's, as uint8 (H, W, 3) RGB; see :func:`to_pixels`."""
-        return to_pixels(given, self.value_range, name, self.channels, self.bits)
+        with brings_its_own(self.inference.source):
+            return to_pixels(given, self.value_range, name, self.channels, self.bits)
 
     @torch.no_grad()
     def compute(
@@ -218,7 +220,7 @@ class SegmentationModel:
                 continue
             for rows in row_strips(block, num_classes * width, STRIP):
                 part = scores[:, :, rows.start - block.start : rows.stop - block.start]
-                probs[:, rows] = part.softmax(1)[0].cpu().numpy()
+                probs[:, rows] = self.inference.comparable(part).softmax(1)[0].cpu().numpy()
         return mask, probs
 
 

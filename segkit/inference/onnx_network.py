@@ -65,7 +65,9 @@ def export_metadata(
     """
     metadata = checkpoint.metadata
     config = {
-        key: metadata.config[key] for key in ("data", "trainer", "val") if key in metadata.config
+        key: metadata.config[key]
+        for key in ("data", "trainer", "val", "loss")
+        if key in metadata.config
     }
     content = {
         "format": METADATA_FORMAT,

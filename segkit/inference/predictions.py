@@ -56,6 +56,7 @@ def predict_masks(inference: Inference, batches: Iterable[Batch]) -> Iterator[Pr
         for band, scores in inference.row_blocks(one.image, one.ids[0]):
             for rows in row_strips(band, shape[2] * scores.shape[1], NUMBERS):
                 part = scores[:, :, rows.start - band.start : rows.stop - band.start]
+                part = inference.comparable(part)
                 pred[:, rows], exps = best_and_exps(part)
                 total = exps.sum(1)
                 confidence[:, rows] = total.reciprocal()

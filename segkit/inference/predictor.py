@@ -35,7 +35,8 @@ class Inference:
 
     Without windows and with one scale the scores are the logits. With several views of a pixel
     (scales, mirror images, overlapping windows) the probabilities of its views are averaged, and
-    the scores are their logarithm, which softmax takes back to them.
+    the scores are their logarithm, which softmax takes back to them. Of a network that was trained
+    to answer for each class alone the probabilities are sigmoids, and the scores their logit.
 
     An image that does not fit into the memory whole is taken in windows, and so are later ones
     that are as large. That is said once; ``fallback`` is their size then. On a CPU it is foreseen:
@@ -51,6 +52,8 @@ class Inference:
         window: Height and width of the windows; None takes images whole.
         stride: From one window to the next; None is two thirds of the window.
         source: What the model is called in messages.
+        window_key: What the size of the windows is called there.
+        sigmoid: The loss of the training was BCE, so the logits are those of sigmoids.
 
     Raises:
         ConfigError: For a value out of range.
@@ -67,6 +70,8 @@ class Inference:
         window: Size | None = None,
         stride: Size | None = None,
         source: str = "the network",
+        window_key: str = "window",
+        sigmoid: bool = False,
     ) -> None:
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise ConfigError(f"scales={list(scales)}: expected numbers above 0")
@@ -82,11 +87,15 @@ class Inference:
             )
         self.model, self.normalize, self.precision = model.eval(), normalize, precision
         self.scales, self.flip, self.window, self.stride = tuple(scales), flip, window, stride
-        self.source = source
+        self.source, self.window_key, self.sigmoid = source, window_key, sigmoid
         self.fallback: Size | None = None
         self._too_large = math.inf  # pixels of the smallest image that did not fit whole
         self._fitted = 0  # pixels of the largest image that did
         self._cost: tuple[float, int] | None = None  # bytes a pixel, and classes
+
+    def comparable(self, scores: Tensor) -> Tensor:
+        """Scores of which softmax makes probabilities, in any case: sigmoids over their sum."""
+        return F.logsigmoid(scores) if self.sigmoid else scores
 
     @torch.no_grad()
     def __call__(
@@ -146,16 +155,17 @@ class Inference:
         if self.window is not None or min(half) < SMALLEST_WINDOW:
             raise TrainingError(
                 f"{tried[0]} x {tried[1]} pixels at once do not fit into the memory of "
-                f"{self.precision.device}; give a smaller window.size, or device=cpu"
+                f"{self.precision.device}; give a smaller {self.window_key}, or compute on the CPU"
             ) from error
         self.fallback, self._too_large = half, min(self._too_large, size[0] * size[1])
         log.warning(
             "warning: out of memory with %d x %d pixels at once: images of %d x %d and more are "
-            "taken in windows of %d x %d from here on. window.size=[%d,%d] does so from the start, "
-            "with the same scores on every machine",
+            "taken in windows of %d x %d from here on. %s=[%d,%d] does so from the start, with the "
+            "same scores on every machine",
             *tried,
             *size,
             *half,
+            self.window_key,
             *half,
         )
         return half
@@ -184,13 +194,14 @@ class Inference:
         log.warning(
             "warning: %d x %d pixels at once would take about %.1f GiB of memory, and %.1f GiB are "
             "free: images of %d x %d and more are taken in windows of %d x %d from here on, whose "
-            "scores differ a little from those of whole images. window.size=[%d,%d] does so from "
-            "the start, with the same scores on every machine",
+            "scores differ a little from those of whole images. %s=[%d,%d] does so from the start, "
+            "with the same scores on every machine",
             *size,
             need / 2**30,
             free / 2**30,
             *size,
             *window,
+            self.window_key,
             *window,
         )
         return window
@@ -226,7 +237,7 @@ class Inference:
                 if sums is None:
                     sums = scores.new_zeros(1, scores.shape[1], height, image.shape[3])
                 for rows in row_strips(slice(0, height), scores.shape[1] * width, STRIP):
-                    probs = scores[:, :, rows].softmax(1)
+                    probs = self._probabilities(scores[:, :, rows])
                     sums[:, :, rows, columns] += probs.mul_(weight[rows])
                 weights[:, columns] += weight
                 del scores, probs
@@ -234,7 +245,7 @@ class Inference:
             # What lies above the next row of windows is complete; the rest moves up.
             done = following - top
             for rows in row_strips(slice(0, done), sums.shape[1] * sums.shape[3], STRIP):
-                found = log_probs_(sums[:, :, rows] / weights[rows])
+                found = self._scores(sums[:, :, rows] / weights[rows])
                 yield slice(top + rows.start, top + rows.stop), found
             for kept in (sums[0], weights[None]):  # (C, height, W), (1, height, W)
                 for first in range(0, height - done, done):  # what is written was read before
@@ -261,9 +272,19 @@ class Inference:
                 logits = logits.flip(3) if mirrored else logits
                 if logits.shape[2:] != size:
                     logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-                total = logits.softmax(1) if total is None else total.add_(logits.softmax(1))
+                probs = self._probabilities(logits)
+                total = probs if total is None else total.add_(probs)
         assert total is not None
-        return log_probs_(total.div_(len(self.scales) * (1 + self.flip)))
+        return self._scores(total.div_(len(self.scales) * (1 + self.flip)))
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        return scores.sigmoid() if self.sigmoid else scores.softmax(1)
+
+    def _scores(self, probs: Tensor) -> Tensor:
+        if not self.sigmoid:
+            return log_probs_(probs)
+        limits = torch.finfo(probs.dtype)
+        return probs.clamp_(limits.tiny, 1 - limits.eps / 2).logit_()
 
     def _logits(self, image: Tensor, flags: list[Tensor]) -> Tensor:
         with self.precision.autocast():
@@ -276,18 +297,23 @@ class Ensemble(nn.Module):
     """Several models of the same classes as one: the mean of their probabilities, as logarithms.
 
     They are NaN at a pixel where the logits of any model are not finite.
+
+    Args:
+        models: Its members.
+        sigmoids: For each, whether its logits are those of sigmoids; None: of none.
     """
 
-    def __init__(self, models: Sequence[nn.Module]) -> None:
+    def __init__(self, models: Sequence[nn.Module], sigmoids: Sequence[bool] | None = None) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
+        self.sigmoids = list(sigmoids or [False] * len(models))
 
     def forward(self, image: Tensor) -> Tensor:
         """Scores float32 (N, C, H, W) of an image, float (N, 3, H, W)."""
-        first, *others = self.models
-        total = probabilities(first(image))
-        for model in others:
-            total = total + probabilities(model(image))
+        total = image.new_zeros(())
+        for model, sigmoid in zip(self.models, self.sigmoids, strict=True):
+            logits = model(image).float()
+            total = total + probabilities(F.logsigmoid(logits) if sigmoid else logits)
         return log_probs_(total / len(self.models))
 
 

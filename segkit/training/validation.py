@@ -13,7 +13,8 @@ from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch, EvalBatches
 from segkit.inference.predictions import images
 from segkit.inference.predictor import Inference, Size, pair
-from segkit.losses import loss_in_strips
+from segkit.losses import BCELoss, loss_in_strips
+from segkit.losses.weighted_sum import summands
 from segkit.metrics import ConfusionMatrix, PRCurves, rarest_classes
 from segkit.report.tables import scalar_scores
 from segkit.runtime.finite import gentler
@@ -31,7 +32,7 @@ class Prediction:
 
     Attributes:
         batch: The image alone, N = 1.
-        logits: float32 (1, C, H, W).
+        logits: float32 (1, C, H, W), of which softmax makes probabilities.
         pred: Class ids, int64 (1, H, W).
     """
 
@@ -57,12 +58,20 @@ def evaluate(
     And the names of the images whose logits hold NaN or infinity: if there are any, the matrix is
     empty, and the loss None.
 
-    Each image counts once in the loss, so that it does not depend on the batch size. With several
-    processes each brings its share of the images (see :class:`EvalBatches`), and all get
-    the numbers that one process would have found, to the last bit. With a window (see
+    Each image with a label counts once in the loss, so that it does not depend on the batch size.
+    With several processes each brings its share of the images (see :class:`EvalBatches`), and all
+    get the numbers that one process would have found, to the last bit. With a window (see
     :class:`Inference`) the loss is that of the windows' mean probabilities.
     """
-    inference = Inference(model, step.normalize, step.precision, window=window, stride=stride)
+    inference = Inference(
+        model,
+        step.normalize,
+        step.precision,
+        window=window,
+        stride=stride,
+        window_key="val.window.size",
+        sigmoid=all(isinstance(one, BCELoss) for one in summands(step.loss_fn)),
+    )
     matrix = ConfusionMatrix(num_classes, ignore_index)
     values: list[Tensor] = []  # of each image: its loss, and whether its logits are finite
     names: list[str] = []
@@ -70,19 +79,20 @@ def evaluate(
         finite: list[Tensor] = []
         logits, target = inference(one.image, finite=finite), one.target.long()
         # max, not argmax: the same ids, seven times faster on the CPU
-        image = Prediction(one, logits, logits.max(1).indices)
+        image = Prediction(one, inference.comparable(logits), logits.max(1).indices)
         matrix.update(image.pred, target)
         loss = loss_in_strips(step.loss_fn, logits, target)
-        values.append(torch.stack([loss, torch.stack(finite).all().to(loss)]))
+        labelled = (target != ignore_index).any()
+        values.append(torch.stack([loss, torch.stack(finite).all().to(loss), labelled.to(loss)]))
         names += one.ids
         if on_image is not None:
             on_image(image)
     numbers = torch.stack(values).tolist() if values else []
     every = step.world.gather_interleaved(list(zip(names, numbers, strict=True)))
     matrix = step.world.sum_matrix(matrix)
-    if bad := [name for name, (_, finite) in every if not finite]:
+    if bad := [name for name, (_, finite, _) in every if not finite]:
         return ConfusionMatrix(num_classes, ignore_index), None, bad
-    losses = [loss for _, (loss, _) in every]
+    losses = [loss for _, (loss, _, labelled) in every if labelled]
     defined = losses and all(map(math.isfinite, losses))
     return matrix, math.fsum(losses) / len(losses) if defined else None, []
 

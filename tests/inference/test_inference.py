@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +153,28 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
         )
 
 
+@pytest.mark.parametrize("options", [{}, {"window": (8, 8)}, {"flip": True}])
+def test_a_network_that_was_trained_by_bce_answers_in_sigmoids(options: dict[str, Any]) -> None:
+    """Softmax took its 0.7 of two classes for 0.84."""
+    model, image = convolution(), photo(21, 13)
+    inference = Inference(model, BYTES, CPU, sigmoid=True, **options)
+    scores = inference(image)
+    with torch.no_grad():
+        logits = model(BYTES(image))
+    torch.testing.assert_close(scores, logits, atol=1e-4, rtol=1e-4)  # so the loss is the same
+    alone = logits.sigmoid()
+    expected = alone / alone.sum(1, keepdim=True)
+    torch.testing.assert_close(inference.comparable(scores).softmax(1), expected)
+    one = next(predict_masks(inference, [Batch(image, torch.zeros(1, 21, 13).byte(), ("a",))]))
+    assert torch.equal(one.pred.long(), logits.argmax(1))
+    torch.testing.assert_close(one.confidence, expected.amax(1))
+    torch.testing.assert_close(one.label_confidence, expected[:, 0])
+    other = convolution(3)
+    with torch.no_grad():
+        both = Ensemble([model, other], [True, False])(BYTES(image)).softmax(1)
+        torch.testing.assert_close(both, (expected + other(BYTES(image)).softmax(1)) / 2)
+
+
 def test_scores_stay_finite_where_a_probability_is_rounded_to_0() -> None:
     model = nn.Conv2d(3, 2, 1)
     nn.init.zeros_(model.weight)
@@ -211,7 +234,7 @@ def test_where_memory_runs_out_windows_are_taken_and_that_is_said(
     assert inference.fallback == (100, 130)
     assert len(said) == 1
     assert "out of memory with 200 x 260 pixels at once" in said[0]
-    assert "window.size=[100,130] does so from the start" in said[0]
+    assert "window=[100,130] does so from the start" in said[0]
     followed = Inference(model.model, BYTES, CPU, window=(100, 130))(image)
     torch.testing.assert_close(followed.softmax(1), expected)
     # Later images that are as large are not tried whole again, smaller ones are.

@@ -22,7 +22,7 @@ from segkit.config.schema import InferenceOptions
 from segkit.data.decode import read_image
 from segkit.data.masks import read_mask
 from segkit.errors import CheckpointError, ConfigError, DataError
-from segkit.inference.loading import KEYS, load_network, usual_window
+from segkit.inference.loading import KEYS, asks_for_each_class, load_network, usual_window
 from segkit.inference.model import SegmentationModel, load_model
 from segkit.inference.onnx_network import ExportedCheckpoint, export_metadata
 from segkit.runs.checkpoint import read_checkpoint
@@ -329,6 +329,27 @@ def test_the_examples_of_the_docs(
     failed, tried = doctest.testfile(page, module_relative=False, encoding="utf-8")
     assert failed == 0
     assert tried >= 12
+
+
+BCE, CE = ({"_target_": f"segkit.losses.{name}"} for name in ("BCELoss", "CrossEntropyLoss"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (BCE, True),
+        (CE, False),
+        ({"_target_": "x", "terms": {"bce": {"weight": 1.0, "loss": BCE}}}, True),
+        ({"terms": {"a": {"weight": 1.0, "loss": BCE}, "b": {"weight": 1.0, "loss": CE}}}, False),
+        ({"terms": {"a": {"weight": 1.0, "loss": BCE}, "b": {"weight": 0, "loss": CE}}}, True),
+        ({"terms": {"a": 5}}, False),
+        (None, False),
+        ("bce", False),
+    ],
+)
+def test_a_checkpoint_tells_what_its_logits_are(loss: Any, expected: bool) -> None:
+    metadata: Any = SimpleNamespace(config={"loss": loss})
+    assert asks_for_each_class(metadata) is expected
 
 
 @pytest.mark.parametrize(

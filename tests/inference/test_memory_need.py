@@ -84,7 +84,7 @@ def test_an_image_that_would_not_fit_is_taken_in_windows(monkeypatch: pytest.Mon
     assert len(said) == 1
     assert "400 x 600 pixels at once would take about 0.0 GiB of memory, and 0.0 GiB are" in said[0]
     assert "in windows of 100 x 150 from here on, whose scores differ a little" in said[0]
-    assert "window.size=[100,150] does so from the start" in said[0]
+    assert "window=[100,150] does so from the start" in said[0]
     chosen = Inference(model, BYTES, CPU, window=(100, 150))
     assert torch.equal(scores, chosen(image))
     # Later images: as large ones too, without a word and without another measurement.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segkit.config.schema import TrainConfig, to_settings
 from segkit.data.loader import Batch
 from segkit.errors import TrainingError
-from segkit.losses import CrossEntropyLoss, DiceLoss, WeightedSum
+from segkit.losses import BCELoss, CrossEntropyLoss, DiceLoss, WeightedSum
 from segkit.models import DeepLabV3Plus
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
@@ -425,6 +425,30 @@ def test_scores_and_loss_do_not_depend_on_the_batch_size() -> None:
         assert torch.equal(matrix.matrix, results[0][0].matrix)
         assert loss == results[0][1]
         assert all(torch.equal(p, q) for p, q in zip(logits, results[0][2], strict=True))
+
+
+def test_an_image_without_labels_has_no_loss() -> None:
+    """It used to count as one of 0, which is better than any."""
+    torch.manual_seed(0)
+    model = DeepLabV3Plus("tiny", 3, aspp_channels=16, decoder_channels=16)
+    blank = replace(IMAGES[1], target=torch.full_like(IMAGES[1].target, 255), ids=("blank",))
+    found = []
+    for split in (IMAGES[:1], [IMAGES[0], blank], [blank]):
+        found.append(evaluate(model, split, STEP, num_classes=3, ignore_index=255)[1])
+    assert found[0] == found[1]
+    assert found[2] is None
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyLoss(), BCELoss()])
+def test_one_window_over_the_whole_image_has_its_loss(loss: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = DeepLabV3Plus("tiny", 3, aspp_channels=16, decoder_channels=16)
+    step = replace(STEP, loss_fn=loss)
+    losses = [
+        evaluate(model, IMAGES[:2], step, num_classes=3, ignore_index=255, window=window)[1]
+        for window in (None, (500, 500))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_evaluation_changes_nothing() -> None:
