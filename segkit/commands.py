@@ -48,6 +48,11 @@ def caller(program: str = TOOL) -> str:
     return _called or program
 
 
+def argument(key: str, value: object) -> str:
+    """``key=value``, as a shell takes it."""
+    return shlex.quote(f"{key}={value}")
+
+
 def command(name: str) -> str:
     """The start of a command line that calls ``name``, as ``python evaluate.py``."""
     program = caller()

@@ -79,7 +79,7 @@ def check_command_line(name: str) -> None:
     sweep, which may run in other processes, is made anew there.
     """
     _show_instead(name)
-    checked, command = [], _command(name)
+    checked, command, folders = [], _command(name), set[str]()
 
     def cheap_check(cfg: DictConfig) -> None:
         global _composed
@@ -88,6 +88,13 @@ def check_command_line(name: str) -> None:
         if not is_sweep() and own.hydra.callbacks.keys() == {CheckJobs.NAME}:
             _composed = Composed(command, cfg, own)
         refuse_folders(name)
+        place = cfg.get("out_dir") if is_sweep() else None
+        if place in folders:
+            raise ConfigError(
+                f"out_dir={place}: several jobs of the sweep would write there; give each its own, "
+                "as 'out_dir=runs/${hydra:job.num}', or leave out_dir out"
+            )
+        folders.update([place] if place else [])
         if are_hidden():  # only the checkpoint tells what they are about
             return
         check_cheaply(cfg, name)

@@ -40,6 +40,7 @@ def unused_in_training(cfg: DictConfig, plain: Mapping[Any, Any]) -> Iterator[st
     yield from _freezing(plain)
     yield from _cache(plain["loader"])
     yield from _crops(cfg, plain["augment"])
+    yield from _labels(cfg, plain["data"])
 
 
 def _freezing(plain: Mapping[Any, Any]) -> Iterator[str]:
@@ -52,6 +53,17 @@ def _freezing(plain: Mapping[Any, Any]) -> Iterator[str]:
             yield (
                 f"trainer.backbone_lr_factor={factor}: model.freeze_backbone=true lets the "
                 "backbone learn nothing; give one"
+            )
+
+
+def _labels(cfg: DictConfig, data: Mapping[Any, Any]) -> Iterator[str]:
+    """Keys about the numbers in files that a data set, as one of the user's own, does not read."""
+    written = str(OmegaConf.to_container(cfg.data.dataset, resolve=False))
+    for key in ("label_map", "colormap", "range"):
+        if data[key] and f"data.{key}" not in written and key not in data["dataset"]:
+            yield (
+                f"data.{key}={data[key]}: this data set takes none; leave it out, and let the data "
+                "set's read() give what training is to see"
             )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.commands import command
 from segkit.data.facts import Facts
 from segkit.errors import DataError
 from segkit.text import absent_classes
@@ -75,19 +74,11 @@ def check_foreground(
             f"{only}, and {counts.ignored / pixels:.2%} of its pixels have the value "
             f"{ignore_index}, which is ignored. This looks like masks of 0 and {ignore_index}, "
             f"whose object would be ignored: set 'data.label_map={{{ignore_index}: 1}}'"
-            + ("" if trained else _with_checkpoint())
         )
     raise DataError(
         f"{only}, of {len(classes)} classes: there is nothing to tell apart. Are the masks blank, "
         "or those of other images? Expected class ids from 0 to "
         f"{len(classes) - 1}; data.train_split names another list, data.label_map renumbers ids"
-    )
-
-
-def _with_checkpoint() -> str:
-    return (
-        ". (A checkpoint brings its own data.label_map: for that write masks of 0 and 1, with "
-        f"{command('convert')} format=binary)"
     )
 
 

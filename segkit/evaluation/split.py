@@ -1,6 +1,7 @@
 """The split that is scored."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from segkit.data.folders import ALL, FolderSegmentation
 from segkit.data.leaks import remembered
 from segkit.data.voc import VOCSegmentation
 from segkit.evaluation.sources import TargetSource
-from segkit.inference.loading import rebuild_dataset, setting
+from segkit.inference.loading import brings_its_own, rebuild_dataset, setting
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
@@ -98,15 +99,16 @@ def check_split(
             log.warning("warning: %s: %s", display_path(checkpoint.path), warning)
     if not settings.data.check:
         return
-    report = runtime.only_main(
-        partial(
-            check_splits,
-            {split.name: split.dataset},
-            ignore_index=split.ignore_index,
-            trained=False,
-            palette=split.palette,
-        )
+    check = partial(
+        check_splits,
+        {split.name: split.dataset},
+        ignore_index=split.ignore_index,
+        trained=False,
+        palette=split.palette,
     )
+    first = sources[0]
+    with brings_its_own(display_path(first[0].path)) if isinstance(first, list) else nullcontext():
+        report = runtime.only_main(check)
     for warning in report.warnings:
         log.warning("warning: %s", warning)
 
@@ -121,7 +123,8 @@ def _saved(settings: EvaluateConfig, checkpoint: Checkpoint) -> EvaluationSplit:
     def make(split: str) -> SegmentationDataset:
         return rebuild_dataset(checkpoint, split, settings.data.root, settings.allow, files)
 
-    dataset = _open(make, name, settings, metadata.ignore_index)
+    with brings_its_own(display_path(checkpoint.path)):
+        dataset = _open(make, name, settings, metadata.ignore_index)
     palette = np.asarray(metadata.palette, np.uint8)
     colors = painted(metadata.colors, metadata.classes, settings.palette)
     return EvaluationSplit(dataset, name, metadata.ignore_index, palette, colors)

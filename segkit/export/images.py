@@ -47,9 +47,11 @@ def read_images(settings: ExportConfig, checkpoint: Checkpoint) -> Iterator[tupl
     try:
         dataset = rebuild_dataset(checkpoint, split, settings.calibration.root, settings.allow)
     except DataError as error:
+        way = "calibration.root=PATH, a folder in VOC layout"
+        if settings.calibration.root is not None:
+            way = f"one in VOC layout, or calibration.split=NAME for a list of it besides {split}"
         raise DataError(
-            f"{error}. {settings.precision} needs images of the run's data: give "
-            "calibration.root=PATH"
+            f"{error}. {settings.precision} needs images such as the run's: give {way}"
         ) from error
     count = min(settings.calibration.images, len(dataset))
     # Far apart and in no order, so that the first few are a sample too.

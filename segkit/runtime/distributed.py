@@ -259,7 +259,8 @@ def sync_batch_norm(model: nn.Module, world: DistributedContext, device: torch.d
     if device.type != "cuda":
         raise ConfigError(
             f"trainer.sync_bn=true needs CUDA, and this run is on {device}: PyTorch synchronises "
-            "BatchNorm only there; use trainer.sync_bn=false, or model.norm=gn model.freeze_bn=true"
+            "BatchNorm only there; use trainer.sync_bn=false, where batches are small with "
+            "model.norm=gn model.freeze_bn=true"
         )
     # A backbone whose layers do more than normalise brings its own function.
     owner: Any = getattr(model, "backbone", None)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cli.arguments import run_tool
-from segkit.commands import command
+from segkit.commands import argument, command
 from segkit.console import say
 from segkit.data.bands import count_bands
 from segkit.data.classes import read_labels_file, write_lines
@@ -167,13 +167,15 @@ class VocFolder:
     def next_step(self, found: Annotations) -> str:
         """The command that makes this folder one to train on, or checks it if it is one."""
         there = [name for name in ("train", "val") if split_file(self.root, name).exists()]
-        root = f"data.root={self.root}"
+        root = argument("data.root", self.root)
         divide = f"{command('split')} {root}"
         if len(there) == 2:
             listed = set().union(*(self._listed(name) for name in (*there, "test")))
             if self.split == "all" and listed != {item.name for item in found.items}:
                 return f"{divide} force=true"  # images came or went
             return f"{command('check')} {root}"
+        if self.split == "test":  # to divide it would train on what is to be tested on
+            return "convert other images with split=train, and others with split=val"
         if not there:
             return divide if self.split == "all" else f"{divide} of={self.split}"
         other = "val" if there == ["train"] else "train"

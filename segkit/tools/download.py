@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from segkit.cli.arguments import run_tool
-from segkit.commands import command
+from segkit.commands import argument, command
 from segkit.config.schema import REQUIRED, option
 from segkit.console import say
 from segkit.data.classes import read_lines, write_lines
@@ -68,7 +68,7 @@ def download(request: Request) -> None:
     write_lines(out / "labels.txt", data.classes)  # last: with it the data set counts as complete
     lists = ", ".join(f"{count} in {split}" for split, count in data.images.items())
     say(f"unpacked to {out}: {lists}. {folder} is not needed any more")
-    say(f"next: {command('check')} data.root={out}")
+    say(f"next: {command('check')} {argument('data.root', out)}")
 
 
 if __name__ == "__main__":

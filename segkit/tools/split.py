@@ -72,6 +72,12 @@ def split(request: Request) -> None:
     A test part of an earlier division stays apart where this one makes none.
     """
     ratios = part_sizes(request)
+    name = f"{request.prefix or ''}test"
+    if request.of == name and request.test == 0:
+        raise ConfigError(
+            f"of={name}: {name}.txt would go on listing images that others train on. Add test=0.2, "
+            f"say, to make it anew, or rename it and give of=NAME"
+        )
     place = find_place(request)
     groups = find_groups(list(place.masks), request.group)
     listed = earlier_test(request, place)

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segkit.cli.arguments import run_tool
-from segkit.commands import command
+from segkit.commands import argument, command
 from segkit.config.schema import LARGEST, LARGEST_SIDE, REQUIRED, option
 from segkit.console import say
 from segkit.data.bands import count_bands
@@ -180,7 +180,9 @@ def cut_dataset(request: Request, root: Path, staging: Path) -> Iterator[str]:
     """Tiles of all images and masks of the lists, as class ids; the lists name tiles then."""
     names = request.splits or sorted(path.stem for path in (root / LISTS).glob("*.txt"))
     if not names:
-        raise DataError(f"{root / LISTS}: no lists; {command('split')} data.root={root}")
+        raise DataError(
+            f"{root / LISTS}: no lists; {command('split')} {argument('data.root', root)}"
+        )
     refuse_taken(user_path(request.out), [Path(LISTS, f"{n}.txt") for n in names], request.force)
     tiles: dict[str, list[str]] = {}  # of each image that is cut already
     whites: set[int] = set()
@@ -246,7 +248,7 @@ def cut_images(request: Request, folder: Path, staging: Path) -> Iterator[str]:
             count += 1
     yield f"{len(files)} images, {count} tiles"
     yield from range_notes(whites)
-    yield f"next: {command('predict')} checkpoint=RUN source={request.out}"
+    yield f"next: {command('predict')} checkpoint=RUN {argument('source', request.out)}"
 
 
 def join_predictions(request: Request, folder: Path, staging: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The data sets of a run, checked, and what the configuration has to know of them."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +29,14 @@ from segkit.data.leaks import image_sums, remembered
 from segkit.data.loader import Samples
 from segkit.data.masks import voc_palette
 from segkit.errors import ConfigError
+from segkit.inference.loading import brings_its_own
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runs.description import CHECKS
 from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
 from segkit.text import join_lines
 from segkit.training.field_of_view import typical_size
+from segkit.training.resume import SETTINGS_TOO
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
         DataError: Something is wrong with the files.
         ConfigError: With the classes, or what is set for each of them.
     """
-    train, val = _open_splits(cfg, checkpoint, runtime)
+    with brings_its_own(checkpoint.path) if checkpoint else nullcontext():
+        train, val = _open_splits(cfg, checkpoint, runtime)
     classes = list(train.classes)
     palette = np.asarray(getattr(train, "palette", voc_palette()))
     for name, value in (("classes", classes), ("palette", palette.tolist())):
@@ -168,12 +172,13 @@ def _check_same_data(
         raise ConfigError(
             f"{checkpoint.path} knows the classes {', '.join(checkpoint.metadata.classes)}; the "
             f"data has {', '.join(classes)}. To train on other classes use init_from instead of "
-            "resume"
+            f"resume, {SETTINGS_TOO}"
         )
     if checkpoint.state["images"] > len(train):
         raise ConfigError(
             f"{checkpoint.path} is from after {checkpoint.state['images']} images of an epoch; the "
-            f"data has {len(train)}. To train on other data use init_from instead of resume"
+            f"data has {len(train)}. To train on other data use init_from instead of resume, "
+            f"{SETTINGS_TOO}"
         )
     before, now = {*checkpoint.metadata.validated_on}, {*image_sums(val)}
     if before and now and before != now:
@@ -181,7 +186,7 @@ def _check_same_data(
             f"{checkpoint.path} was validated on other images ({len(before - now)} of them are "
             f"not in the validation split any more, {len(now - before)} are new), so its best "
             "score would be compared with scores of others. Give back the split that it had, or "
-            f"begin another run from its weights: init_from={checkpoint.path}"
+            f"begin another run from its weights: init_from={checkpoint.path}, {SETTINGS_TOO}"
         )
 
 

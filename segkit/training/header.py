@@ -95,10 +95,10 @@ def warnings_at_start(
     """What may be other than the user thinks."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     if batch_size < 4 and any(norm.training for norm in norms):
+        other = "model.norm=gn with model.freeze_bn=true, or " if checkpoint is None else ""
         yield (
             f"loader.batch_size={batch_size} is small for BatchNorm, which may make "
-            "validation much worse than training; try model.norm=gn with model.freeze_bn=true, or "
-            "a larger batch"
+            f"validation much worse than training; try {other}a larger batch"
         )
     warmup, epochs = settings.scheduler.get("warmup_epochs") or 0, settings.trainer.max_epochs
     if warmup >= epochs:

@@ -82,6 +82,7 @@ UNLEARNED = (
     "trainer.histograms",
     "trainer.loggers",
 )
+SETTINGS_TOO = "with another out_dir, and that run's data and model, as its config.yaml has them"
 # What is written of these is what it says, whatever becomes of the data later.
 PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.\[\]-]+)\}")
 
@@ -332,7 +333,7 @@ def _refusal(what: str, why: str, path: Path | None) -> str:
     place = path or "RUN"
     return (
         f"{what} cannot change in a resumed run ({why}); to start another run from its weights use "
-        f"init_from={place} instead of resume"
+        f"init_from={place} instead of resume, {SETTINGS_TOO}"
     )
 
 

@@ -61,7 +61,8 @@ class Run:
         if unused := relearned(self.cfg, self.checkpoint):
             raise ConfigError(
                 f"{path} has finished after epoch {epoch}, and {', '.join(unused)} would change "
-                f"nothing; a larger {way} goes on with it, another out_dir begins a run of its own"
+                f"nothing; a larger {way} goes on with it; without resume, in another out_dir, a "
+                "run of its own begins"
             )
         log.info("%s has finished after epoch %d; a larger %s goes on", path, epoch, way)
         return True

@@ -1,10 +1,11 @@
 """What a run says at its end: ``summary.json``, its best scores, and what comes next."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segkit.commands import command
+from segkit.commands import argument, command
 from segkit.config.schema import TrainConfig
 from segkit.files import write_json
 from segkit.report.tables import class_table
@@ -92,8 +93,9 @@ def write_summary(
         log.info(
             f"{found}; "
             f"{minutes(state['seconds'])} minutes; written to {place}, with pictures in plots/\n"
-            f"next: {command('evaluate')} checkpoint={place} save_predictions=true\n"
-            f"      tensorboard --logdir {place}\n"
+            f"next: {command('evaluate')} {argument('checkpoint', place)} "
+            "save_predictions=true\n"
+            f"      tensorboard --logdir {shlex.quote(place)}\n"
             f"      {command('train')} data=voc data.root=PATH_TO_YOUR_DATA"
         )
     return FinishedRun(

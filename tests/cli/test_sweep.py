@@ -101,6 +101,16 @@ def test_a_defect_in_a_job_shows_where_it_is_and_ends_no_other(here: Path) -> No
     assert [list(config["loss"]["terms"]) for config in runs(here)] == [["ce"]]
 
 
+@pytest.mark.parametrize("resume", ["resume=null", "resume=auto"])
+def test_jobs_that_would_write_one_folder_are_refused_at_the_start(here: Path, resume: str) -> None:
+    """Each way out that the second job told led to the next error."""
+    result = call("train.py", "-m", *ONE, "seed=3,4", "out_dir=one", resume, cwd=here)
+    assert result.status == 1
+    assert "error: out_dir=one: several jobs of the sweep would write there" in result.err
+    assert "'out_dir=runs/${hydra:job.num}'" in result.err
+    assert not (here / "one").exists()
+
+
 @pytest.mark.slow
 def test_the_same_line_again_goes_on_with_a_sweep(here: Path) -> None:
     place = "out_dir=runs/${hydra:job.num}"

@@ -494,6 +494,20 @@ def test_what_makes_no_sense_is_refused(arguments: str, text: str, home: Path) -
     assert len(error.splitlines()) == 1
 
 
+def test_keys_of_a_training_are_no_way_out_for_a_checkpoint(home: Path, tmp_path: Path) -> None:
+    """evaluate.py refuses them beside a checkpoint, and used to recommend them."""
+    root = make_voc(tmp_path / "five", {"val": ["a"]})
+    write_mask(root / "SegmentationClass/a.png", np.full((8, 12), 5, np.uint8))
+    other = make_voc(tmp_path / "named", {"val": ["a"]})
+    (other / "labels.txt").write_text("background\ndog\ncat\n")
+    for place in (root, other):
+        error = refused(home, "checkpoint=one", f"data.root={place}")
+        assert "one/checkpoints/best.pt brings its own data.classes" in error or (
+            "one/checkpoints/best.pt knows the classes" in error
+        )
+        assert "init_from=" in error
+
+
 def random_mask(number: int) -> PredictedMask:
     generator = torch.Generator().manual_seed(number)
     size = (1, 9 + number, 20)

@@ -1,6 +1,7 @@
 """Labels of every format become a data set that VOCSegmentation reads."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +30,14 @@ from PIL import Image
 from scripts import ROOT
 from voc_folder import SHARED, needs_shared
 
+from segkit.cli.arguments import parse
 from segkit.data.decode import read_palette
 from segkit.data.masks import read_mask, voc_palette
 from segkit.data.voc import VOCSegmentation
 from segkit.errors import DataError
+from segkit.tools.convert import convert
 from segkit.tools.formats import READERS
+from segkit.tools.formats.annotation import Request
 
 ROW = PHOTO[:1, :3].copy()  # an image of three pixels
 
@@ -573,3 +577,25 @@ def test_a_class_with_two_colours_is_refused() -> None:
     write(RGB | {"colors.txt": "other:0,0,0\nroad:128,0,0\nroad:128,64,128\n"})
     with pytest.raises(DataError, match=r"colors\.txt: the name 'road' has several colours"):
         run("format=rgb source=masks images=images mask_suffix=_L colors=colors.txt")
+
+
+def test_what_comes_after_a_test_part_is_not_to_divide_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(row([0, 1, 255]))
+    run("format=ids source=masks images=images split=test")
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "next: convert other images with split=train, and others with split=val"
+    )
+
+
+def test_what_comes_next_can_be_pasted(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = here / "my data"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    write(row([0, 1, 255]))
+    convert(parse(Request, ["format=ids", "source=masks", "images=images", f"out={place}/a b"]))
+    last = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(last)[-1] == f"data.root={place}/a b"

@@ -320,3 +320,16 @@ def test_a_mask_without_an_image_is_refused(root: Path) -> None:
     image.unlink()
     with pytest.raises(DataError, match=rf"(?s)lacks the images of 1 masks.*{image.stem}"):
         run(root)
+
+
+def test_the_test_part_is_not_divided_while_it_stays_one(root: Path) -> None:
+    """It used to be trained on, and scored as unseen."""
+    run(root, "test=0.25")
+    before = lists(root)
+    with pytest.raises(ConfigError, match=r"of=test: test\.txt would go on listing images"):
+        run(root, "of=test", "force=true")
+    assert lists(root) == before
+    run(root, "of=test", "test=0.2", "force=true")
+    found = lists(root)
+    assert sorted(found["train"] + found["val"] + found["test"]) == sorted(before["test"])
+    check_disjoint(VOCSegmentation(root, "train"), VOCSegmentation(root, "test"))
