@@ -258,7 +258,7 @@ def test_where_no_window_fits_it_says_what_to_do() -> None:
     with pytest.raises(TrainingError, match=r"75 x 75 pixels at once do not fit into the memory"):
         Inference(Greedy(10), BYTES, CPU)(photo(150, 150))
     chosen = Inference(Greedy(64 * 64), BYTES, CPU, window=(128, 128))
-    with pytest.raises(TrainingError, match=r"128 x 128 .* give a smaller window\.size"):
+    with pytest.raises(TrainingError, match=r"128 x 128 .* give a smaller window,"):
         chosen(photo(150, 150))
     smaller = Inference(Greedy(64 * 64), BYTES, CPU, window=(64, 64))
     assert smaller(photo(150, 150)).shape == (1, 4, 150, 150)

@@ -415,7 +415,7 @@ def test_a_finished_run_learns_nothing_from_other_values(home: Path, whole: Path
 def test_the_name_of_other_class_weights_is_another_value(home: Path) -> None:
     """The checkpoint holds numbers, and any name used to pass for that of these."""
     key = "loss.terms.ce.loss.class_weights"
-    given = ("loss=ce", "trainer.max_epochs=1", "trainer.monitor=val/loss")
+    given = ("loss=ce", "trainer.max_epochs=1")
     train(home, "named", *given, f"{key}=enet")
     again = call("train.py", "resume=named", f"{key}=enet", cwd=home)
     assert "named/checkpoints/last.pt has finished after epoch 1" in again.out
@@ -424,9 +424,11 @@ def test_the_name_of_other_class_weights_is_another_value(home: Path) -> None:
     )
     train(home, "plain", *given)
     assert f"{key}=enet would change nothing" in refusal(home, "resume=plain", f"{key}=enet")
+    train(home, "by_loss", *given, "trainer.monitor=val/loss", f"{key}=enet")
+    more = ("resume=by_loss", "trainer.max_epochs=2")
     two = "trainer.monitor=val/loss would compare the values of two losses"
-    for run, name in (("plain", "enet"), ("named", "balanced")):
-        assert two in refusal(home, f"resume={run}", "trainer.max_epochs=2", f"{key}={name}")
+    assert two in refusal(home, *more, f"{key}=balanced")
+    assert call("train.py", *more, f"{key}=enet", cwd=home).status == 0
     longer = ("resume=named", "trainer.max_epochs=2")
     assert call("train.py", *longer, f"{key}=enet", cwd=home).status == 0
     assert f"{key}=balanced would" in refusal(
