@@ -53,17 +53,25 @@ def stem_of(name: str, suffix: str | None) -> str | None:
     return None
 
 
-def spelt_otherwise(name: str, there: Iterable[str]) -> str:
-    """What to say of a missing name if one is there that looks like it; nothing if none is."""
-    plain = plain_name(name)
-    near = next((one for one in there if one != name and plain_name(one) == plain), None)
-    if near is None:
-        return ""
-    return f" (there is {near!a}, not {name!a}: rename the file, or the entry)"
+def by_look(names: Iterable[str]) -> dict[str, str]:
+    """Names by what they look like, in small letters."""
+    return {_look(name): name for name in names}
 
 
-def plain_name(name: str) -> str:
-    """A name as it is seen, in small letters."""
+def spelt_otherwise(name: str, there: Mapping[str, str]) -> str:
+    """What to say of a missing name if one is there that looks like it; nothing if none is.
+
+    Args:
+        name: As it is written.
+        there: The names that there are, :func:`by_look`.
+    """
+    near = there.get(_look(name), name)
+    return (
+        "" if near == name else f" (there is {near!a}, not {name!a}: rename the file, or the entry)"
+    )
+
+
+def _look(name: str) -> str:
     return as_seen(as_seen(name).casefold())
 
 

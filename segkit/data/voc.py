@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segkit.data.classes import read_lines
 from segkit.data.colors import ColorMap
-from segkit.data.named_files import spelt_otherwise
+from segkit.data.named_files import by_look, spelt_otherwise
 from segkit.data.pairs import SUFFIXES, ImageMaskPairs, Pairs
 from segkit.data.split_list import hint, list_file, parse_split
 from segkit.errors import DataError
@@ -128,6 +128,7 @@ def _find_pairs(root: Path, split: str) -> tuple[Pairs, list[str]]:
     """The image and the mask of each id that has both, and a text of all others, if there are."""
     ids = _numbered_ids(root, split)
     folders: dict[Path, dict[str, list[Path]]] = {}
+    looks: dict[Path, dict[str, str]] = {}
     problems: list[str] = []
 
     def find(path: Path, kind: str, number: int, line: str) -> Path | None:
@@ -135,7 +136,9 @@ def _find_pairs(root: Path, split: str) -> tuple[Pairs, list[str]]:
         if not files:
             what = hint(line) if kind == "image" else None
             what = f" (line {number}: {what})" if what else ""
-            near = spelt_otherwise(path.name, folders[path.parent])
+            if path.parent not in looks:
+                looks[path.parent] = by_look(folders[path.parent])
+            near = spelt_otherwise(path.name, looks[path.parent])
             problems.append(f"{path}: no {kind}{what or near}")
         elif len(files) > 1:
             names = ", ".join(sorted(file.name for file in files))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segkit.config.schema import REQUIRED, option
 from segkit.data.colors import Palette
 from segkit.data.label_list import column_problem, line_problems
-from segkit.data.named_files import files_below, files_by_id, spelt_otherwise
+from segkit.data.named_files import by_look, files_below, files_by_id, spelt_otherwise
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import ConfigError, DataError
 from segkit.files import is_file, refuse_special, user_path
@@ -189,7 +189,7 @@ class Request:
         """What to say of images that are not where :meth:`find_image` looks."""
         folders = self.image_folders(*beside)
         where = ", ".join(map(str, folders))
-        there = [file.name for folder in folders for file in files_below(folder, SUFFIXES)]
+        there = by_look(file.name for folder in folders for file in files_below(folder, SUFFIXES))
         missing = [f"{name}{spelt_otherwise(PurePosixPath(name).name, there)}" for name in missing]
         if self.images:
             way_out = f"; give another images=FOLDER, or take their labels out of {self.source}"
