@@ -58,6 +58,8 @@ def _freezing(plain: Mapping[Any, Any]) -> Iterator[str]:
 
 def _labels(cfg: DictConfig, data: Mapping[Any, Any]) -> Iterator[str]:
     """Keys about the numbers in files that a data set, as one of the user's own, does not read."""
+    if not isinstance(data["dataset"], Mapping):  # which is told by itself
+        return
     written = str(OmegaConf.to_container(cfg.data.dataset, resolve=False))
     for key in ("label_map", "colormap", "range"):
         if data[key] and f"data.{key}" not in written and key not in data["dataset"]:

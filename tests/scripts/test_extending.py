@@ -42,6 +42,15 @@ def test_all_four_are_trained_with(home: Path, trained: Result) -> None:
     assert "my_transforms.Noise" in (home / "run/config.yaml").read_text()
 
 
+def test_what_a_data_set_does_not_read_is_refused(home: Path) -> None:
+    """It was taken, and its error recommended again."""
+    for given in ("data.label_map={5: ignore}", "data.range=[0,100]", "data.colormap=voc"):
+        result = spawn(*COMMAND.split(), *RUN, given, "out_dir=none", cwd=home)
+        assert result.status == 1
+        assert re.match(r"error: data\.\w+=.*: this data set takes none; leave it out", result.err)
+        assert not (home / "none").exists()
+
+
 @pytest.mark.slow
 def test_a_checkpoint_may_only_name_what_the_user_allows(home: Path, trained: Result) -> None:
     refused = spawn("evaluate.py", "checkpoint=run", cwd=home, PYTHONPROFILEIMPORTTIME="1")
