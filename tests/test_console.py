@@ -69,7 +69,8 @@ def test_a_tool_on_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (root / folder).mkdir(parents=True)
     (root / "labels.txt").write_text("back\x1b[31m\ncat\u202e\n", encoding="utf-8")
     for name in ("x\x1b[2J", "y", "z"):
-        Image.fromarray(np.eye(4, dtype=np.uint8)).save(root / f"SegmentationClass/{name}.png")
+        for folder in ("SegmentationClass", "JPEGImages"):
+            Image.fromarray(np.eye(4, dtype=np.uint8)).save(root / folder / f"{name}.png")
     assert run_tool(Request, split, [f"data.root={root}", "val=0.4"], "") == 0
     said = capsys.readouterr().out
     assert r"back\x1b[31m" in said

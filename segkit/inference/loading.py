@@ -327,7 +327,7 @@ def brings_its_own(source: object) -> Iterator[None]:
         if not any(key in str(error) for key in OWN_KEYS):
             raise
         raise DataError(
-            f"{error}\n({source} brings its own {', '.join(OWN_KEYS)}, and images and masks must "
+            f"{error} ({source} brings its own {', '.join(OWN_KEYS)}, and images and masks must "
             f"be as those of its training: write masks anew by {command('convert')}, save images "
             f"with such numbers, or train on these: {command('train')} init_from=PATH)"
         ) from error

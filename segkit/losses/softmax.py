@@ -117,20 +117,27 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def clear(scores: Tensor, ignored: Tensor) -> None:
-    """Set scores (N, C, H, W) to 0 at ignored pixels (N, H, W), in place.
+    """Set scores (N, C, H, W) to 0 at ignored pixels (N, H, W), in place."""
+    if not cleared_one_by_one(scores, ignored):
+        scores.masked_fill_(ignored.unsqueeze(1), 0.0)
 
-    On the CPU these are looked up first: most often they are few, and that is two to three times as
-    fast. On a device the look would wait.
+
+def cleared_one_by_one(scores: Tensor, ignored: Tensor) -> bool:
+    """The same two to three times as fast on the CPU, where the ignored pixels are looked up.
+
+    Most often they are few. False, with nothing done, on devices, where the look would wait.
     """
     by_pixel = scores.permute(0, 2, 3, 1)
-    looks = scores.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looks and by_pixel.is_contiguous():
+    if scores.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if by_pixel.is_contiguous():
         by_pixel.flatten(0, 2).index_fill_(0, ignored.flatten().nonzero().squeeze(1), 0.0)
-    elif looks and scores.is_contiguous():
+    elif scores.is_contiguous():
         for image, gone in zip(scores.flatten(2), ignored.flatten(1), strict=True):
             image.index_fill_(1, gone.nonzero().squeeze(1), 0.0)
     else:
-        scores.masked_fill_(ignored.unsqueeze(1), 0.0)
+        return False
+    return True
 
 
 def of_true_class(scores: Tensor, target: Tensor) -> Tensor:

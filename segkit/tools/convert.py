@@ -174,7 +174,7 @@ class VocFolder:
             if self.split == "all" and listed != {item.name for item in found.items}:
                 return f"{divide} force=true"  # images came or went
             return f"{command('check')} {root}"
-        if self.split == "test":  # to divide it would train on what is to be tested on
+        if not there and self.split == "test":  # divided, it would be trained on too
             return "convert other images with split=train, and others with split=val"
         if not there:
             return divide if self.split == "all" else f"{divide} of={self.split}"

@@ -135,7 +135,7 @@ def test_masks_of_0_and_255_are_recognised_by_a_few_pixels():
     message = r"{} split holds .*and 0\.25% of its pixels .*data\.label_map=\{{255: 1\}}"
     with pytest.raises(DataError, match=message.format("train")):
         check_splits({"train": InMemory([mask])})
-    with pytest.raises(DataError, match=message.format("test") + ".*convert format=binary"):
+    with pytest.raises(DataError, match=message.format("test")):
         check_splits({"test": InMemory([mask])}, trained=False)
     of_three = {"test": InMemory([mask], classes="abc")}
     (warning,) = check_splits(of_three, trained=False).warnings

@@ -159,6 +159,7 @@ def test_data_with_other_classes_is_refused(run: Path, home: Path) -> None:
     assert len(result.err.splitlines()) == 1
     assert "other/labels.txt: holds the classes ['background', 'a'" in result.err
     assert "but data.classes is ['background', 'disk'" in result.err
+    assert "brings its own data.classes" in result.err
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,8 @@ def save(drawn: Drawn, kind: str, path: Path, rng: np.random.Generator) -> None:
         drawn.rgb = turned(drawn.rgb, orientation)
         if kind == "TIFF":  # there it is part of the format, and holds for masks too
             drawn.labels = turned(drawn.labels, orientation)
+        elif orientation in TURNS:  # elsewhere programs turn masks or not
+            drawn.labels = None
     if drawn.image.mode == "RGBA" and kind != "BMP":  # Pillow writes BMPs without alpha
         pixels = np.array(drawn.image).reshape(-1, 4)
         # Transparency that tells pixels of one colour apart must not be dropped.

@@ -184,9 +184,11 @@ CASES = {
     "two of one id": Case(
         LABELME,
         {
-            "labels/a.png": PHOTO,
+            **dict.fromkeys(("labels/a.png", "labels/b.png"), PHOTO),
             "labels/a b.json": labelme(shape("cat", "polygon", *box(0, 0, 2, 1))),
-            "labels/a_b.json": labelme(shape("cat", "polygon", *box(0, 0, 2, 1))),
+            "labels/a_b.json": labelme(
+                shape("cat", "polygon", *box(0, 0, 2, 1)), imagePath="b.png"
+            ),
         },
         r"rename these:\n  - a_b",
         work=move("labels/a b.json", "labels/c.json"),
@@ -292,6 +294,7 @@ def test_the_next_step_of_convert(
 @pytest.mark.parametrize("advice", ["force=true", "prefix=b_"])
 def test_lists_that_are_there(advice: str) -> None:
     write({f"out/SegmentationClass/{n}.png": png(DOT) for n in NAMES})
+    write({f"out/JPEGImages/{n}.png": PHOTO for n in NAMES})
     command("python -m segkit.tools.split data.root=out")
     with pytest.raises(DataError, match=r"Add force=true to replace them, or prefix=NAME_"):
         command("python -m segkit.tools.split data.root=out val=0.5")
