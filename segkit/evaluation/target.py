@@ -88,7 +88,7 @@ def check_classes(checkpoint: Checkpoint, split: EvaluationSplit) -> None:
         raise ConfigError(
             f"{checkpoint.path} knows the classes {', '.join(metadata.classes)}; the data has "
             f"{', '.join(split.classes)}. To train on other classes, start train.py with "
-            f"init_from={checkpoint.path}"
+            f"init_from={checkpoint.path} and the model of its config.yaml"
         )
     if metadata.ignore_index != split.ignore_index:
         raise ConfigError(

@@ -146,7 +146,8 @@ def overlay() -> bool:
 
 def trained_from(start: str) -> None:
     """A short training on the other classes ends right."""
-    small = ("model/backbone=tiny", "trainer.max_epochs=1", "loader.batch_size=1", "optimizer.lr=0")
+    same = ("model/backbone=tiny", "model.backbone.width=8")  # as that run's config.yaml has it
+    small = (*same, "trainer.max_epochs=1", "loader.batch_size=1", "optimizer.lr=0")
     found = call(
         "train.py", "data=voc", "data.root=other", start, "out_dir=new", *small, cwd=Path.cwd()
     )
@@ -512,7 +513,7 @@ STEPS = {
     ),
     "calibration": Step(
         lambda: calibrated("calibration.root=null"),
-        r"gone.* needs images of the run's data: give (calibration\.root=)PATH",
+        r"gone.* needs images such as the run's: give (calibration\.root=)PATH, a folder in VOC",
         lambda key: calibrated(f"{key}voc"),
     ),
     "another format": Step(
