@@ -255,10 +255,11 @@ def find_masks(root: Path, of: str | None) -> dict[str, Path]:
         raise DataError(f"{folder}: holds no masks")
     if lost := [name for name in ids if name not in masks]:
         raise DataError(f"{folder}: lacks the masks of {len(lost)} ids:\n{bullet_list(lost)}")
-    there = files_by_id(root / IMAGES, None)
-    if lost := [name for name in ids if name not in there]:
+    images = root / IMAGES
+    there = files_by_id(images, None)
+    if images.is_dir() and (lost := [name for name in ids if name not in there]):
         raise DataError(
-            f"{root / IMAGES}: lacks the images of {len(lost)} masks. Add them, or take the masks "
+            f"{images}: lacks the images of {len(lost)} masks. Add them, or take the masks "
             f"out of {folder}:\n{bullet_list(lost)}"
         )
     return {name: masks[name] for name in ids}
