@@ -11,6 +11,7 @@ from segkit.errors import DataError
 from segkit.text import as_seen, join_lines
 
 LONGEST = 200
+"""Characters of a name: the patterns below take the square of them in time."""
 EXPECTED = "one class name per line, in index order, and nothing else"
 # labelme's first two labels; its scripts give them the ids -1, which is stored as 255, and 0.
 LABELME = ["__ignore__", "_background_"]

@@ -95,6 +95,13 @@ def files_by_id(
     return dict(found)
 
 
+def with_several(found: ByID) -> list[str]:
+    """A text for each id that several files have, of which nobody knows which one is meant."""
+    return [
+        f"{name}: {', '.join(map(str, files))}" for name, files in found.items() if len(files) > 1
+    ]
+
+
 def images_below(folder: Path) -> list[tuple[Path, Path]]:
     """All files of images, with their paths below the folder."""
     return [

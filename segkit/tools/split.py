@@ -28,7 +28,7 @@ from segkit.data.folder_files import FolderFiles, labels_file
 from segkit.data.groups import group_names
 from segkit.data.judge import compare_palettes
 from segkit.data.masks import to_labels
-from segkit.data.named_files import files_by_id
+from segkit.data.named_files import files_by_id, with_several
 from segkit.data.split_list import list_file
 from segkit.data.threads import map_parallel
 from segkit.data.voc import IMAGES, LISTS, MASKS, read_split
@@ -244,7 +244,7 @@ def find_masks(root: Path, of: str | None) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"data.root={root}: has no SegmentationClass; expected a VOC folder")
     files = files_by_id(folder, None)
-    if twice := [f"{name}: {', '.join(map(str, f))}" for name, f in files.items() if len(f) > 1]:
+    if twice := with_several(files):
         raise DataError(
             f"{folder}: {len(twice)} ids have several masks; expected one for each:\n"
             f"{bullet_list(twice)}"

@@ -244,11 +244,11 @@ def weightings(cfg: DictConfig, saved: "Checkpoint | None") -> dict[str, str]:
     """The names that class weights are given by, or were when the run began, by their keys."""
     given = named_weightings(cfg.loss)
     names = {f"{path}.class_weights": str(node["class_weights"]) for path, node in given}
-    if saved is not None:
-        recipe = saved.metadata.recipe
-        before, now = plain_config(_composed(recipe)), plain_config(cfg)
-        changed = {key for key, _, _ in differences(before, now)}
-        known: Mapping[str, str] = recipe.get("weightings", {})
+    recipe = {} if saved is None else saved.metadata.recipe
+    if known := recipe.get("weightings"):
+        changed = {
+            key for key, _, _ in differences(plain_config(_composed(recipe)), plain_config(cfg))
+        }
         names |= {key: name for key, name in known.items() if key not in {*names, *changed}}
     return names
 

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from segkit.config.schema import REQUIRED, option
 from segkit.data.colors import Palette
 from segkit.data.label_list import column_problem, line_problems
-from segkit.data.named_files import by_look, files_below, files_by_id, spelt_otherwise
+from segkit.data.named_files import (
+    by_look,
+    files_below,
+    files_by_id,
+    spelt_otherwise,
+    with_several,
+)
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import ConfigError, DataError
 from segkit.files import is_file, refuse_special, user_path
@@ -118,9 +124,7 @@ class Request:
         found = files_by_id(folder, self.valid_suffix)
         if not found:
             raise DataError(f"valid={self.valid}: holds no masks; expected one for each image")
-        if twice := [
-            f"{name}: {', '.join(map(str, f))}" for name, f in found.items() if len(f) > 1
-        ]:
+        if twice := with_several(found):
             raise DataError(
                 f"valid={self.valid}: {len(twice)} images have several masks; expected one for "
                 f"each:\n{bullet_list(twice)}"

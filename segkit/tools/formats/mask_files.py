@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segkit.data.decode import load_labels
 from segkit.data.levels import image_of
-from segkit.data.named_files import files_by_id, folders_like, images_below
+from segkit.data.named_files import files_by_id, folders_like, images_below, with_several
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import DataError
 from segkit.files import user_path
@@ -65,7 +65,7 @@ def _named(found: Mapping[str, Sequence[Path]], folder: Path, what: str) -> File
     named: dict[str, list[Path]] = {}
     for name, files in found.items():
         named.setdefault(item_name(f"{name}.png"), []).extend(files)
-    if twice := [f"{n}: {', '.join(map(str, f))}" for n, f in named.items() if len(f) > 1]:
+    if twice := with_several(named):
         raise DataError(f"{folder}: several {what} with one name:\n{bullet_list(twice)}")
     return {name: files[0] for name, files in named.items()}
 
