@@ -88,7 +88,7 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> FinishedRun:
         if network is None or plan.unfreezes:
             network = trainable(model, plan, settings, runtime)
         batches = recorder.follow(train_batches.of(plan), plan)
-        with around_steps(settings, plan, runtime.precision):
+        with around_steps(plan, runtime.precision):
             means = train_one_epoch(
                 state,
                 batches,

@@ -40,7 +40,7 @@ def build(node: Any, key: str = "") -> Any:
 
 
 def build_augment(cfg: DictConfig, pixels: Sequence[int] | None = None) -> Any:
-    """The training transforms as a :class:`segkit.data.augment.Augment`.
+    """The transforms of all epochs as a :class:`segkit.data.augment.Augment`.
 
     Args:
         cfg: The configuration.
@@ -48,18 +48,30 @@ def build_augment(cfg: DictConfig, pixels: Sequence[int] | None = None) -> Any:
     """
     from segkit.data.augment import Augment
 
-    fill = [255.0 * value for value in cfg.data.mean]
-    transforms = []
-    for i, node in enumerate(cfg.augment.train):
-        try:
-            transforms.append(build(node))
-        except ConfigError as error:
-            text = str(error).removeprefix(f"augment.train{i}: ")
-            raise ConfigError(f"augment.train[{i}]: {text}") from error
-    data = cfg.data
+    settings: dict[str, Any] = {
+        "ignore_index": cfg.data.ignore_index,
+        "fill": [255.0 * value for value in cfg.data.mean],
+        "bits": cfg.data.bits,
+        "class_pixels": pixels,
+    }
+    late = Augment(_transforms(cfg.augment.late, "augment.late"), name="augment.late", **settings)
     return Augment(
-        transforms, ignore_index=data.ignore_index, fill=fill, bits=data.bits, class_pixels=pixels
+        _transforms(cfg.augment.train, "augment.train"),
+        late=late,
+        late_from=cfg.trainer.max_epochs - cfg.augment.late_epochs + 1,
+        **settings,
     )
+
+
+def _transforms(nodes: Sequence[DictConfig], name: str) -> list[Any]:
+    built = []
+    for i, node in enumerate(nodes):
+        try:
+            built.append(build(node))
+        except ConfigError as error:
+            text = str(error).removeprefix(f"{name}{i}: ")
+            raise ConfigError(f"{name}[{i}]: {text}") from error
+    return built
 
 
 def without_effects(node: DictConfig) -> DictConfig:

@@ -312,7 +312,9 @@ def number_problems(start: str, number: Any, limits: Mapping[str, Any]) -> Itera
 def component_problems(plain: Mapping[Any, Any]) -> list[str]:
     """Where a component should be, and something without ``_target_`` is."""
     nodes = {name: plain[name] for name in COMPONENTS} | {"data.dataset": plain["data"]["dataset"]}
-    nodes |= {f"augment.train[{i}]": node for i, node in enumerate(plain["augment"]["train"])}
+    for name in ("train", "late"):
+        transforms = enumerate(plain["augment"][name])
+        nodes |= {f"augment.{name}[{i}]": node for i, node in transforms}
     problems = [
         f"{name}={node}: expected a node with _target_"
         for name, node in nodes.items()

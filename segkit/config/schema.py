@@ -233,6 +233,20 @@ class AugmentConfig:
         high=1,
     )
     train: list[Any] = option([], "transforms; validation sees whole images as they are")
+    late_epochs: int = option(
+        0,
+        "last epochs of the run that `late` is for, in place of `train` (Touvron et al. 2019); not "
+        "reached where trainer.patience ends it before",
+        low=0,
+    )
+    late_crop_size: Optional[list[int]] = option(
+        None,
+        "height and width of crops in the late epochs; best as large as whole images",
+        low=1,
+        high=LARGEST_SIDE,
+        length=2,
+    )
+    late: list[Any] = option([], "transforms of the late epochs")
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ SLOTS = {
             "optimizer": "optimizer",
             "scheduler": "scheduler",
             "augment.train.*": "transform",
+            "augment.late.*": "transform",
         }
     ),
     "model": Slot(("segkit.models.DeepLabV3Plus",), "torch.nn.Module", {"backbone": "backbone"}),

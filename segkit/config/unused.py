@@ -78,7 +78,7 @@ def _cache(loader: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def _crops(cfg: DictConfig, augment: Mapping[Any, Any]) -> Iterator[str]:
-    share, size = augment["rare_crop"], augment["crop_size"]
+    share = augment["rare_crop"]
     transforms = [node for node in augment["train"] if isinstance(node, Mapping)]
     if 0 < share <= 1 and not any(node.get("rare_p") for node in transforms):
         yield (
@@ -86,12 +86,14 @@ def _crops(cfg: DictConfig, augment: Mapping[Any, Any]) -> Iterator[str]:
             "augment=standard, or a segkit.data.RandomScaleRotateCrop with "
             "rare_p=${augment.rare_crop}"
         )
-    written = str(OmegaConf.to_container(cfg.augment.train, resolve=False))
-    if size is not None and len(size) == 2 and "augment.crop_size" not in written:
-        yield (
-            f"augment.crop_size={size}: no transform of augment.train crops to it; use "
-            "augment=standard, or augment.crop_size=null"
-        )
+    used = {"crop_size": "train"} | ({"late_crop_size": "late"} if augment["late_epochs"] else {})
+    for key, name in used.items():
+        size, written = augment[key], OmegaConf.to_container(cfg.augment[name], resolve=False)
+        if size is not None and len(size) == 2 and f"augment.{key}" not in str(written):
+            yield (
+                f"augment.{key}={size}: no transform of augment.{name} crops to it; use "
+                f"augment=standard, or augment.{key}=null"
+            )
 
 
 def unused_in_evaluation(plain: Mapping[Any, Any]) -> Iterator[str]:

@@ -33,6 +33,9 @@ class Augment:
         fill: Of the holes, a number in [0, 255] for each channel of the images.
         bits: 8 or 16, of each channel.
         class_pixels: Pixels of each class in the training split; None: not counted.
+        name: Of the list, for messages.
+        late: The transforms of the last epochs; None: these are for all.
+        late_from: The first epoch that ``late`` is for, from 1.
 
     Raises:
         ConfigError: Something in the list is no transform, would blend mask values, or cannot take
@@ -47,8 +50,12 @@ class Augment:
         fill: Sequence[float] = (0.0, 0.0, 0.0),
         bits: int = 8,
         class_pixels: Sequence[int] | None = None,
+        name: str = "augment.train",
+        late: "Augment | None" = None,
+        late_from: int = 1,
     ) -> None:
         self.ignore_index, self.bits = ignore_index, bits
+        self.name, self.late, self.late_from = name, late, late_from
         rounded = [round(value) for value in fill] if bits == 8 else np.divide(fill, 255)
         self.fill = np.array(rounded, np.uint8 if bits == 8 else np.float32)
         self._canvas = np.empty((0, 0, len(fill)), self.fill.dtype)
@@ -56,10 +63,10 @@ class Augment:
         for position, transform in enumerate(transforms):
             if not callable(transform):
                 raise ConfigError(
-                    f"augment.train[{position}] is {transform!r}; expected an albumentations "
+                    f"{name}[{position}] is {transform!r}; expected an albumentations "
                     "transform or a callable (image=, mask=) -> dict"
                 )
-            check_channels(transform, f"augment.train[{position}]", len(fill), bits)
+            check_channels(transform, f"{name}[{position}]", len(fill), bits)
             if isinstance(transform, A.BasicTransform | A.BaseCompose):
                 color = [value / 255 for value in fill] if bits == 16 else fill
                 # More than four numbers are more than OpenCV takes; the holes are filled below.
@@ -71,6 +78,10 @@ class Augment:
                 transform.ignore_index, transform.fill = ignore_index, tuple(fill)
                 transform.class_pixels = class_pixels
             self.steps.append(transform)
+
+    def of_epoch(self, epoch: int) -> "Augment":
+        """The transforms of this epoch, from 1."""
+        return self if self.late is None or epoch < self.late_from else self.late
 
     def __call__(self, image: Pixels, mask: Mask, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """Transform image (H, W, C) and integer (H, W); all random numbers come from ``rng``.
@@ -91,7 +102,7 @@ class Augment:
             # so that an image is flipped both ways or not at all.
             if hasattr(step, "set_random_state"):
                 step.set_random_state(rng, py_random)
-            name = f"augment.train[{position}] ({_name(step)})"
+            name = f"{self.name}[{position}] ({_name(step)})"
             if not isinstance(step, RandomScaleRotateCrop):  # any other one may write to them
                 image, mask = _own(_as_floats(image)), _own(mask)
             ours = isinstance(step, A.Compose | RandomScaleRotateCrop)

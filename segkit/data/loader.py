@@ -129,7 +129,7 @@ class Samples(Dataset[Sample | SegkitError]):
                 rng = np.random.default_rng([self.seed, epoch, index, *([copy] if copy else [])])
                 if self.paste is not None:
                     image, mask = self.paste(image, mask, rng)
-                image, mask = self.augment(image, mask, rng)
+                image, mask = self.augment.of_epoch(epoch)(image, mask, rng)
             except DataError as error:
                 raise DataError(f"{name}: {error}") from error
         check_labels(mask, self.num_classes, self.ignore_index, name=name)

@@ -54,7 +54,7 @@ def choose_batch_size(
     accumulate = settings.trainer.accumulate
     with untouched(state.model, state.optimizer, device):
         largest = largest_batch_size(
-            lambda count: trial_steps(state, step, data.image_size, count, accumulate),
+            lambda count: trial_steps(state, step, data.largest_size, count, accumulate),
             limit=max(1, len(data.train) // runtime.world.size),
             memory=CudaMemory(device),
         )
@@ -130,7 +130,8 @@ def largest_batch_size(try_step: Callable[[int], None], *, limit: int, memory: M
         raise TrainingError(
             "loader.batch_size=auto: not even one image fits into the "
             f"{_gib(memory.capacity)} there are, {MARGIN:.0%} of it to spare. Use a smaller crop "
-            "(augment.crop_size), trainer.precision=bf16, or a smaller model/backbone"
+            "(augment.crop_size, augment.late_crop_size), trainer.precision=bf16, or a smaller "
+            "model/backbone"
         )
     return largest
 

@@ -22,7 +22,7 @@ def open_batches(
     channels, bits = len(settings.data.mean), settings.data.bits
     fill = tuple(round((2**bits - 1) * value) for value in settings.data.mean)
     num_workers = resolve_num_workers(settings.loader.num_workers, runtime.device)
-    height, width = data.image_size
+    height, width = data.largest_size
     if full := shm_warning((channels * bits // 8 + 1) * height * width * batch_size, num_workers):
         log.warning("warning: %s", full)
     collate = Collate(fill, settings.data.ignore_index)

@@ -1,6 +1,7 @@
 """The data sets of a run, checked, and what the configuration has to know of them."""
 
 import copy
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,8 @@ class Data:
         train: To train on.
         val: To validate on.
         augment: The transforms of training.
-        image_size: Height and width in pixels that training sees.
+        image_size: Height and width in pixels that training sees, but perhaps in late epochs.
+        late_size: What those see; the same where there are none.
         classes: Names in index order.
         palette: RGB of each mask value, uint8 (256, 3).
         paste: Pastes objects of other images; None: nothing does.
@@ -63,11 +65,17 @@ class Data:
     paste: CopyPaste | None
     weights: NDArray[np.float64] | None
     image_size: tuple[int, int]
+    late_size: tuple[int, int]
     classes: list[str]
     palette: NDArray[np.uint8]
     pixels: list[int] | None
     val_pixels: list[int] | None
     table: str
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """Height and width of what takes the most memory in training."""
+        return max(self.image_size, self.late_size, key=math.prod)
 
 
 def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) -> Data:
@@ -110,9 +118,20 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
         for warning in report.warnings:
             log.warning("warning: %s", warning)
     augment = build_augment(cfg, pixels)
-    size = typical_size(Samples(train, augment, cfg.seed, cfg.data.ignore_index))
+    samples = Samples(train, augment, cfg.seed, cfg.data.ignore_index)
     return Data(
-        train, val, augment, paste, weights, size, classes, palette, pixels, val_pixels, table
+        train=train,
+        val=val,
+        augment=augment,
+        paste=paste,
+        weights=weights,
+        image_size=typical_size(samples, 1),
+        late_size=typical_size(samples, cfg.trainer.max_epochs),
+        classes=classes,
+        palette=palette,
+        pixels=pixels,
+        val_pixels=val_pixels,
+        table=table,
     )
 
 

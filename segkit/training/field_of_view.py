@@ -15,11 +15,11 @@ from segkit.models.atrous import ATROUS_RATES, fitting_rates, misfit
 NUM_SAMPLES = 8  # crops are all of one size, whole images of a few
 
 
-def typical_size(samples: Samples) -> tuple[int, int]:
-    """Median height and width in pixels of what the transforms make of some images."""
+def typical_size(samples: Samples, epoch: int) -> tuple[int, int]:
+    """Median height and width in pixels of what the transforms of an epoch make of some images."""
     step = max(1, len(samples) // NUM_SAMPLES)
     indices = range(0, len(samples), step)[:NUM_SAMPLES]
-    shapes = [samples.read(1, index)[0].shape for index in indices]
+    shapes = [samples.read(epoch, index)[0].shape for index in indices]
     return median_low(s[0] for s in shapes), median_low(s[1] for s in shapes)
 
 

@@ -44,7 +44,7 @@ def log_start(
         batch_size: Images per batch and process.
     """
     checkpoint, runtime = run.checkpoint, run.runtime
-    log.info("%s", run_header(settings, model, batch_size, runtime))
+    log.info("%s", run_header(settings, model, data, batch_size, runtime))
     log.info("%d images to train on, %d to validate on", len(data.train), len(data.val))
     goes_on = checkpoint is not None
     source, known = (taken.source, taken.trained_on) if taken else (None, [])
@@ -57,7 +57,7 @@ def log_start(
 
 
 def run_header(
-    settings: TrainConfig, model: torch.nn.Module, batch_size: int, runtime: Runtime
+    settings: TrainConfig, model: torch.nn.Module, data: Data, batch_size: int, runtime: Runtime
 ) -> str:
     """What runs, on what: the first lines of the log."""
     parameters = sum(p.numel() for p in model.parameters())
@@ -68,6 +68,10 @@ def run_header(
         device += f" ({torch.get_num_threads()} threads)"
     processes = f"{runtime.world.size} processes x " if runtime.world.size > 1 else ""
     view = f"; {view_text(settings.model)}" if atrous_rates(settings.model) else ""
+    if late := settings.augment.late_epochs:
+        height, width = data.late_size
+        last = "epoch" if late == 1 else f"{late} epochs"
+        view += f"; augment.late, {height} x {width}, in the last {last}"
     num_workers = resolve_num_workers(settings.loader.num_workers, runtime.device)
     return (
         f"segkit {segkit.__version__}, torch {torch.__version__}, {processes}{device}, "
@@ -100,6 +104,14 @@ def warnings_at_start(
             f"loader.batch_size={batch_size} is small for BatchNorm, which may make "
             f"validation much worse than training; try {other}a larger batch"
         )
+    augment = settings.augment
+    if augment.late_epochs >= settings.trainer.max_epochs:
+        yield (
+            f"augment.late_epochs={augment.late_epochs}: all {settings.trainer.max_epochs} epochs "
+            "of the run are late ones, and augment.train is not used"
+        )
+    if not augment.late_epochs and augment.late_crop_size != augment.crop_size:
+        yield f"augment.late_crop_size={augment.late_crop_size}: not used, augment.late_epochs is 0"
     warmup, epochs = settings.scheduler.get("warmup_epochs") or 0, settings.trainer.max_epochs
     if warmup >= epochs:
         yield (

@@ -11,7 +11,6 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch, to_device
 from segkit.errors import TrainingError
 from segkit.runtime.determinism import explain_nondeterminism, fastest_convolutions, seed_step
@@ -212,30 +211,26 @@ def refuse_overflow(optimizer: torch.optim.Optimizer, step: int) -> None:
 
 
 @contextmanager
-def around_steps(settings: TrainConfig, plan: EpochPlan, precision: Precision) -> Iterator[None]:
+def around_steps(plan: EpochPlan, precision: Precision) -> Iterator[None]:
     """What surrounds the steps of an epoch: the fastest kernels, and errors in words.
 
     Args:
-        settings: The configuration.
         plan: The epoch.
         precision: Number format of the forward pass.
     """
     with (
-        fastest_convolutions(settings.augment.crop_size is not None),
+        fastest_convolutions(plan.crop_size_key is not None),
         explain_nondeterminism(),
-        out_of_memory_explained(settings, plan, precision),
+        out_of_memory_explained(plan, precision),
     ):
         yield
 
 
 @contextmanager
-def out_of_memory_explained(
-    settings: TrainConfig, plan: EpochPlan, precision: Precision
-) -> Iterator[None]:
+def out_of_memory_explained(plan: EpochPlan, precision: Precision) -> Iterator[None]:
     """Around the steps of an epoch: where memory runs out, say which settings take less.
 
     Args:
-        settings: The configuration.
         plan: The epoch.
         precision: Number format of the forward pass.
 
@@ -253,8 +248,8 @@ def out_of_memory_explained(
     ways = []
     if plan.batch_size > 1:
         ways.append(f"a smaller {plan.batch_size_key} (trainer.accumulate makes up for it)")
-    if settings.augment.crop_size is not None:
-        ways.append("a smaller augment.crop_size")
+    if plan.crop_size_key is not None:
+        ways.append(f"a smaller {plan.crop_size_key}")
     if not precision.reduced:
         ways.append("trainer.precision=bf16")
     raise TrainingError(

@@ -23,6 +23,7 @@ class EpochPlan:
         start: Images of the epoch that all processes together have used already.
         freeze_epochs: First epochs of the run that leave the backbone as it is.
         batch_size_key: The setting that ``batch_size`` comes from.
+        crop_size_key: The one that the size of all images comes from; None: they have any size.
         validates: Whether a validation follows.
     """
 
@@ -35,6 +36,7 @@ class EpochPlan:
     start: int = 0
     freeze_epochs: int = 0
     batch_size_key: str = "loader.batch_size"
+    crop_size_key: str | None = None
     validates: bool = True
 
     @property
@@ -95,7 +97,10 @@ def epoch_plan(
         batch_size: Images per batch and process of the epochs that train everything.
         num_processes: Processes that share each step.
     """
-    trainer, epoch = settings.trainer, state.epoch + 1
+    trainer, augment, epoch = settings.trainer, settings.augment, state.epoch + 1
+    late = epoch > trainer.max_epochs - augment.late_epochs
+    crop_size = augment.late_crop_size if late else augment.crop_size
+    crop_size_key = "augment.late_crop_size" if late else "augment.crop_size"
     frozen_size = settings.loader.freeze_batch_size if epoch <= trainer.freeze_epochs else None
     return EpochPlan(
         epoch=epoch,
@@ -107,6 +112,7 @@ def epoch_plan(
         start=state.images,
         freeze_epochs=trainer.freeze_epochs,
         batch_size_key="loader.freeze_batch_size" if frozen_size else "loader.batch_size",
+        crop_size_key=None if crop_size is None else crop_size_key,
         validates=epoch % trainer.val_every == 0 or epoch == trainer.max_epochs,
     )
 

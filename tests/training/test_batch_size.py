@@ -14,7 +14,6 @@ from scripts import SMALL, quick_call
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch
 from segkit.errors import TrainingError
 from segkit.losses import CrossEntropyLoss
@@ -243,7 +242,7 @@ def out_of_memory(batch_size: int, precision: str) -> str:
     found = Precision(precision, torch.device("cpu"))
     with (
         pytest.raises(TrainingError) as error,
-        out_of_memory_explained(TrainConfig(), plan, found),
+        out_of_memory_explained(plan, found),
     ):
         run_out_of_memory()
     return str(error.value)
@@ -258,10 +257,9 @@ def test_nothing_is_advised_that_is_in_use_already() -> None:
 
 def test_other_errors_stay_what_they_are() -> None:
     plan = EpochPlan(epoch=1, max_epochs=1, num_images=8, batch_size=2)
-    settings = TrainConfig()
     with (
         pytest.raises(RuntimeError, match="of another kind"),
-        out_of_memory_explained(settings, plan, Precision("fp32", torch.device("cpu"))),
+        out_of_memory_explained(plan, Precision("fp32", torch.device("cpu"))),
     ):
         raise RuntimeError("of another kind")
 

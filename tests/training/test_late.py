@@ -1,0 +1,139 @@
+"""augment.late_epochs: the last epochs of a run have transforms of their own."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scripts import SMALL, call, quick_call
+
+from segkit.config.schema import TrainConfig
+from segkit.data.augment import Augment
+from segkit.data.loader import Batch, Collate, Samples
+from segkit.training.data import Data
+from segkit.training.plan import epoch_plan
+
+CROPS = ("augment=standard", "augment.crop_size=[32,32]", "augment.late_crop_size=[48,64]")
+
+
+class OneImage:
+    ids, classes = ("one",), ("a",)
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int) -> tuple[Any, Any]:
+        return np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
+
+
+def painted(value: int) -> Augment:
+    def paint(image: Any, mask: Any) -> dict[str, Any]:
+        return {"image": np.full_like(image, value), "mask": mask}
+
+    return Augment([paint], late=None if value == 2 else painted(2), late_from=4)
+
+
+def test_a_sample_is_made_by_the_list_of_its_epoch() -> None:
+    samples = Samples(OneImage(), painted(1), seed=0)
+    reds = [int(samples.read(epoch, 0)[0][0, 0, 0]) for epoch in (1, 3, 4, 5)]
+    assert reds == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("late_epochs", "late_crop", "keys"),
+    [
+        (0, None, ["augment.crop_size"] * 3),
+        (1, [8, 8], ["augment.crop_size"] * 2 + ["augment.late_crop_size"]),
+        (1, None, ["augment.crop_size"] * 2 + [None]),  # whole images, of any size
+        (5, [8, 8], ["augment.late_crop_size"] * 3),
+    ],
+)
+def test_the_plan_knows_what_sets_the_size(
+    late_epochs: int, late_crop: list[int] | None, keys: list[str | None]
+) -> None:
+    usual = TrainConfig()
+    late = {"late_epochs": late_epochs, "late_crop_size": late_crop}
+    settings = replace(
+        usual,
+        trainer=replace(usual.trainer, max_epochs=3),
+        augment=replace(usual.augment, crop_size=[4, 4], **late),
+    )
+    states: list[Any] = [SimpleNamespace(epoch=epoch, images=0) for epoch in range(3)]
+    assert [epoch_plan(settings, 8, state, 2, 1).crop_size_key for state in states] == keys
+
+
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Sizes of the batches that are put together from here on, of several images each."""
+    seen: list[tuple[int, ...]] = []
+    stack = Collate.stack
+
+    def noted(self: Collate, samples: Any) -> Batch:
+        batch = stack(self, samples)
+        if len(batch) > 6:  # not validation's
+            seen.append(tuple(batch.image.shape[2:]))
+        return batch
+
+    monkeypatch.setattr(Collate, "stack", noted)
+    return seen
+
+
+def test_the_last_epochs_see_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = fed(monkeypatch)
+    late = ("augment.late_epochs=1", "trainer.max_epochs=3", "trainer.check_precision=false")
+    result = quick_call(*SMALL, *CROPS, *late, "out_dir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert seen == [(32, 32)] * 6 + [(48, 64)] * 3
+    assert "crops of 32 x 32; augment.late, 48 x 64, in the last epoch; loss" in result.out
+    assert "warning: augment" not in result.out + result.err
+
+    # A run that is over goes on with them, for longer.
+    seen.clear()
+    more = ("augment.late_epochs=2", "trainer.max_epochs=5", "augment.late_crop_size=[40,56]")
+    result = quick_call("resume=run", *more, cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert seen == [(40, 56)] * 6
+
+
+def test_a_run_without_others_says_so(tmp_path: Path) -> None:
+    result = quick_call(*SMALL, *CROPS, "augment.late_epochs=9", "out_dir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    text = "augment.late_epochs=9: all 2 epochs of the run are late ones, and augment.train is not"
+    assert text in result.out + result.err
+
+
+def test_a_crop_for_no_epoch_is_told(tmp_path: Path) -> None:
+    result = quick_call(*SMALL, *CROPS, "trainer.max_epochs=1", "out_dir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    text = "warning: augment.late_crop_size=[48, 64]: not used, augment.late_epochs is 0"
+    assert text in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["augment.late_epochs=-1"], "augment.late_epochs=-1: expected at least 0"),
+        (["augment.late=[1]"], "augment.late[0]=1: expected a node with _target_"),
+        (
+            ["augment.late=[{_target_:albumentations.HorizontalFlip,p:7}]"],
+            "augment.late[0]: 1 validation error for InitSchema p Input should be less than",
+        ),
+        (
+            ["augment.late_epochs=1", "augment.late_crop_size=[32,32]"],  # the shapes are whole
+            "augment.late_crop_size=[32, 32]: no transform of augment.late crops to it; use",
+        ),
+    ],
+)
+def test_mistakes_name_the_list(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = call("train.py", *SMALL, *arguments, cwd=tmp_path)
+    assert result.status == 1
+    assert message in result.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_larger_crop_decides_what_fits() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(Data))
+    data = Data(**{**nothing, "image_size": (32, 32), "late_size": (48, 64)})
+    assert data.largest_size == (48, 64)
+    assert replace(data, image_size=(64, 64)).largest_size == (64, 64)
