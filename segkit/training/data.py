@@ -119,14 +119,17 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
             log.warning("warning: %s", warning)
     augment = build_augment(cfg, pixels)
     samples = Samples(train, augment, cfg.seed, cfg.data.ignore_index)
+    size = late_size = typical_size(samples, 1)
+    if cfg.augment.late_epochs:
+        late_size = typical_size(samples, cfg.trainer.max_epochs)
     return Data(
         train=train,
         val=val,
         augment=augment,
         paste=paste,
         weights=weights,
-        image_size=typical_size(samples, 1),
-        late_size=typical_size(samples, cfg.trainer.max_epochs),
+        image_size=size,
+        late_size=late_size,
         classes=classes,
         palette=palette,
         pixels=pixels,
