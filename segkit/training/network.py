@@ -5,9 +5,12 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from segkit.config import build, without_effects
+from segkit.config.build import targets
 from segkit.config.schema import TrainConfig
+from segkit.config.slots import SLOT_OF
 from segkit.errors import ConfigError
 from segkit.models.normalize import memory_order
+from segkit.models.outline import outlined
 from segkit.models.weights import LoadReport
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.context import Runtime
@@ -40,9 +43,13 @@ def build_model(
     if checkpoint is not None:
         model = build(without_effects(OmegaConf.create(node)), "model")
     else:
-        model = build(node, "model")
         backbone = node.get("backbone")
         weights = backbone.get("weights") if isinstance(backbone, dict) else None
+        if weights is not None and _brings_backbone(settings):
+            log.info("model.backbone.weights=%s: not read, init_from has its own", weights)
+            model, weights = build(without_effects(OmegaConf.create(node)), "model"), None
+        else:
+            model = build(node, "model")
         if weights is not None:
             refuse_weights(model, f"model.backbone.weights={weights}")
         if settings.init_from is not None:
@@ -53,6 +60,16 @@ def build_model(
                 _refuse_random_backbone(settings, model, taken)
     order = memory_order(settings.trainer.channels_last)
     return model.to(runtime.device).to(memory_format=order), taken
+
+
+def _brings_backbone(settings: TrainConfig) -> bool:
+    """Whether ``init_from`` has all weights of the backbone: none have to be downloaded then."""
+    if settings.init_from is None or not {*targets(settings.model)} <= SLOT_OF.keys():
+        return False
+    with outlined():
+        outline: nn.Module = build(without_effects(OmegaConf.create(settings.model)), "model")
+    taken = init_from(outline, settings.init_from, settings.init_parts).taken
+    return {name for name in outline.state_dict() if name.startswith("backbone.")} <= {*taken}
 
 
 def _refuse_random_backbone(settings: TrainConfig, model: nn.Module, taken: LoadReport) -> None:
