@@ -183,8 +183,8 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             break
     if problems and not found:
         raise CheckpointError(
-            f"{folder}: none of its {len(problems)} checkpoints can be read; delete the folder to "
-            "start anew"
+            f"{folder}: none of its {len(problems)} checkpoints can be read; start anew in another "
+            "folder, by out_dir=FOLDER without resume"
         )
     best = max(found, key=lambda c: int(c.state.get("step", 0)), default=None)
     if best is not None and problems:

@@ -1,7 +1,9 @@
 """What training sees of an image, and whether the model's atrous rates fit into it."""
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pkgutil import resolve_name
 from statistics import median_low
 from typing import Any
@@ -47,16 +49,32 @@ def atrous_rates(model: Mapping[Any, Any]) -> list[int] | None:
     """Those of a model's node; None of a model that has none, or other ones by that name."""
     if "atrous_rates" not in model:
         return None
-    rates = model["atrous_rates"] or ATROUS_RATES.get(model.get("output_stride", 16), ())
+    rates = model["atrous_rates"] or ATROUS_RATES.get(stride_and_scale(model)[0], ())
     rates = list(rates) if isinstance(rates, Sequence) else []
     return rates if rates and all(type(rate) is int for rate in rates) else None
+
+
+def pixels_per_cell(model: Mapping[Any, Any]) -> Fraction:
+    """Of the image, in a row of what the atrous rates are counted in."""
+    stride, scale = stride_and_scale(model)
+    return stride / Fraction(scale).limit_denominator(1000)
+
+
+def stride_and_scale(model: Mapping[Any, Any]) -> tuple[int, float]:
+    """Of a model's node, perhaps out of anybody's checkpoint: the usual ones if it has no such."""
+    stride, scale = model.get("output_stride"), model.get("input_scale")
+    return (
+        stride if isinstance(stride, int) and stride > 0 else 16,
+        scale if isinstance(scale, int | float) and 0.001 <= scale < math.inf else 1.0,
+    )
 
 
 def view_text(model: Mapping[Any, Any]) -> str:
     """Rates and crop of a model's node, for people."""
     rates = ", ".join(map(str, atrous_rates(model) or ()))
-    text = f"atrous rates {rates} at output stride {model.get('output_stride', 16)}"
-    if (scale := model.get("input_scale", 1.0)) != 1:
+    stride, scale = stride_and_scale(model)
+    text = f"atrous rates {rates} at output stride {stride}"
+    if scale != 1:
         text += f" of images enlarged by {scale:g}"
     if model.get("train_crop") is None:
         return text
@@ -82,18 +100,20 @@ def view_warnings(
     rates = atrous_rates(model)
     if rates is None:
         return
-    stride, scale = model.get("output_stride", 16), model.get("input_scale", 1.0)
-    if text := misfit(rates, size, stride, scale, fixed=goes_on):
+    if text := misfit(rates, size, *stride_and_scale(model), fixed=goes_on):
         yield text
     before = None if source is None else atrous_rates(source)
     if source is None or before is None:
         return
-    keep = ",".join(map(str, before))
-    if before != rates:
+    reaches = [rate * pixels_per_cell(source) for rate in before]
+    if reaches != [rate * pixels_per_cell(model) for rate in rates]:
+        same = [reach / pixels_per_cell(model) for reach in reaches]
+        keep = ",".join(str(rate) for rate in same)
+        way = f"; 'model.atrous_rates=[{keep}]' keeps the rates"
         yield (
             f"init_from: its weights were trained with {view_text(source)}; this run has "
             f"{view_text(model)}. Branches of another rate look at other places and have to learn "
-            f"anew; 'model.atrous_rates=[{keep}]' keeps the rates"
+            f"anew{way if all(rate.denominator == 1 and rate > 0 for rate in same) else ''}"
         )
     elif list(source.get("train_crop") or size) != list(size):
         yield (

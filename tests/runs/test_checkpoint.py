@@ -315,7 +315,7 @@ def test_a_flipped_bit_is_noticed(run: Path) -> None:
 def test_only_damaged_ones_are_an_error(run: Path) -> None:
     for file in (run / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:-50])
-    message = f"{run}: none of its 3 checkpoints can be read; delete the folder to start anew"
+    message = f"{run}: none of its 3 checkpoints can be read; start anew in another"
     with pytest.raises(CheckpointError, match=re.escape(message)):
         newest_checkpoint(run)
 

@@ -349,7 +349,7 @@ def test_damaged_checkpoints_only_are_an_error(home: Path, stopped: Path) -> Non
     before = files(run)
     result = call("train.py", *RUN, "out_dir=hopeless", "resume=auto", cwd=home)
     assert result.status == 1
-    assert "hopeless: none of its 3 checkpoints can be read; delete the folder" in result.err
+    assert "hopeless: none of its 3 checkpoints can be read; start anew in" in result.err
     assert len(result.err.splitlines()) == 1
     assert files(run) == before
 

@@ -152,6 +152,14 @@ def test_a_backbone_that_nothing_fits_is_not_kept_as_if_it_were_trained(home: Pa
             "crops of 96 x 160; this run trains on 112 x 160",
         ),
         (["model.atrous_rates=[1,2,3]"], None),
+        (["model.atrous_rates=[2,4,6]", "model.output_stride=8"], None),  # the same pixels
+        (
+            ["model.atrous_rates=[1,2,3]", "model.output_stride=8"],
+            "init_from: its weights were trained with atrous rates 1, 2, 3 at output stride 16, "
+            "crops of 96 x 160; this run has atrous rates 1, 2, 3 at output stride 8, crops of 96 "
+            "x 160. Branches of another rate look at other places and have to learn anew; "
+            "'model.atrous_rates=[2,4,6]' keeps the rates",
+        ),
         (["model.atrous_rates=[2,3,5]", "init_parts=[backbone]"], None),
     ],
 )
