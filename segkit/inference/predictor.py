@@ -12,6 +12,7 @@ from segkit.errors import ConfigError, TrainingError
 from segkit.inference.held_bytes import HeldBytes
 from segkit.inference.memory_need import free_memory
 from segkit.metrics.counting import row_strips
+from segkit.models.folding import folded
 from segkit.models.normalize import Normalize
 from segkit.runtime.device import Precision
 from segkit.runtime.finite import all_finite, refuse_logits
@@ -86,6 +87,8 @@ class Inference:
                 "with a larger one pixels between windows would be left out"
             )
         self.model, self.normalize, self.precision = model.eval(), normalize, precision
+        if precision.device.type == "cpu":
+            self.model = folded(self.model, len(normalize.mean))
         self.scales, self.flip, self.window, self.stride = tuple(scales), flip, window, stride
         self.source, self.window_key, self.sigmoid = source, window_key, sigmoid
         self.fallback: Size | None = None

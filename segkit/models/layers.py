@@ -44,7 +44,7 @@ class StridedPointwise(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded up."""
         rows, columns = self.stride  # of now: an output stride may have taken it back to 1
-        return F.conv2d(input[:, :, ::rows, ::columns], self.weight)
+        return F.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 class SafeConv2d(nn.Conv2d):

@@ -154,7 +154,7 @@ def assert_same(one: Any, other: Any) -> None:
 def test_all_damaged_is_an_error_and_not_a_fresh_start(run: Path) -> None:
     for file in (run / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="none of its 2 checkpoints can be read; delete"):
+    with pytest.raises(CheckpointError, match="none of its 2 checkpoints can be read; start anew"):
         newest_checkpoint(run)
 
 

@@ -23,6 +23,7 @@ from segkit.config.schema import EvaluateConfig, TrainConfig, inference_options,
 from segkit.errors import SegkitError
 from segkit.inference.loading import KEYS, load_inference, load_network, read_checkpoints
 from segkit.inference.predictor import Inference
+from segkit.models.normalize import Normalize
 from segkit.runs.checkpoint import find_checkpoint, read_checkpoint
 from segkit.runtime.device import Precision, pick_device
 from segkit.training.data import check_agreement
@@ -385,9 +386,8 @@ def inference(**settings: Any) -> Callable[[], object]:
     def work() -> object:
         image = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
         precision = Precision.pick("fp32", torch.device("cpu"))
-        return Inference(model, lambda x: x.float(), precision, **settings)(image).shape == (  # type: ignore[arg-type]
-            *(1, 2, 9, 9),
-        )
+        normalize = Normalize((0.0,) * 3, (1.0,) * 3)
+        return Inference(model, normalize, precision, **settings)(image).shape == (1, 2, 9, 9)
 
     return work
 
