@@ -54,7 +54,10 @@ def build_augment(cfg: DictConfig, pixels: Sequence[int] | None = None) -> Any:
         "bits": cfg.data.bits,
         "class_pixels": pixels,
     }
-    late = Augment(_transforms(cfg.augment.late, "augment.late"), name="augment.late", **settings)
+    late = None
+    if cfg.augment.late_epochs:  # of bands, say, those of the colours may be left in the list
+        transforms = _transforms(cfg.augment.late, "augment.late")
+        late = Augment(transforms, name="augment.late", **settings)
     return Augment(
         _transforms(cfg.augment.train, "augment.train"),
         late=late,

@@ -65,6 +65,8 @@ def check_components(cfg: DictConfig, names: Sequence[str]) -> None:
     trial = copy.deepcopy(cfg)
     # The data set will say how many classes there are; any number shows whether the rest fits.
     trial.data.num_classes = trial.data.num_classes or len(trial.data.classes or "ab")
+    if not trial.augment.late_epochs:
+        trial.augment.late = []  # of no use, it need not fit the data, nor have a size
     plain: Any = OmegaConf.to_container(trial, resolve=True)
     problems = [problem for name in names for problem in target_problems(plain[name], name)]
     if problems := problems or list(trial_problems(trial, names)):

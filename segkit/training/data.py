@@ -48,7 +48,7 @@ class Data:
         train: To train on.
         val: To validate on.
         augment: The transforms of training.
-        image_size: Height and width in pixels that training sees, but perhaps in late epochs.
+        image_size: Height and width in pixels that training sees before the late epochs.
         late_size: What those see; the same where there are none.
         classes: Names in index order.
         palette: RGB of each mask value, uint8 (256, 3).

@@ -84,7 +84,7 @@ UNLEARNED = (
 )
 SETTINGS_TOO = "with another out_dir, and that run's data and model, as its config.yaml has them"
 # What is written of these is what it says, whatever becomes of the data later.
-PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.\[\]-]+)\}")
+PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|(oc\.select:)?[\w.\[\]-]+)\}")
 
 
 def resumed(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, "Checkpoint | None"]:

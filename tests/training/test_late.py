@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from composed import config
+from omegaconf import DictConfig
 from scripts import SMALL, call, quick_call
 
+from segkit.config import build_augment
 from segkit.config.schema import TrainConfig
 from segkit.data.augment import Augment
 from segkit.data.loader import Batch, Collate, Samples
@@ -16,6 +19,7 @@ from segkit.training.data import Data
 from segkit.training.plan import epoch_plan
 
 CROPS = ("augment=standard", "augment.crop_size=[32,32]", "augment.late_crop_size=[48,64]")
+FLIP = "{_target_:albumentations.HorizontalFlip}"
 
 
 class OneImage:
@@ -116,7 +120,7 @@ def test_a_crop_for_no_epoch_is_told(tmp_path: Path) -> None:
         (["augment.late_epochs=-1"], "augment.late_epochs=-1: expected at least 0"),
         (["augment.late=[1]"], "augment.late[0]=1: expected a node with _target_"),
         (
-            ["augment.late=[{_target_:albumentations.HorizontalFlip,p:7}]"],
+            ["augment.late_epochs=1", f"augment.late=[{FLIP[:-1]},p:7}}]"],
             "augment.late[0]: 1 validation error for InitSchema p Input should be less than",
         ),
         (
@@ -130,6 +134,18 @@ def test_mistakes_name_the_list(arguments: list[str], message: str, tmp_path: Pa
     assert result.status == 1
     assert message in result.err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_list_for_no_epoch_need_not_fit_the_data() -> None:
+    bands = ("data.mean=[0.5,0.5,0.5,0.5]", "data.std=[0.2,0.2,0.2,0.2]")
+    given = ("augment=standard", f"augment.train=[{FLIP}]", *bands, "augment.crop_size=null")
+    cfg = config("train", *given)
+    assert isinstance(cfg, DictConfig), cfg
+    assert len(build_augment(cfg).steps) == 1
+    late = (*given, "augment.late_epochs=1")
+    assert "augment.late[0].height: null is not possible here" in str(config("train", *late))
+    text = config("train", *late, "augment.late_crop_size=[32,32]")
+    assert "augment.late[2]: ColorJitter cannot take images of 4 channels" in str(text)
 
 
 def test_the_larger_crop_decides_what_fits() -> None:
