@@ -30,7 +30,8 @@ def camvid(options: Options) -> Iterator[Row]:
         raise Unavailable("quick" if options.quick else "no --data and --weights")
     weights = options.weights / "mobilenet_v2.pth"
     places = (f"data.root='{options.data}'", f"model.backbone.weights='{weights}'")
-    settings = ("experiment=camvid", "trainer.max_epochs=10", "trainer.val_every=5")
+    length = ("trainer.max_epochs=10", "augment.late_epochs=2", "trainer.val_every=5")
+    settings = ("experiment=camvid", *length)
     yield from run(options, (*settings, *places))
 
 
