@@ -53,7 +53,8 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, str, nn.Bat
     """(parent, convolution, name of the norm, norm) of what may be folded."""
     uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     for parent in model.modules():
-        for (_, conv), (name, norm) in pairwise(parent.named_children()):
+        for (_, before), (name, norm) in pairwise(parent.named_children()):
+            conv = _last(before)
             if (
                 isinstance(conv, nn.Conv2d)
                 and isinstance(norm, nn.BatchNorm2d)
@@ -65,3 +66,10 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, str, nn.Bat
                 and not any(one._forward_hooks or one._forward_pre_hooks for one in (conv, norm))
             ):
                 yield parent, conv, name, norm
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """What computes the result of a chain of modules, as of the two of a separable convolution."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]
+    return module

@@ -63,6 +63,16 @@ def test_by_hand() -> None:
     assert type(fast[1]) is nn.Identity
 
 
+@torch.no_grad()
+def test_a_separable_convolution_as_one_module() -> None:
+    torch.manual_seed(0)
+    pair = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 4, 1))
+    model = with_statistics(nn.Sequential(pair, nn.BatchNorm2d(4), nn.ReLU()))
+    fast, image = folded(model, 3), torch.randn(2, 3, 8, 8)
+    assert num_norms(fast) == 0
+    torch.testing.assert_close(fast(image), model(image), rtol=1e-5, atol=1e-6)
+
+
 class Block(nn.Module):
     """A convolution and a norm, used as it is told."""
 
