@@ -9,6 +9,14 @@ import pytest
 gc.disable()  # until all is imported, which stays
 
 
+@pytest.fixture(autouse=True)
+def _no_job_of_hydra() -> None:
+    """A script that ran here before leaves its job behind, which would end with its process."""
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().cfg = None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Set up the process that tests run in: with -n those that are started, not the first one."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segkit.config.schema import first_late_epoch
 from segkit.config.slots import OFF, SLOT_OF, SLOTS, check_trusted
 from segkit.errors import ConfigError, DataError, SegkitError
 
@@ -61,7 +62,7 @@ def build_augment(cfg: DictConfig, pixels: Sequence[int] | None = None) -> Any:
     return Augment(
         _transforms(cfg.augment.train, "augment.train"),
         late=late,
-        late_from=cfg.trainer.max_epochs - cfg.augment.late_epochs + 1,
+        late_from=first_late_epoch(cfg),
         **settings,
     )
 

@@ -635,6 +635,11 @@ def to_settings(schema: type[Settings], cfg: DictConfig) -> Settings:
     return settings
 
 
+def first_late_epoch(cfg: "DictConfig | TrainConfig") -> int:
+    """The first of the last epochs that ``augment.late`` is for, from 1; one too many for none."""
+    return int(cfg.trainer.max_epochs - cfg.augment.late_epochs + 1)
+
+
 # How many numbers a list has, in YAML: `${segkit.count:${data.mean}}` channels.
 OmegaConf.register_new_resolver("segkit.count", len, replace=True)
 

@@ -40,9 +40,7 @@ def complete_model(model: DictConfig, size: tuple[int, int]) -> None:
         if model.get("train_crop") is None:
             model.train_crop = list(size)
         if model.get("atrous_rates") is None:
-            stride = model.get("output_stride", 16)
-            scale = model.get("input_scale", 1.0)
-            model.atrous_rates = list(fitting_rates(model.train_crop, stride, scale))
+            model.atrous_rates = list(fitting_rates(model.train_crop, *stride_and_scale(model)))
 
 
 def atrous_rates(model: Mapping[Any, Any]) -> list[int] | None:

@@ -11,14 +11,14 @@ from segkit.config.slots import SLOT_OF
 from segkit.errors import ConfigError
 from segkit.models.normalize import memory_order
 from segkit.models.outline import outlined
-from segkit.models.weights import LoadReport
+from segkit.models.weights import LoadReport, match_tensors
 from segkit.runs.checkpoint import Checkpoint
 from segkit.runtime.context import Runtime
 from segkit.runtime.distributed import sync_batch_norm, wrap
 from segkit.runtime.finite import refuse_weights
 from segkit.runtime.log import log
 from segkit.training.plan import EpochPlan
-from segkit.training.warm_start import init_from
+from segkit.training.warm_start import Start, read_start
 
 
 def build_model(
@@ -38,22 +38,22 @@ def build_model(
         CheckpointError: The weights to start from cannot be read, or are not finite.
         ConfigError: It cannot be built.
     """
-    node, taken = settings.model, None
+    node, taken = OmegaConf.create(settings.model), None
     model: nn.Module
     if checkpoint is not None:
-        model = build(without_effects(OmegaConf.create(node)), "model")
+        model = build(without_effects(node), "model")
     else:
-        backbone = node.get("backbone")
-        weights = backbone.get("weights") if isinstance(backbone, dict) else None
-        if weights is not None and _brings_backbone(settings):
+        weights, start = OmegaConf.select(node, "backbone.weights"), None
+        if settings.init_from is not None:
+            start = read_start(settings.init_from, settings.init_parts)
+        if weights is not None and start is not None and _has_backbone(start, settings):
             log.info("model.backbone.weights=%s: not read, init_from has its own", weights)
-            model, weights = build(without_effects(OmegaConf.create(node)), "model"), None
-        else:
-            model = build(node, "model")
+            node, weights = without_effects(node), None
+        model = build(node, "model")
         if weights is not None:
             refuse_weights(model, f"model.backbone.weights={weights}")
-        if settings.init_from is not None:
-            taken = init_from(model, settings.init_from, settings.init_parts)
+        if start is not None:
+            taken = start.into(model)
             log.info("init_from=%s: %s", settings.init_from, taken)
             refuse_weights(model, f"init_from={settings.init_from}")
             if weights is None:
@@ -62,13 +62,13 @@ def build_model(
     return model.to(runtime.device).to(memory_format=order), taken
 
 
-def _brings_backbone(settings: TrainConfig) -> bool:
+def _has_backbone(start: Start, settings: TrainConfig) -> bool:
     """Whether ``init_from`` has all weights of the backbone: none have to be downloaded then."""
-    if settings.init_from is None or not {*targets(settings.model)} <= SLOT_OF.keys():
+    if not {*targets(settings.model)} <= SLOT_OF.keys():
         return False
     with outlined():
         outline: nn.Module = build(without_effects(OmegaConf.create(settings.model)), "model")
-    taken = init_from(outline, settings.init_from, settings.init_parts).taken
+    taken = match_tensors(outline, start.tensors).taken
     return {name for name in outline.state_dict() if name.startswith("backbone.")} <= {*taken}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segkit.config.schema import TrainConfig
+from segkit.config.schema import TrainConfig, first_late_epoch
 from segkit.data.sampler import step_starts
 from segkit.schedules import Schedule
 from segkit.training.state import TrainState
@@ -98,7 +98,7 @@ def epoch_plan(
         num_processes: Processes that share each step.
     """
     trainer, augment, epoch = settings.trainer, settings.augment, state.epoch + 1
-    late = epoch > trainer.max_epochs - augment.late_epochs
+    late = epoch >= first_late_epoch(settings)
     crop_size = augment.late_crop_size if late else augment.crop_size
     crop_size_key = "augment.late_crop_size" if late else "augment.crop_size"
     frozen_size = settings.loader.freeze_batch_size if epoch <= trainer.freeze_epochs else None

@@ -35,9 +35,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    before = HydraConfig.instance().cfg  # perhaps what a script left, whose process would be over
     yield tmp_path / "here"
-    assert HydraConfig.instance().cfg is before
+    assert not HydraConfig.initialized()
 
 
 def test_it_is_the_run_of_train_py(

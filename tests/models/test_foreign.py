@@ -19,7 +19,7 @@ from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import BACKBONES
 from segkit.models.foreign import Translation, plain_weights, translate
 from segkit.models.weights import match_tensors
-from segkit.training.warm_start import init_from
+from segkit.training.warm_start import read_start
 
 
 def translated(weights: dict[str, Any]) -> Translation:
@@ -201,7 +201,7 @@ def test_a_whole_checkpoint_of_vainf(vainf: dict[str, Any], tmp_path: Path) -> N
         "best_score": np.float64(0.71),
     }
     model = ours("mobilenet_v2")
-    report = init_from(model, saved(content, tmp_path / "best.pth"))
+    report = read_start(saved(content, tmp_path / "best.pth")).into(model)
     total = len(model.state_dict())
     assert str(report) == (
         f"read as weights of VainF/DeepLabV3Plus-Pytorch: took {total - 2} of {total} tensors; "
@@ -218,7 +218,7 @@ def test_a_whole_checkpoint_of_vainf(vainf: dict[str, Any], tmp_path: Path) -> N
 
 def test_only_some_parts(vainf: dict[str, Any], tmp_path: Path) -> None:
     model = ours("mobilenet_v2")
-    report = init_from(model, saved(vainf, tmp_path / "a.pth"), parts=["aspp"])
+    report = read_start(saved(vainf, tmp_path / "a.pth"), parts=["aspp"]).into(model)
     assert {name.partition(".")[0] for name in report.taken} == {"aspp"}
 
 
@@ -228,7 +228,7 @@ def test_what_has_no_place_is_told_in_groups(tmp_path: Path) -> None:
         weights=None, weights_backbone=None, aux_loss=True
     )
     path = saved({"model": theirs.state_dict()}, tmp_path / "a.pth")
-    report = str(init_from(ours("mobilenet_v3_large"), path))
+    report = str(read_start(path).into(ours("mobilenet_v3_large")))
     total = len(theirs.state_dict())
     assert (
         f"16 of the file's {total} tensors have no place here: classifier.* (DeepLabV3 has no "
@@ -260,7 +260,7 @@ def test_biases_go_into_the_running_means() -> None:
 def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     path = saved({"encoder.conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "smp.pth")
     with pytest.raises(CheckpointError) as error:
-        init_from(ours("tiny"), path)
+        read_start(path).into(ours("tiny"))
     assert "smp.pth: none of the 1 entries of the file fits" in str(error.value)
     assert (
         "Layouts that are known: segkit's own, torchvision's deeplabv3, "
@@ -270,7 +270,7 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_backbone_are_named(vainf: dict[str, Any], tmp_path: Path) -> None:
-    report = init_from(ours("tiny"), saved(vainf, tmp_path / "a.pth"))
+    report = read_start(saved(vainf, tmp_path / "a.pth")).into(ours("tiny"))
     assert "backbone.stem.0.0.weight is not in the file" in str(report)
 
 
@@ -278,11 +278,11 @@ def test_code_beside_the_numbers_is_refused(vainf: dict[str, Any], tmp_path: Pat
     made = tmp_path / "made"
     path = saved({"model_state": vainf, "best_score": Payload(made)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="refused, because it holds code"):
-        init_from(ours("mobilenet_v2"), path)
+        read_start(path).into(ours("mobilenet_v2"))
     assert not made.exists()
     path = saved({"x": np.array([{}], dtype=object)}, tmp_path / "b.pth")
     with pytest.raises(CheckpointError, match="refused, because it holds code"):
-        init_from(ours("mobilenet_v2"), path)
+        read_start(path).into(ours("mobilenet_v2"))
 
 
 def test_numpy_is_refused_elsewhere() -> None:

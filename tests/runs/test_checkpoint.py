@@ -24,7 +24,7 @@ from segkit.runs.checkpoint import (
     save_checkpoint,
 )
 from segkit.runtime.log import log_to_console
-from segkit.training.warm_start import init_from
+from segkit.training.warm_start import read_start
 
 SCORES = {"miou": 0.5, "iou": [0.5, None]}
 
@@ -337,7 +337,7 @@ def test_init_from_takes_the_average(tmp_path: Path) -> None:
     take_steps(source, 2)
     save_checkpoint(tmp_path / "last.pt", source, METADATA, {})
     model = make_state(seed=1).model
-    init_from(model, tmp_path / "last.pt")
+    read_start(tmp_path / "last.pt").into(model)
     assert source.average is not None
     assert_same(dict(model.state_dict()), dict(source.average.model.state_dict()))
 
@@ -347,20 +347,20 @@ def test_init_from_takes_the_parts_that_are_asked_for(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last.pt", source, METADATA, {})
     model = make_state(seed=1).model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report = init_from(model, tmp_path / "last.pt", ["3"])
+    report = read_start(tmp_path / "last.pt", ["3"]).into(model)
     assert sorted(report.taken) == ["3.bias", "3.weight"]
     for name, value in model.state_dict().items():
         origin = source.model.state_dict() if name.startswith("3.") else before
         assert torch.equal(value, origin[name]), name
     with pytest.raises(CheckpointError, match="none of the 0 entries"):
-        init_from(model, tmp_path / "last.pt", ["decoder"])
+        read_start(tmp_path / "last.pt", ["decoder"]).into(model)
 
 
 def test_init_from_takes_what_fits_another_head(tmp_path: Path) -> None:
     source = make_state(num_classes=2)
     save_checkpoint(tmp_path / "last.pt", source, METADATA, {})
     model = make_state(num_classes=5, seed=1).model
-    report = init_from(model, tmp_path / "last.pt")
+    report = read_start(tmp_path / "last.pt").into(model)
     assert len(report.taken) == 7  # all but weight and bias of the head
     assert "3.weight is 2x8x1x1 in the file, 5x8x1x1 in the model" in str(report)
     assert torch.equal(model[0].weight, source.model[0].weight)  # type: ignore[index]
@@ -371,7 +371,7 @@ def test_init_from_takes_plain_weights_with_prefixes(tmp_path: Path, prefix: str
     weights = make_state().model.state_dict()
     torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "w.pt")
     model = make_state(seed=1).model
-    assert init_from(model, tmp_path / "w.pt").skipped == []
+    assert read_start(tmp_path / "w.pt").into(model).skipped == []
     assert_same(dict(model.state_dict()), dict(weights))
 
 
@@ -379,7 +379,7 @@ def test_init_from_takes_a_model_that_calls_its_layers_as_a_wrapper_does(tmp_pat
     own = replace(make_state(), model=nn.ModuleDict({"module": make_state().model}))
     save_checkpoint(tmp_path / "last.pt", own, METADATA, {})
     model = nn.ModuleDict({"module": make_state(seed=1).model})
-    assert init_from(model, tmp_path / "last.pt").skipped == []
+    assert read_start(tmp_path / "last.pt").into(model).skipped == []
     assert_same(dict(model.state_dict()), dict(own.model.state_dict()))
 
 
@@ -387,7 +387,7 @@ def test_init_from_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:
     torch.save({"format": 1, "other": torch.zeros(1)}, tmp_path / "w.pt")
     message = rf"^init_from={re.escape(str(tmp_path))}/w.pt: none of the 2 entries"
     with pytest.raises(CheckpointError, match=message):
-        init_from(make_state().model, tmp_path / "w.pt")
+        read_start(tmp_path / "w.pt").into(make_state().model)
 
 
 def test_format_is_written(tmp_path: Path) -> None:

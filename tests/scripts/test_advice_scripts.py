@@ -41,7 +41,7 @@ from segkit.runs.folder import locked, make_run_folder, refuse_used
 from segkit.runtime.device import Precision
 from segkit.tools import browse
 from segkit.tools import model as model_tool
-from segkit.training.warm_start import init_from
+from segkit.training.warm_start import read_start
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (40, 48, 3), np.uint8)
@@ -530,7 +530,7 @@ STEPS = {
         lambda: read_checkpoint(plain()), r"(model\.backbone\.weights)=PATH$", backbone
     ),
     "init_from a backbone": Step(
-        lambda: init_from(nn.Conv2d(1, 1, 1), plain()),
+        lambda: read_start(plain()).into(nn.Conv2d(1, 1, 1)),
         r"go to (model\.backbone\.weights)$",
         backbone,
     ),
