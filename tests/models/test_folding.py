@@ -50,15 +50,15 @@ def test_it_is_the_same_function_without_norms(backbone: str) -> None:
 
 @torch.no_grad()
 def test_by_hand() -> None:
-    conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0.0)
+    conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=1.0)
     for parameter, value in ((conv.weight, 2.0), (conv.bias, 1.0), (norm.weight, 3.0)):
         assert parameter is not None
         parameter.fill_(value)
     norm.bias.fill_(5.0)
     assert norm.running_mean is not None and norm.running_var is not None
-    norm.running_mean.fill_(4.0), norm.running_var.fill_(9.0)
+    norm.running_mean.fill_(4.0), norm.running_var.fill_(8.0)
     fast: Any = folded(nn.Sequential(conv, norm).eval(), 1)
-    # ((2 x + 1) - 4) / 3 * 3 + 5 = 2 x + 2
+    # ((2 x + 1) - 4) / sqrt(8 + 1) * 3 + 5 = 2 x + 2
     assert (fast[0].weight.item(), fast[0].bias.item()) == (2.0, 2.0)
     assert type(fast[1]) is nn.Identity
 
