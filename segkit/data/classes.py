@@ -7,6 +7,7 @@ from pathlib import Path
 from segkit.data.label_list import LabelList, parse_labels
 from segkit.errors import DataError
 from segkit.files import PathLike, refuse_special
+from segkit.text import bullet_list
 
 
 def find_classes(
@@ -134,9 +135,28 @@ def read_lines(path: PathLike) -> list[str]:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file, and its folder; :func:`read_lines` reads it."""
+    """Write a text file, and its folder; :func:`read_lines` reads it.
+
+    Raises:
+        DataError: As :func:`check_lines`; then nothing was written.
+    """
+    lines = list(lines)
+    check_lines(lines, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def check_lines(names: Iterable[str], path: Path) -> None:
+    """Raise a DataError unless a text file can hold these names of files, one in each line."""
+    bad = [name for name in names if NO_LINE.search(name)]
+    if bad:
+        raise DataError(
+            f"{path}: {len(bad)} ids hold ends of lines, or bytes that are no UTF-8, which a list "
+            f"cannot hold; nothing was written. Rename these files:\n{bullet_list(bad)}"
+        )
+
+
+NO_LINE = re.compile("[\r\n\ud800-\udfff]")  # the latter stand for bytes that are no text
 
 
 def _check_names(names: Sequence[str], source: str) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segkit.cli.arguments import run_tool
 from segkit.config.schema import option
 from segkit.console import say
-from segkit.data.classes import read_labels_file, read_lines, write_lines
+from segkit.data.classes import check_lines, read_labels_file, read_lines, write_lines
 from segkit.data.colors import parse_colormap
 from segkit.data.counts import Counts, class_table
 from segkit.data.decode import load_labels
@@ -27,9 +27,10 @@ from segkit.data.facts import used_palette
 from segkit.data.folder_files import FolderFiles, labels_file
 from segkit.data.groups import group_names
 from segkit.data.judge import compare_palettes
+from segkit.data.listed_pairs import Row, find_rows
 from segkit.data.masks import to_labels
 from segkit.data.named_files import files_by_id, with_several
-from segkit.data.split_list import list_file
+from segkit.data.split_list import list_file, parse_pairs, parse_split
 from segkit.data.threads import map_parallel
 from segkit.data.voc import IMAGES, LISTS, MASKS, read_split
 from segkit.errors import ConfigError, DataError
@@ -80,12 +81,18 @@ def split(request: Request) -> None:
         )
     place = find_place(request)
     groups = find_groups(list(place.masks), request.group)
-    listed = earlier_test(request, place)
-    test = [name for name in listed if name in place.masks]
+    kept, gone = earlier_test(request, place)
+    test = list(kept)
     inside = np.isin(list(place.masks), test)
     apart = np.isin(groups, groups[inside])
     masks = dict(compress(place.masks.items(), ~apart))
     test_list = list_of(request, place, "test")
+    if gone and not kept:
+        raise DataError(
+            f"{test_list}: none of its {len(gone)} images is there any more; delete it, or give "
+            "test= to choose them anew"
+        )
+    check_lines(place.masks, place.lists)
     if not masks:
         raise DataError(
             f"{test_list}: lists all images, so none is left to divide; give test= to choose them "
@@ -107,8 +114,8 @@ def split(request: Request) -> None:
         list_file(place.lists, name): [ids[i] for i in np.flatnonzero(chosen)]
         for name, chosen in lists.items()
     }
-    if request.of is None and len(test) < len(listed):
-        files[test_list] = test  # without those that are gone
+    if request.of is None and gone:
+        files[test_list] = list(kept.values())
     old = other_folds(request, place, files)
     taken = [str(path) for path in [*files, *old] if path.exists()]
     if taken and not request.force:
@@ -125,8 +132,10 @@ def split(request: Request) -> None:
             f"{test_list} stays: its {len(test)} images are in no other list; give test= to "
             "choose them anew, or delete it to divide them too"
         )
-        if more := apart.sum() - len(test):
+        if more := apart.sum() - inside.sum():
             say(f"note: {more} other images of their groups are in no list")
+    if test_list in files and gone:
+        say(f"{test_list}: without {len(gone)} images that are gone:\n{bullet_list(gone)}")
     if request.dry_run:
         removed = f", and remove {', '.join(map(str, old))}" if old else ""
         say(f"dry run: would write {', '.join(map(str, files))}{removed}")
@@ -145,15 +154,34 @@ def list_of(request: Request, place: "Place", name: str) -> Path:
     return list_file(place.lists, f"{request.prefix or ''}{name}")
 
 
-def earlier_test(request: Request, place: "Place") -> list[str]:
-    """The ids of a test part that is there and stays; none if it is what is to be divided."""
+def earlier_test(request: Request, place: "Place") -> tuple[dict[str, str], list[str]]:
+    """A test part that is there and stays; none if it is what is to be divided.
+
+    Returns:
+        The line in its list of each image that is there, by id, with or without a mask; and the
+        lines of the others.
+    """
     name = f"{request.prefix or ''}test"
     path = list_of(request, place, "test")
     if request.test > 0 or not path.exists() or request.of == name:
-        return []
-    if request.data_root is None:
-        return read_lines(path)
-    return read_split(user_path(request.data_root), name)
+        return {}, []
+    if request.data_root is not None:
+        root = user_path(request.data_root)
+        there = {*files_by_id(root / IMAGES, None), *files_by_id(root / MASKS, None)}
+        ids = read_split(root, name)
+        return {id_: id_ for id_ in ids if id_ in there}, [id_ for id_ in ids if id_ not in there]
+    lines, files = read_lines(path), folder_files(request)
+    kept: dict[str, str] = {}
+    if rows := parse_pairs(lines):
+        for number, image, mask in rows:
+            pairs, _ = find_rows([Row(number, image, mask)], path, files.both, files.image_suffix)
+            kept |= dict.fromkeys(pairs, lines[number - 1])
+    else:
+        known = files.spellings()
+        numbers = parse_split(lines, path, files.both, known.__contains__)
+        kept = {known[text]: lines[n - 1] for text, n in numbers.items() if text in known}
+    there = {"", *kept.values()}
+    return kept, [line for line in lines if line not in there]
 
 
 def other_folds(request: Request, place: "Place", files: Collection[Path]) -> list[Path]:
@@ -228,14 +256,18 @@ def find_place(request: Request) -> Place:
         raise ConfigError("data.root and of are for data=voc; data=folders divides all images")
     if request.images is None or request.masks is None or request.lists is None:
         raise ConfigError("data=folders needs data.images=DIR, data.masks=DIR and lists=DIR")
-    images, masks = user_path(request.images), user_path(request.masks)
-    pairs, problems = FolderFiles(
-        images, masks, request.image_suffix, request.mask_suffix, []
-    ).pairs()
+    files = folder_files(request)
+    pairs, problems = files.pairs()
     if problems:
         raise DataError("\n".join(problems))
     found = {name: mask for name, (_, mask) in pairs.items()}
-    return Place(found, user_path(request.lists), labels_file(masks, None))
+    return Place(found, user_path(request.lists), labels_file(files.masks, None))
+
+
+def folder_files(request: Request) -> FolderFiles:
+    """The files of ``data=folders``."""
+    folders = (user_path(request.images or ""), user_path(request.masks or ""))
+    return FolderFiles(*folders, request.image_suffix, request.mask_suffix, [])
 
 
 def find_masks(root: Path, of: str | None) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """Parts that resemble each other, groups that stay together, lists that are not overwritten."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -196,16 +197,67 @@ def test_a_test_part_stays_apart(root: Path, capsys: pytest.CaptureFixture[str])
     assert sorted(lists(root)["c_train"] + lists(root)["c_val"]) == sorted(lists(root)["b_test"])
 
 
-def test_a_test_part_without_images_that_are_gone(root: Path) -> None:
+def test_a_test_part_without_images_that_are_gone(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(root, "val=0.25", "test=0.2")
     first, *rest = lists(root)["test"]
-    (root / f"SegmentationClass/{first}.png").unlink()
+    for file in (f"SegmentationClass/{first}.png", f"JPEGImages/{first}.png"):
+        (root / file).unlink()
     (root / "ImageSets/Segmentation/train.txt").unlink()
     (root / "ImageSets/Segmentation/val.txt").unlink()
     with pytest.raises(DataError, match=r"1 lists are there already.*\n.*test\.txt"):
         run(root)
     run(root, "force=true")
     assert lists(root)["test"] == rest
+    said = f"test.txt: without 1 images that are gone:\n  - {first}\n"
+    assert said in capsys.readouterr().out
+
+
+def test_a_test_part_of_images_without_masks_stays(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of VOC 2012; its list became an empty file."""
+    folder = root / "ImageSets/Segmentation"
+    hidden = ["scene0_00", "scene1_05"]
+    for name in hidden:
+        (root / f"SegmentationClass/{name}.png").unlink()
+    (folder / "test.txt").write_text("\n".join(hidden) + "\n")
+    run(root, "force=true")
+    assert lists(root)["test"] == hidden
+    assert "test.txt stays: its 2 images are in no other list" in capsys.readouterr().out
+    for name in hidden:
+        (root / f"JPEGImages/{name}.png").unlink()
+    before = (folder / "train.txt").read_text()
+    with pytest.raises(DataError, match=r"test\.txt: none of its 2 images is there any more; del"):
+        run(root, "force=true", "seed=1")
+    assert (folder / "train.txt").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "{}.png", "JPEGImages/{}.png", "JPEGImages/{0}.png SegmentationClass/{0}.png"]
+)
+def test_a_test_list_may_name_its_images_in_any_way(tmp_path: Path, line: str) -> None:
+    root = make_voc(tmp_path / "voc", {"all": list("abcdefgh")})
+    keys = [f"data.images={root}/JPEGImages", f"data.masks={root}/SegmentationClass"]
+    keys += ["data=folders", f"lists={tmp_path / 'lists'}", "val=0.5"]
+    content = f"{line.format('a')}\n{line.format('b')}\n"
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/test.txt").write_text(content)
+    split(parse(Request, [*keys, "force=true"]))
+    assert (tmp_path / "lists/test.txt").read_text() == content
+    parts = [(tmp_path / f"lists/{name}.txt").read_text().split() for name in ("train", "val")]
+    assert sorted(parts[0] + parts[1]) == list("cdefgh")
+
+
+def test_names_that_no_list_can_hold_are_refused_before_anything_is_written(root: Path) -> None:
+    run(root, "val=0.25")
+    before = lists(root)
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder / "scene0_00.png").rename(root / folder / os.fsdecode(b"\xe9.png"))
+    with pytest.raises(DataError, match=r"1 ids hold ends of lines, or bytes .* Rename these"):
+        run(root, "force=true")
+    assert lists(root) == before
 
 
 def test_a_list_without_the_test_part_is_divided_as_ever(root: Path) -> None:
