@@ -20,7 +20,7 @@ from segkit.cli.arguments import run_tool
 from segkit.commands import argument, command
 from segkit.console import say
 from segkit.data.bands import count_bands
-from segkit.data.classes import read_labels_file, write_lines
+from segkit.data.classes import check_lines, read_labels_file, write_lines
 from segkit.data.counts import Counts, class_table
 from segkit.data.dataset import check_pair
 from segkit.data.decode import load
@@ -48,6 +48,7 @@ def convert(request: Request) -> None:
     found = READERS[request.format](request)
     layout = VocFolder(user_path(request.out), request.split)
     check_names(found.items)
+    check_lines([item.name for item in found.items], layout.split_file)
     taken = layout.taken(found)
     if taken and not request.force:
         raise DataError(
@@ -78,7 +79,7 @@ def convert(request: Request) -> None:
             layout.take(found, gone, staging)
     pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
     say(class_table(found.classes, {request.split: pixels}))
-    for note in [*found.notes, *request.elsewhere_note()]:
+    for note in [*found.notes, *request.noted, *request.elsewhere_note()]:
         say(f"note: {note}")
     if found.unseen:
         say(

@@ -1,5 +1,6 @@
 """Labels of every format become a data set that VOCSegmentation reads."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -339,6 +340,17 @@ REFUSED: dict[str, list[tuple[Files, str]]] = {
     f"{LABELME} classes=[background,dog]": [
         (cats("a"), r"1 labels are not in classes: cat\. List them"),
     ],
+    f"{LABELME} classes=[cat,background]": [
+        (
+            cats("a"),
+            r"background is class 1, but pixels .* become class 0, cat\. Put background fir",
+        ),
+    ],
+    f"{COCO} ignore=[zebar]": [
+        (OVERLAP, r"x\.json is called zebar; did you mean zebra\?"),
+    ],
+    f"{COLORS} ignore=[viod]": [(RGB_AND_MAP, r"called viod; did you mean void\?")],
+    f"{CLASS_FOLDERS} ignore=[cat]": [(FOLDERS, r"called cat; did you mean car\?")],
     COCO: [
         (of_coco(categories=None), "has no lists images, annotations, categories"),
         (of_coco({"segments_info": []}), "panoptic format"),
@@ -435,6 +447,26 @@ def test_what_cannot_be_read_is_named_and_leaves_no_trace(
     with pytest.raises(DataError, match=message):
         run(arguments)
     assert tree(".") == before
+    assert not Path("out").exists()
+
+
+def test_what_unlabelled_pixels_become_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    write(cats("a"))
+    run(f"{LABELME} classes=[cat,dog] ignore=[horse]")
+    out = capsys.readouterr().out
+    assert "note: no shape has the label horse of ignore\n" in out
+    assert "note: pixels without a label became cat, which comes first in classes; if" in out
+    run(f"{LABELME} classes=[background,cat,dog] force=true")
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_names_that_no_list_can_hold_leave_no_trace() -> None:
+    write({f"images/{name}.png": ROW for name in "ab"})
+    write({f"masks/{name}.png": np.array([[0, 255, 0]], np.uint8) for name in "ab"})
+    for folder in ("images", "masks"):
+        Path(folder, "a.png").rename(Path(folder, os.fsdecode(b"\xe9.png")))
+    with pytest.raises(DataError, match=r"all\.txt: 1 ids hold ends of lines, or bytes"):
+        run(BINARY)
     assert not Path("out").exists()
 
 

@@ -27,7 +27,7 @@ from segkit.data.named_files import (
 from segkit.data.pairs import SUFFIXES
 from segkit.errors import ConfigError, DataError
 from segkit.files import is_file, refuse_special, user_path
-from segkit.text import bullet_list, join_lines
+from segkit.text import bullet_list, did_you_mean, join_lines
 from segkit.tools.formats.drawing import IGNORE, OVERLAPS, Size, brief
 
 FORMATS = ("labelme", "coco", "cvat", "yolo", "ids", "rgb", "binary", "folders")
@@ -173,6 +173,11 @@ class Request:
         """Images that were found in another folder than the labels name; grows as they are."""
         return []
 
+    @cached_property
+    def noted(self) -> list[str]:
+        """What else to say, as sentences; grows while labels are read."""
+        return []
+
     def elsewhere_note(self) -> list[str]:
         """What to say of them: in another folder a file of one name may be another image."""
         if not self.elsewhere:
@@ -246,9 +251,11 @@ def number_labels(found: Iterable[str], request: Request) -> tuple[list[str], di
     Id 0 is the background, which needs no label; the others follow in the order of ``found``.
 
     Raises:
-        DataError: A label that is not in ``classes``, or more than 255 classes.
+        DataError: A label that is not in ``classes``, a name to ignore that is no label, the
+            background in another place than the first, or more than 255 classes.
     """
     labels = list(dict.fromkeys(found))
+    check_ignored(request, labels)
     ignored = {"__ignore__", *request.ignore}
     objects = [label for label in labels if label not in ignored and label not in BACKGROUND]
     classes = request.classes or ["background", *objects]
@@ -258,9 +265,29 @@ def number_labels(found: Iterable[str], request: Request) -> tuple[list[str], di
             "List them in classes or in ignore"
         )
     check_classes(classes)
+    if late := [name for name in classes[1:] if name in BACKGROUND]:
+        raise DataError(
+            f"classes: {late[0]} is class {classes.index(late[0])}, but pixels without a label "
+            f"become class 0, {classes[0]}. Put {late[0]} first"
+        )
+    if classes[0] in objects:
+        request.noted.append(
+            f"pixels without a label became {classes[0]}, which comes first in classes; if they "
+            f"are none, begin with a name for them: classes=[background,{classes[0]},...]"
+        )
     numbers = {label: classes.index(label) for label in objects}
     numbers |= dict.fromkeys(BACKGROUND, 0) | dict.fromkeys(ignored, IGNORE)
     return classes, numbers
+
+
+def check_ignored(request: Request, labels: Sequence[str]) -> None:
+    """Raise a DataError for a name in ``ignore`` that no label has; labelme lists no names."""
+    lost = [name for name in request.ignore if name not in labels]
+    if lost and request.format == "labelme":
+        request.noted.append(f"no shape has the label {', '.join(lost)} of ignore")
+    elif lost:
+        other = did_you_mean(lost[0], labels)
+        raise DataError(f"ignore: no label of {request.source} is called {lost[0]}{other}")
 
 
 def check_classes(classes: Sequence[str]) -> None:

@@ -14,7 +14,13 @@ from segkit.data.threads import map_parallel
 from segkit.errors import DataError
 from segkit.files import user_path
 from segkit.text import bullet_list
-from segkit.tools.formats.annotation import Annotations, Item, Request, check_classes
+from segkit.tools.formats.annotation import (
+    Annotations,
+    Item,
+    Request,
+    check_classes,
+    check_ignored,
+)
 from segkit.tools.formats.drawing import IGNORE, paint
 from segkit.tools.formats.mask_files import (
     check_images,
@@ -45,6 +51,7 @@ def read_colors(request: Request) -> Annotations:
     colors = _parse_colors(request, source)
     if not colors:
         raise _unknown_colors([*masks.values()])
+    check_ignored(request, list(colors))
     names = [name for name in colors if name not in request.ignore]
     classes = request.classes or names
     if set(classes) != set(names):
@@ -104,6 +111,7 @@ def read_folders(request: Request) -> Annotations:
     """
     source = user_path(request.source)
     names = [path.name for path in class_folders(source)]
+    check_ignored(request, names)
     classes = request.classes or ["background", *(n for n in names if n not in request.ignore)]
     wrong = set(names) - {*classes, *request.ignore} | {c for c in classes[1:] if c not in names}
     if wrong or not names:
