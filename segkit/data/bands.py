@@ -14,7 +14,7 @@ from segkit.errors import DataError
 
 INSTALL = 'install tifffile: pip install tifffile imagecodecs, or pip install -e ".[geo]"'
 _MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the latter two of a BigTIFF
-_PALETTE, _WHITE_IS_ZERO = 3, 0
+_PALETTE, _WHITE_IS_ZERO, _SEPARATED = 3, 0, 5
 
 
 def is_tiff(path: Path) -> bool:
@@ -81,7 +81,9 @@ def count_bands(path: Path) -> int:
         import tifffile
 
         with open_regular(path) as file, tifffile.TiffFile(file) as tiff:
-            order, _ = _check(tiff, path)
+            order, page = _check(tiff, path)
+            if page.photometric == _SEPARATED:
+                return 3  # CMYK, of which Pillow makes RGB
     except Exception:  # what is wrong with the file is reported when it is read
         return 3
     return next((size for axis, size in order if axis not in "YX"), 3)

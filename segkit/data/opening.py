@@ -1,5 +1,6 @@
 """What is asked of an image file besides its pixels: a regular file, one image, no loss."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,8 +36,10 @@ def check_image(image: PIL.Image.Image, path: Path) -> None:
         if getattr(image, "is_animated", False):
             _check_frames(image, path)
         return
-    # A JPEG of format MPO holds a preview beside the image; that one comes first.
-    images = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if image.format == "TIFF":
+        images = _count_pages(image)
+    else:  # a JPEG of format MPO holds a preview beside the image; that one comes first
+        images = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if images != 1:
         raise DataError(f"{path}: holds {images} images; expected one. Split the file")
     if is_garbled(image):
@@ -44,6 +47,25 @@ def check_image(image: PIL.Image.Image, path: Path) -> None:
             f"{path}: is a TIFF that stores colours of 16 bits band after band (planar), which is "
             "not read. Save it with the bands of a pixel side by side (planar configuration 1)"
         )
+
+
+def _count_pages(image: PIL.Image.Image) -> int:
+    """Images in a TIFF besides smaller copies of the first (overviews) and masks beside it."""
+    pages: Any = image
+    images = 1
+    for number in itertools.count(1):
+        try:
+            pages.seek(number)
+        except EOFError:
+            break
+        except Exception:  # of a kind that Pillow does not decode, as masks are: its tags are read
+            pass
+        images += not pages.tag_v2.get(_SUBFILE, 0) & _REDUCED_OR_MASK
+    pages.seek(0)
+    return images
+
+
+_SUBFILE, _REDUCED_OR_MASK = 254, 1 | 4  # TIFF 6.0: NewSubfileType, a set of bits
 
 
 def _check_frames(image: PIL.Image.Image, path: Path) -> None:

@@ -44,7 +44,7 @@ class ImageMaskPairs:
         value_range: ``data.range``: the numbers in images that become 0 and 255. None is the full
             range of each file's type.
         channels: Of the images, as many as ``data.mean`` has numbers; 3 makes RGB of any image.
-            None: as many as the first image has bands, but RGB of a grey one.
+            None: as many as all images have bands; RGB where these differ, or of grey ones.
         bits: 8 or 16, of each channel.
 
     Attributes:
@@ -99,7 +99,8 @@ class ImageMaskPairs:
         except DataError as error:
             problems.append(str(error))
         if channels is None:
-            channels = count_bands(self._files[0][0]) if self._files else 3
+            counts = {count_bands(image) for image, _ in self._files}
+            channels = counts.pop() if len(counts) == 1 else 3
         self.channels = channels
         if problems:
             raise IncompleteSplit(problems, self if self.ids else None)

@@ -91,6 +91,22 @@ def test_transparency_is_a_band_where_four_are_asked_for(tmp_path: Path) -> None
     assert (read_image(tmp_path / "x.png") == rgba[..., :3]).all()
 
 
+def test_cmyk_counts_as_the_rgb_that_it_becomes(tmp_path: Path) -> None:
+    """Its four bands became red, green, blue and alpha of a tile."""
+    path = tmp_path / "x.tif"
+    Image.new("CMYK", (6, 4), (0, 255, 255, 0)).save(path)
+    assert count_bands(path) == 3
+    assert read_image(path)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_the_channels_of_a_set_are_those_of_all_its_images(tmp_path: Path) -> None:
+    """They were those of the first, so the order of the ids decided what could be checked."""
+    root = make_bands(tmp_path, channels=4)
+    assert VOCSegmentation(root, "train", channels=None).channels == 4
+    Image.new("RGB", (48, 40)).save(root / "JPEGImages/1.tif")
+    assert VOCSegmentation(root, "train", channels=None).channels == 3
+
+
 def damaged(path: Path) -> Path:
     path.write_bytes(tiff(path, random_bands(20, 20, 4), planarconfig="contig").read_bytes()[:900])
     return path

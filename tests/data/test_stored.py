@@ -220,6 +220,26 @@ REFUSED = {
 }
 
 
+def test_smaller_copies_and_masks_beside_an_image_are_no_images(tmp_path):
+    """As GDAL writes them: overviews, and which pixels are valid."""
+    labels = np.arange(24, dtype="u1").reshape(4, 6)
+    small, valid = labels[::2, ::2], labels > 3
+    for kinds, count in (((1, 1), 1), ((4,), 1), ((4, 1), 1), ((1, 0), 2), ((2,), 2)):
+        path = tmp_path / "x.tif"
+        with tifffile.TiffWriter(path) as file:
+            file.write(labels, photometric="minisblack")
+            for kind in kinds:
+                is_mask = kind == 4
+                look = "mask" if is_mask else "minisblack"
+                file.write(valid if is_mask else small, photometric=look, subfiletype=kind)
+        if count == 1:
+            assert np.array_equal(read_labels(path), labels)
+            assert np.array_equal(read_image(path)[..., 0], labels)
+        else:
+            with pytest.raises(DataError, match="holds 2 images; expected one"):
+                read_labels(path)
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_masks_that_cannot_be_exact_are_refused_by_name(tmp_path, kind):
     make, message = REFUSED[kind]
