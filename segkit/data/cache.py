@@ -24,7 +24,7 @@ class CheckCache:
     def __init__(self, dataset: FileDataset) -> None:
         self.dataset = dataset
         folder = dataset.files(0)[1].absolute().parent
-        key = json.dumps([VERSION, dataset.fingerprint, str(folder)])
+        key = json.dumps([VERSION, class_name(dataset), dataset.fingerprint, str(folder)])
         name = f"check-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         folder_of_caches = cache_folder()
         self.path = None if folder_of_caches is None else folder_of_caches / name
@@ -53,6 +53,12 @@ class CheckCache:
     def _paths(self, index: int) -> tuple[Path, Path]:
         image, mask = self.dataset.files(index)
         return image.absolute(), mask.absolute()
+
+
+def class_name(dataset: FileDataset) -> str:
+    """Of the class that reads: one derived from it may read something else from the same files."""
+    reader = getattr(dataset, "reader", type(dataset))
+    return f"{reader.__module__}.{reader.__qualname__}"
 
 
 def stamp(dataset: FileDataset, index: int) -> list[int] | None:

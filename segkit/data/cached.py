@@ -15,7 +15,7 @@ import PIL
 from numpy.typing import NDArray
 
 from segkit.data.arrays import Pixels
-from segkit.data.cache import cache_folder, stamp
+from segkit.data.cache import cache_folder, class_name, stamp
 from segkit.data.dataset import Examined, FileDataset, SegmentationDataset, can_examine
 from segkit.data.decode import head_size
 from segkit.data.decoded import DecodedFile, file_bytes
@@ -60,6 +60,11 @@ class CachedDataset:
     @property
     def fingerprint(self) -> str:
         return str(self.dataset.fingerprint)
+
+    @property
+    def reader(self) -> type:
+        """The class whose items these are."""
+        return type(self.dataset)
 
     def files(self, index: int) -> tuple[Path, Path]:
         """The files of image and mask."""
@@ -171,8 +176,7 @@ def _plan(dataset: SegmentationDataset, name: str, start: str, folder: Path) -> 
     indices = range(len(dataset))
     stamps = [stamp(dataset, index) for index in indices]
     files = [[str(path.absolute()) for path in dataset.files(index)] for index in indices]
-    kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
-    settings = [VERSION, kind, dataset.fingerprint]
+    settings = [VERSION, class_name(dataset), dataset.fingerprint]
     key = _digest([*settings, PIL.__version__, files, stamps])
     # One file for each split and its settings: it is replaced if the rest of the key differs.
     parent = str(Path(files[0][1]).parent) if files else ""
