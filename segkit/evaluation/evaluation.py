@@ -1,7 +1,8 @@
 """One split, scored: batches to predictions, predictions to measures, measures to files."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class Evaluation:
             len(split.classes), split.ignore_index, split.colors, settings.report.max_images
         )
         self.measured: list[Measures] = []
+        self.provenances: list[dict[str, Any]] = []  # how each was computed
         self.seconds = 0.0
 
     def measure(self, target: EvaluationTarget) -> Measures:
@@ -77,15 +79,16 @@ class Evaluation:
                     self.findings.update(image_result(image))
         measures.gather(self.world)
         self.measured.append(measures)
+        self.provenances.append(target.provenance(self.world))
         self.seconds += time.perf_counter() - started
         return measures
 
     def result(self, target: EvaluationTarget) -> dict[str, Any]:
-        """What ``metrics.json`` says of the first target; all processes ask together."""
+        """What ``metrics.json`` says of the first target."""
         measures, bootstrap = self.measured[0], self.settings.bootstrap
         result = {
             **target.facts,
-            **target.provenance(self.world),
+            **self.provenances[0],
             "split": self.split.name,
             "images": len(self.split.dataset),
             "convention": "one confusion matrix over all pixels that are not ignored",
@@ -115,7 +118,14 @@ class Evaluation:
             level=bootstrap.level,
             seed=bootstrap.seed,
         )
-        return {"files": [target.facts for target in targets], **difference}
+        if self.provenances[1] and (unlike := unlike_entries(*self.provenances)):
+            log.warning(
+                "warning: the two were computed differently, and their scores may differ by that: "
+                "%s. For one way give precision=, window.size= and window.stride=",
+                ", ".join(unlike),
+            )
+        facts = zip(targets, self.provenances, strict=True)
+        return {"files": [{**target.facts, **how} for target, how in facts], **difference}
 
     def write(
         self, source: TargetSource, targets: Sequence[EvaluationTarget], result: dict[str, Any]
@@ -147,3 +157,12 @@ class Evaluation:
             throughput(len(self.measured) * num_images / self.seconds),
             display_path(self.outputs.folder),
         )
+
+
+def unlike_entries(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """``window null and [256, 256]``: what two mappings have in common but for the value."""
+    return [
+        f"{name} {json.dumps(first[name])} and {json.dumps(second[name])}"
+        for name in first
+        if name in second and first[name] != second[name]
+    ]

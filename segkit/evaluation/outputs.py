@@ -160,7 +160,9 @@ def evaluation_folder(
     Returns:
         The folder, and what did not exist of it and its parents, the innermost first.
     """
-    name = paths[0].stem if len(paths) == 1 else f"ensemble-of-{len(paths)}"
+    name = f"ensemble-of-{len(paths)}"
+    if len(paths) == 1:  # a folder of masks may be called v1.2
+        name = paths[0].name if paths[0].is_dir() else paths[0].stem
     kind = "-onnx" if len(paths) == 1 and paths[0].suffix == ".onnx" else ""
     folder = Path(out_dir) if out_dir else run_of(paths[0]) / "eval" / f"{split}-{name}{kind}"
     folder = folder.absolute()

@@ -18,7 +18,7 @@ from segkit.inference.loading import KEYS, load_inference, saved_bits, saved_ran
 from segkit.inference.onnx_network import ExportedCheckpoint
 from segkit.inference.predictions import PredictedMask, predict_masks
 from segkit.inference.predictor import Inference
-from segkit.runs.checkpoint import Checkpoint
+from segkit.runs.checkpoint import Checkpoint, weights_kind
 from segkit.runtime.distributed import DistributedContext
 
 
@@ -71,7 +71,7 @@ def make_target(
         return EvaluationTarget(masks.predict_masks, {"predictions": str(source)})
     for checkpoint in source:
         check_classes(checkpoint, split)
-        check_images(checkpoint, split)
+        check_images(checkpoint, split, settings.predictions)
     inference = load_inference(source, inference_options(settings), device, KEYS)
     facts = [facts_of(checkpoint, settings.weights) for checkpoint in source]
     return EvaluationTarget(
@@ -98,22 +98,39 @@ def check_classes(checkpoint: Checkpoint, split: EvaluationSplit) -> None:
         )
 
 
-def check_images(checkpoint: Checkpoint, split: EvaluationSplit) -> None:
-    """Raise a ConfigError if the images are read in other numbers than the checkpoint knows."""
+def check_images(
+    checkpoint: Checkpoint, split: EvaluationSplit, predictions: str | None = None
+) -> None:
+    """Raise a ConfigError if the images are read in other numbers than the checkpoint knows.
+
+    Args:
+        checkpoint: One of those that are scored.
+        split: As the first of them, or else the configuration, describes it.
+        predictions: The folder of masks that comes first, if one does.
+    """
     metadata, dataset = checkpoint.metadata, split.dataset
-    settings = {
-        "data.range": (saved_range(metadata), getattr(dataset, "value_range", None)),
-        "data.bits": (saved_bits(metadata), getattr(dataset, "bits", 8)),
+    settings: dict[str, tuple[object, object]] = {
+        "channels": (len(metadata.mean), getattr(dataset, "channels", 3))
     }
+    if hasattr(dataset, "value_range"):  # a data set of one's own reads as it likes
+        settings["data.range"] = saved_range(metadata), dataset.value_range
+        settings["data.bits"] = saved_bits(metadata), getattr(dataset, "bits", 8)
+    if predictions is not None:
+        way_out = (
+            f"Name it first: checkpoint={checkpoint.path} compare={predictions}, without data.*; "
+            "then the images are read as it was trained"
+        )
+    else:
+        way_out = (
+            "Two checkpoints that differ in this are compared by masks: evaluate each with "
+            "save_predictions=true, then predictions=FOLDER compare=OTHER_FOLDER"
+        )
     for key, (saved, read) in settings.items():
-        if hasattr(dataset, "value_range") and saved != read:
-            shown = [None if value is None else str(value) for value in (saved, read)]
+        if saved != read:
+            shown = ["null" if value is None else str(value) for value in (saved, read)]
             raise ConfigError(
-                f"{checkpoint.path} was trained with {key}={shown[0] or 'null'}; here the images "
-                f"are read with {shown[1] or 'null'}, so it would see other numbers. Beside "
-                "predictions= give what it was trained with; two checkpoints that differ in this "
-                "are compared by masks: evaluate each with save_predictions=true, then "
-                "predictions=FOLDER compare=OTHER_FOLDER"
+                f"{checkpoint.path} was trained with {key}={shown[0]}; here the images are read "
+                f"with {shown[1]}, so it would see other numbers. {way_out}"
             )
 
 
@@ -122,10 +139,9 @@ def facts_of(checkpoint: Checkpoint, weights: str) -> dict[str, Any]:
     inside = None  # the precision of an ONNX file
     if isinstance(checkpoint, ExportedCheckpoint):
         inside = checkpoint.network.facts["precision"]
-    kept = "ema" if weights != "raw" and state.get("average") else "raw"
     return {
         "checkpoint": str(checkpoint.path),
-        "weights": kept if inside is None else None,
+        "weights": weights_kind(state, weights) if inside is None else None,
         "exported": inside,
         "epoch": state["epoch"],
     }

@@ -66,7 +66,7 @@ def export_metadata(
     metadata = checkpoint.metadata
     config = {
         key: metadata.config[key]
-        for key in ("data", "trainer", "val", "loss")
+        for key in ("data", "trainer", "val", "loss", "palette")
         if key in metadata.config
     }
     content = {

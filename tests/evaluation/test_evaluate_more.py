@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from segkit.data.loader import Batch
 from segkit.data.masks import read_mask, voc_palette, write_mask
 from segkit.errors import ConfigError, DataError
 from segkit.evaluation.measures import Measures
-from segkit.evaluation.outputs import EvaluationOutputs
+from segkit.evaluation.outputs import EvaluationOutputs, evaluation_folder
 from segkit.evaluation.split import EvaluationSplit
 from segkit.inference.predictions import PredictedMask
 from segkit.metrics import BoundaryIoU, ConfusionMatrix, trimap
@@ -57,6 +58,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(folder / "other_classes", folder / "voc", seed=1, classes=["background", "cat", "cow"])
     make_run(folder / "other_range", folder / "voc", seed=1, value_range=[0, 4095])
     make_run(folder / "other_mean", folder / "voc", seed=1, mean=[0.4, 0.5, 0.5])
+    make_run(folder / "one_channel", folder / "voc", seed=1, mean=[0.5])
+    make_run(folder / "windows", folder / "voc", seed=1, window=[16, 16])
     return folder
 
 
@@ -67,10 +70,13 @@ def make_run(
     classes: Sequence[str] = CLASSES,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     value_range: Sequence[float] | None = None,
+    window: Sequence[int] | None = None,
 ) -> None:
     """A run folder with an untrained network in it."""
     torch.manual_seed(seed)
-    model = DeepLabV3Plus(Tiny(width=4), 3, aspp_channels=8, decoder_channels=8)
+    channels = len(mean)
+    tiny = Tiny(width=4, in_channels=channels)
+    model = DeepLabV3Plus(tiny, 3, in_channels=channels, aspp_channels=8, decoder_channels=8)
     nn.init.normal_(model.classifier.weight, std=2.0)  # several classes in every image
     backbone = {"_target_": "segkit.models.backbones.Tiny", "_partial_": True, "width": 4}
     config = {
@@ -79,6 +85,8 @@ def make_run(
                 "_target_": "segkit.data.VOCSegmentation",
                 "_partial_": True,
                 "root": str(root),
+                "channels": channels,
+                "value_range": value_range,
             },
             "val_split": "val",
             "range": value_range,
@@ -87,13 +95,15 @@ def make_run(
             "_target_": "segkit.models.DeepLabV3Plus",
             "backbone": backbone,
             "num_classes": 3,
+            "in_channels": channels,
             "aspp_channels": 8,
             "decoder_channels": 8,
         },
         "trainer": {"channels_last": True},
+        "val": {"window": {"size": window, "stride": None}},
     }
     metadata = CheckpointMetadata(
-        config, list(classes), voc_palette().tolist(), 255, list(mean), [0.25] * 3, "fp32"
+        config, list(classes), voc_palette().tolist(), 255, list(mean), [0.25] * channels, "fp32"
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -433,6 +443,40 @@ def test_a_comparison(home: Path, plain: dict[str, Any]) -> None:
     assert "images whose mIoU differs most:" in result.out
 
 
+def test_what_was_computed_in_another_way_is_told(home: Path) -> None:
+    """A difference was told of two models that was one of their windows."""
+    _, result = evaluate(home, "ways", "checkpoint=one", "compare=windows")
+    assert "warning: the two were computed differently" in result.out
+    assert "by that: window null and [16, 16]" in result.out
+    files = json.loads((home / "ways/compare.json").read_text())["files"]
+    assert [one["window"] for one in files] == [None, [16, 16]]
+    assert [one["number_format"] for one in files] == ["fp32", "fp32"]
+    _, result = evaluate(home, "ways", "checkpoint=one", "compare=windows", "window.size=[16,16]")
+    assert "computed differently" not in result.out
+
+
+def test_the_advice_to_name_the_checkpoint_first_works(home: Path) -> None:
+    shutil.copytree(home / "voc", home / "deep")
+    for path in (home / "deep/JPEGImages").iterdir():  # of 12 bits
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray(16 * grey).save(path)
+    masks = "deep/SegmentationClass"
+    error = refused(home, f"predictions={masks}", "data.root=deep", "compare=other_range")
+    assert "compare=" in error and masks in error
+    arguments = ("checkpoint=other_range", f"compare={masks}", "data.root=deep")
+    found, _ = evaluate(home, "first", *arguments)
+    assert found["checkpoint"] == str(home / "other_range/checkpoints/best.pt")
+    assert json.loads((home / "first/compare.json").read_text())["miou"]["second"] == 1.0
+
+
+def test_folders_of_masks_whose_names_hold_dots_have_results_of_their_own(tmp_path: Path) -> None:
+    made = {}
+    for name in ("v1.2", "v1.3"):
+        (tmp_path / name).mkdir()
+        made[name] = evaluation_folder(None, [tmp_path / name], "val")[0].name
+    assert made == {"v1.2": "val-v1.2", "v1.3": "val-v1.3"}
+
+
 @pytest.mark.slow
 def test_a_model_compared_with_what_it_wrote_does_not_differ(
     home: Path, plain: dict[str, Any]
@@ -479,6 +523,19 @@ def test_without_draws_there_are_no_intervals(home: Path) -> None:
         (
             "checkpoint=one compare=other_range",
             "was trained with data.range=(0.0, 4095.0); here the images are read with null",
+        ),
+        (
+            "checkpoint=one compare=one_channel",
+            "one_channel/checkpoints/best.pt was trained with channels=1; here the images are read "
+            "with 3, so it would see other numbers. Two checkpoints that differ in this are",
+        ),
+        (
+            "predictions=voc/SegmentationClass data.root=voc compare=one_channel",
+            "Name it first: checkpoint=",
+        ),
+        (
+            "predictions=voc/SegmentationClass data.root=voc compare=other_range",
+            "voc/SegmentationClass, without data.*; then the images are read as it was trained",
         ),
         ("checkpoint=one compare=[]", "compare=[]: expected a checkpoint, several, or a folder"),
         ("checkpoint=one bootstrap.level=95", "bootstrap.level=95.0: expected a number below 1"),

@@ -20,7 +20,7 @@ from scripts import ROOT, call
 from states import METADATA
 from torch import Tensor, nn
 from torch.testing import assert_close
-from trained import photo
+from trained import photo, save_model
 from voc_folder import make_voc
 
 from segkit.config.schema import CalibrationConfig, ExportConfig, LatencyConfig
@@ -40,6 +40,7 @@ from segkit.models import DeepLabV3Plus
 from segkit.models.backbones import Tiny
 from segkit.models.normalize import Normalize
 from segkit.runs.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from segkit.runs.description import described
 from segkit.runtime.device import Precision
 from segkit.training.monitor import Best, Monitor
 from segkit.training.state import TrainState
@@ -175,6 +176,20 @@ def test_bytes_in_logits_out(
     normalize = Normalize(tuple(metadata.mean), tuple(metadata.std))
     expected = load_network(checkpoint).eval()(normalize(image))
     assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_metadata_keep_the_colours_of_the_run(tmp_path: Path) -> None:
+    """Of an exported model masks were drawn in other colours than of its checkpoint."""
+    path = save_model(tmp_path / "best.pt", config={"palette": {"disk": "orange"}})
+    checkpoint = read_checkpoint(path)
+    properties = onnx_model.export_metadata(
+        checkpoint, preprocessing=True, precision="fp32", opset=18
+    )
+    facts = onnx_model.read_facts(path, properties)
+    entries = {name: facts[name] for name in onnx_model.DESCRIBED if name in facts}
+    found = described(path, {**entries, "precision": "fp32"})
+    assert found.colors[1].tolist() == [255, 165, 0]
+    assert np.array_equal(found.colors, checkpoint.metadata.colors)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from dataclasses import replace
 from html import unescape
@@ -126,6 +127,19 @@ def test_the_title_names_data_and_run(tmp_path: Path) -> None:
     miou = f"{100 * data.result['miou']:.1f}"
     assert f"<title>streets val: &lt;b&gt; - mIoU {miou} % - segkit report</title>" in text
     assert "<h1>streets val: &lt;b&gt;</h1>" in text
+
+
+def test_names_that_are_no_text_are_escaped_and_a_mistake_leaves_the_page_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.html"
+    page.write_report(path, replace(report_data(), run=os.fsdecode(b"\xe9")))
+    text = path.read_text(encoding="utf-8")
+    assert r"\udce9" in text
+    monkeypatch.setattr(page, "content", lambda data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        page.write_report(path, report_data())
+    assert path.read_text(encoding="utf-8") == text
 
 
 def test_points_of_plots_have_names(text: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.data.arrays import Image
 from segkit.errors import ConfigError
+from segkit.files import atomic_write
 from segkit.report.html import plots
 from segkit.report.html.doubts import folded
 from segkit.report.html.findings import Findings
@@ -90,7 +91,9 @@ def write_report(path: Path, data: ReportData) -> None:
         "number": "{:,}".format,
         "counted": counted,
     }
-    path.write_text(environment.get_template("page.html").render(content(data)), encoding="utf-8")
+    text = environment.get_template("page.html").render(content(data))
+    with atomic_write(path) as temporary:  # names of files may be no text
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def content(data: ReportData) -> dict[str, Any]:
