@@ -230,7 +230,7 @@ class Inference:
         height, width = (min(w, s) for w, s in zip(window, image.shape[2:], strict=True))
         tops = tile_origins(image.shape[2], height, stride[0])
         lefts = tile_origins(image.shape[3], width, stride[1])
-        weight = gaussian_weight(height, width).to(image.device)
+        weight = gaussian_weight(height, width, image.device)
         sums: Tensor | None = None  # of weighted probabilities, for the rows of these windows
         weights = weight.new_zeros(height, image.shape[3])
         for top, following in pairwise([*tops, image.shape[2]]):
@@ -316,7 +316,7 @@ class Ensemble(nn.Module):
         total = image.new_zeros(())
         for model, sigmoid in zip(self.models, self.sigmoids, strict=True):
             logits = model(image).float()
-            total = total + probabilities(F.logsigmoid(logits) if sigmoid else logits)
+            total = total + probabilities(logits, sigmoid)
         return log_probs_(total / len(self.models))
 
 
@@ -325,9 +325,13 @@ def pair(sides: Sequence[int] | None) -> Size | None:
     return None if sides is None else (sides[0], sides[1])
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Softmax in float32, and NaN for a logit that is not finite: softmax makes 0 of -inf."""
-    probs = logits.float().softmax(1)
+def probabilities(logits: Tensor, sigmoid: bool = False) -> Tensor:
+    """Softmax in float32, or sigmoids over their sum; NaN for a logit that is not finite.
+
+    Softmax makes 0 of -inf, and a sigmoid makes 1 of inf.
+    """
+    logits = logits.float()
+    probs = (F.logsigmoid(logits) if sigmoid else logits).softmax(1)
     return probs.masked_fill_(~logits.isfinite(), math.nan)
 
 
@@ -341,15 +345,16 @@ def tile_origins(size: int, window: int, stride: int) -> list[int]:
     return [*range(0, size - window, stride), size - window]
 
 
-def gaussian_weight(height: int, width: int) -> Tensor:
+def gaussian_weight(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """How much each pixel of a window counts, (height, width): most in the middle.
 
     A Gaussian with an eighth of the window as standard deviation, as in nnU-Net (Isensee et al.
     2021): what a network sees at the border of a window is less than what it sees in the middle.
+    Made on the device: a copy to it would wait for all that is computed there.
     """
 
     def bell(size: int) -> Tensor:
-        offset = torch.arange(size) - (size - 1) / 2
+        offset = torch.arange(size, device=device) - (size - 1) / 2
         return torch.exp(-0.5 * (offset / (size / 8)) ** 2)
 
     return bell(height)[:, None] * bell(width)

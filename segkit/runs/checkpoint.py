@@ -268,10 +268,23 @@ def model_weights(state: dict[str, Any], which: str = "auto") -> dict[str, Any]:
     """The weights in a state: ``raw``, ``ema``, or ``auto``: those that were validated.
 
     Raises:
-        CheckpointError: ``ema``, and the run kept no average.
+        CheckpointError: Those are not in it.
     """
-    average = state.get("average")
-    if which == "ema" and not average:
-        raise CheckpointError("weights=ema: this run kept no average of its weights; use raw")
-    weights: dict[str, Any] = state["model"] if which == "raw" or not average else average["model"]
+    is_average = weights_kind(state, which) == "ema" and "kept" not in state
+    weights: dict[str, Any] = state["average"]["model"] if is_average else state["model"]
     return weights
+
+
+def weights_kind(state: dict[str, Any], which: str = "auto") -> str:
+    """Which of its weights :func:`model_weights` takes, ``raw`` or ``ema``.
+
+    Raises:
+        CheckpointError: Those are not in it.
+    """
+    if kept := state.get("kept"):  # a file of one kind alone
+        if which not in ("auto", kept):
+            raise CheckpointError(f"weights={which}: this file holds the {kept} weights alone")
+        return str(kept)
+    if which == "ema" and not state.get("average"):
+        raise CheckpointError("weights=ema: this run kept no average of its weights; use raw")
+    return "ema" if which != "raw" and state.get("average") else "raw"

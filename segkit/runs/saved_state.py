@@ -149,6 +149,7 @@ SIMPLE: dict[str, tuple[Test, str]] = {
     "sums": (_are_sums, "pairs of a sum and a number of steps by name"),
     "last_values": (_are_values, "numbers by name"),
     "scaler": (is_dict, "named entries"),
+    "kept": (lambda value: is_text(value) and value in ("raw", "ema"), "raw or ema"),
 }
 BEST: dict[str, tuple[Test, str]] = {
     "monitor": (is_text, "the name of a logged value"),

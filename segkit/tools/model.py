@@ -89,7 +89,7 @@ def count_flops(network: Any, shape: tuple[int, ...]) -> int:
 
 def write_small(path: Path, checkpoint: Any, weights: str) -> None:
     """The checkpoint without optimizer, further weights, recipe, and paths of this computer."""
-    from segkit.runs.checkpoint import model_weights, save_checkpoint
+    from segkit.runs.checkpoint import model_weights, save_checkpoint, weights_kind
 
     config = copy.deepcopy(checkpoint.metadata.config)
     for name in ("out_dir", "resume", "init_from"):
@@ -100,7 +100,11 @@ def write_small(path: Path, checkpoint: Any, weights: str) -> None:
             node["root"] = Path(node["root"]).name
     if isinstance(backbone, dict) and "weights" in backbone:
         backbone["weights"] = None
-    state = {"epoch": checkpoint.state["epoch"], "model": model_weights(checkpoint.state, weights)}
+    state = {
+        "epoch": checkpoint.state["epoch"],
+        "model": model_weights(checkpoint.state, weights),
+        "kept": weights_kind(checkpoint.state, weights),
+    }
     metadata = replace(checkpoint.metadata, config=config, recipe={})
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, state, metadata, checkpoint.scores)

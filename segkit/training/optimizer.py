@@ -93,7 +93,9 @@ def ready_for_kernels(optimizer: torch.optim.Optimizer) -> None:
 
     Step counts of a fused optimizer are beside the parameters, of any other in the host's memory.
     A fused SGD takes momenta of all parameters of a group or of none: where some lack theirs, which
-    the others start at their first step, they start from 0.
+    the others start at their first step, they start from 0. Fused kernels go through the memory of
+    a parameter and its averages side by side, so all must have one order: that of a checkpoint may
+    be another (``trainer.channels_last``).
     """
     for group in optimizer.param_groups:
         momenta = [optimizer.state.get(p, {}).get("momentum_buffer") for p in group["params"]]
@@ -101,6 +103,11 @@ def ready_for_kernels(optimizer: torch.optim.Optimizer) -> None:
         for p, momentum in zip(group["params"], momenta, strict=True):
             if group.get("fused") and some and momentum is None:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            for name, value in optimizer.state.get(p, {}).items():
+                is_like = isinstance(value, Tensor) and value.shape == p.shape
+                if is_like and value.stride() != p.stride():
+                    ordered = torch.empty_like(p, dtype=value.dtype)
+                    optimizer.state[p][name] = ordered.copy_(value)
             count = optimizer.state.get(p, {}).get("step")
             if isinstance(count, Tensor):
                 beside = group.get("fused") or group.get("capturable")

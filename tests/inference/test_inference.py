@@ -1,5 +1,6 @@
 """Windows, seams, scales, ensembles, and what happens where memory runs out."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,17 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
         torch.testing.assert_close(
             Ensemble(models[:1])(image).softmax(1), models[0](image).softmax(1)
         )
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_member_that_overflows_is_seen_in_the_mean(value: float, sigmoid: bool) -> None:
+    """A sigmoid makes 1 of infinity, which looks like any other probability."""
+    model = nn.Conv2d(3, 4, 1)
+    with torch.no_grad():
+        model.bias[1] = value
+        scores = Ensemble([nn.Conv2d(3, 4, 1), model], [False, sigmoid])(BYTES(photo(6, 8)))
+    assert scores[:, 1].isnan().all()
 
 
 @pytest.mark.parametrize("options", [{}, {"window": (8, 8)}, {"flip": True}])

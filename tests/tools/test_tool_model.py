@@ -10,6 +10,7 @@ from trained import CLASSES, save_model
 
 from segkit import load_model
 from segkit.cli.arguments import run_tool
+from segkit.errors import CheckpointError
 from segkit.runs.checkpoint import read_checkpoint
 from segkit.tools.model import Request, count_flops, image_size, model
 
@@ -47,7 +48,16 @@ def test_a_small_file_answers_alike(tmp_path: Path, which: str) -> None:
     expected = load_model(path, weights=which).probabilities(image)
     assert np.array_equal(load_model(small).probabilities(image), expected)
     found = read_checkpoint(small)
-    assert found.state.keys() == {"epoch", "model"}
+    kept = "raw" if which == "raw" else "ema"
+    assert {**found.state, "model": None} == {
+        "epoch": found.state["epoch"],
+        "model": None,
+        "kept": kept,
+    }
+    assert np.array_equal(load_model(small, weights=kept).probabilities(image), expected)
+    other = {"raw": "ema", "ema": "raw"}[kept]
+    with pytest.raises(CheckpointError, match=f"holds the {kept} weights alone"):
+        load_model(small, weights=other)
     assert found.metadata.classes == CLASSES
     assert small.stat().st_size < path.stat().st_size
 

@@ -345,6 +345,44 @@ def test_momenta_that_a_checkpoint_lacks_start_anew(fused: bool) -> None:
         assert momentum.isfinite().all() and momentum.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_averages_follow_another_order_of_the_weights_in_memory(kind: str, fused: bool) -> None:
+    """Fused kernels took the average of another element for that of a weight, without a word."""
+    generator = torch.Generator().manual_seed(0)
+    value, *grads = torch.randn(4, 4, 3, 5, 5, generator=generator)
+
+    def made(order: torch.memory_format) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        p = nn.Parameter(value.clone(memory_format=order))
+        return p, MAKERS[kind]([{"params": [p], "lr": 0.1}], fused=fused)
+
+    def steps(p: nn.Parameter, optimizer: torch.optim.Optimizer, grads: list[Tensor]) -> None:
+        for grad in grads:
+            p.grad = (
+                grad.clone(memory_format=torch.preserve_format)
+                .reshape_as(p)
+                .to(
+                    memory_format=torch.channels_last
+                    if p.stride()[1] == 1
+                    else torch.contiguous_format
+                )
+            )
+            optimizer.step()
+
+    expected, first = made(torch.contiguous_format)
+    steps(expected, first, grads[:2])
+    state, kept = copy.deepcopy(first.state_dict()), expected.detach().clone()
+    steps(expected, first, grads[2:])
+    found, second = made(torch.channels_last)
+    with torch.no_grad():
+        found.copy_(kept)
+    second.load_state_dict(state)
+    ready_for_kernels(second)
+    steps(found, second, grads[2:])
+    assert found.stride() != expected.stride()
+    torch.testing.assert_close(found, expected)
+
+
 def test_step_counts_go_beside_the_parameters_of_a_fused_optimizer() -> None:
     saved = start("adamw", fused=False)
     run(saved, [batch(0)])
@@ -389,7 +427,10 @@ def test_no_step_on_cuda_waits(name: str, accumulate: int) -> None:
     assert made[-1] == 12 // accumulate
 
 
-def test_the_scores_of_an_image_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("window", [None, (24, 32)])
+def test_the_scores_of_an_image_wait_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, window: tuple[int, int] | None
+) -> None:
     cuda = torch.device("cuda", 0)
     # Without a device autocast says so, and is off.
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
@@ -397,7 +438,7 @@ def test_the_scores_of_an_image_wait_for_nothing(monkeypatch: pytest.MonkeyPatch
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         with cuda:
             model = network()
-        inference = Inference(model, NORMALIZE, Precision("bf16", cuda))
+        inference = Inference(model, NORMALIZE, Precision("bf16", cuda), window=window)
         curves, matrix = PRCurves(3, classes=[0, 2]), ConfusionMatrix(3)
         image = torch.zeros(1, 3, 40, 48, dtype=torch.uint8, device=cuda)
         target = torch.zeros(1, 40, 48, dtype=torch.uint8, device=cuda)
