@@ -75,7 +75,7 @@ def train_in(runtime: Runtime, cfg: DictConfig) -> FinishedRun:
         log_schedule(run.checkpoint, state, step.schedule, plan)
     reduced = runtime.precision.reduced and not run.has_tried_precision
     if reduced and settings.trainer.check_precision:
-        log.info("%s", try_precision(model, step, next(train_batches.of(plan))))
+        log.info("%s", try_precision(model, step, next(train_batches.of(plan.or_next))))
 
     # The run folder: from here on something is written, by the first process
     recorder = Recorder(run, settings, data, state, batch_size, taken)

@@ -6,6 +6,7 @@ and after a resume, and differs from epoch to epoch.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,7 +63,7 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         for batch in batches:
             yield batch.to(device)
         return
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies = _copy_stream(device)
     for batch in batches:
         with torch.cuda.stream(copies):
             moved = batch.to(device)
@@ -71,6 +72,11 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         for tensor in (moved.image, moved.target):  # their memory is not used anew before
             tensor.record_stream(computes)
         yield moved
+
+
+@cache  # memory that was freed is used anew on the same stream only
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Sample(NamedTuple):

@@ -18,6 +18,7 @@ from segkit.losses.focal import FocalLoss
 from segkit.losses.pixels import PixelLoss, check_class_ids
 
 BLOCK, GATHER_BLOCK, CLASSES = 64, 32, 16
+SUMS = 7  # of each class
 """Pixels per program of the first two kernels and of the third, and classes at a time.
 
 The largest for which nothing is spilled from the registers of sm_90; not tuned on a device yet.
@@ -56,12 +57,14 @@ def _reads_sums(loss: nn.Module) -> bool:
 def fits(logits: Tensor, target: Tensor) -> bool:
     """Whether the kernels take this batch: float32 or less, no larger than the target, and some."""
     height, width = target.shape[1:]
+    rows = target.shape[0] * math.ceil(height * width / BLOCK)  # of sums, one for each program
     return (
         logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and 0 < logits.shape[2] <= height
         and 0 < logits.shape[3] <= width
         and 0 < target.numel() < 2**31
         and logits.numel() < 2**31
+        and rows * SUMS * logits.shape[1] < 2**31
     )
 
 
@@ -100,7 +103,7 @@ class FusedSums(torch.autograd.Function):
         blocks = math.ceil(height * width / BLOCK)
         lse = torch.empty(target.shape, dtype=torch.float32, device=low.device)
         nll = torch.empty_like(lse)
-        partial = lse.new_empty((images * blocks, 7, classes))
+        partial = lse.new_empty((images * blocks, SUMS, classes))
         geometry = (classes, height, width, h, w, *low.stride(), h / height, w / width, ignore)
         forward_kernel[(blocks, images)](
             low, target, lse, nll, partial, *geometry, gamma, BLOCK=BLOCK, CB=chunk

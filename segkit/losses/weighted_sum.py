@@ -126,11 +126,18 @@ def takes_low_resolution(loss_fn: nn.Module) -> bool:
     return isinstance(loss_fn, WeightedSum) and loss_fn.fused
 
 
-def summands(loss: nn.Module) -> list[nn.Module]:
-    """What a loss is a weighted sum of; of any other itself."""
+def summands(loss: nn.Module, *, weighted: bool = False) -> list[nn.Module]:
+    """What a loss is a weighted sum of; of any other itself.
+
+    Args:
+        loss: Any.
+        weighted: Without terms of weight 0, which nothing learns from.
+    """
     if not isinstance(loss, WeightedSum):
         return [loss]
-    return [summand for term in loss.losses for summand in summands(term)]
+    terms = zip(loss.weights, loss.losses, strict=True)
+    counted = [term for weight, term in terms if weight or not weighted]
+    return [summand for term in counted for summand in summands(term, weighted=weighted)]
 
 
 def check_term(name: str, term: Term) -> None:

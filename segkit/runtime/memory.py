@@ -72,14 +72,14 @@ class Memory(Protocol):
 
 
 class CudaMemory:
-    """Memory of a CUDA device, less what other processes hold there now."""
+    """Memory of a CUDA device, less what other processes hold there now, and what is reserved."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, reserved: int = 0) -> None:
         self.device = device
         self.free()
         unused, total = torch.cuda.mem_get_info(device)
         allowed = torch.cuda.get_per_process_memory_fraction(device) * total
-        self.capacity = min(allowed, unused + torch.cuda.memory_reserved(device))
+        self.capacity = min(allowed, unused + torch.cuda.memory_reserved(device)) - reserved
 
     def free(self) -> None:
         gc.collect()

@@ -56,11 +56,17 @@ def choose_batch_size(
         largest = largest_batch_size(
             lambda count: trial_steps(state, step, data.largest_size, count, accumulate),
             limit=max(1, len(data.train) // runtime.world.size),
-            memory=CudaMemory(device),
+            memory=CudaMemory(device, bucket_bytes(state.model, runtime.world.size)),
         )
     found = min(runtime.world.gather(largest))
     log.info("loader.batch_size=auto: %d", found)
     return found
+
+
+def bucket_bytes(model: torch.nn.Module, world_size: int) -> int:
+    """What DDP keeps beside a step of one process: its buckets, as large as all gradients."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return sum(p.numel() * p.element_size() for p in trained) if world_size > 1 else 0
 
 
 def trial_steps(
@@ -83,6 +89,7 @@ def trial_steps(
         accumulate: Batches per step.
     """
     device = step.precision.device
+    state.model.zero_grad(set_to_none=True)  # of a trial before, which ended in between
     image = torch.randint(
         256, (batch_size, len(step.normalize.mean), *image_size), dtype=torch.uint8, device=device
     )

@@ -36,7 +36,7 @@ from segkit.runs.description import CHECKS
 from segkit.runtime.context import Runtime
 from segkit.runtime.log import log
 from segkit.text import join_lines
-from segkit.training.field_of_view import typical_size
+from segkit.training.field_of_view import seen_sizes
 from segkit.training.resume import SETTINGS_TOO
 
 
@@ -50,6 +50,7 @@ class Data:
         augment: The transforms of training.
         image_size: Height and width in pixels that training sees before the late epochs.
         late_size: What those see; the same where there are none.
+        largest_size: Of the images in the batches that take the most memory.
         classes: Names in index order.
         palette: RGB of each mask value, uint8 (256, 3).
         paste: Pastes objects of other images; None: nothing does.
@@ -66,16 +67,12 @@ class Data:
     weights: NDArray[np.float64] | None
     image_size: tuple[int, int]
     late_size: tuple[int, int]
+    largest_size: tuple[int, int]
     classes: list[str]
     palette: NDArray[np.uint8]
     pixels: list[int] | None
     val_pixels: list[int] | None
     table: str
-
-    @property
-    def largest_size(self) -> tuple[int, int]:
-        """Height and width of what takes the most memory in training."""
-        return max(self.image_size, self.late_size, key=math.prod)
 
 
 def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) -> Data:
@@ -119,9 +116,11 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
             log.warning("warning: %s", warning)
     augment = build_augment(cfg, pixels)
     samples = Samples(train, augment, cfg.seed, cfg.data.ignore_index)
-    size = late_size = typical_size(samples, 1)
+    size, largest = seen_sizes(samples, 1)
+    late_size = size
     if cfg.augment.late_epochs:
-        late_size = typical_size(samples, cfg.trainer.max_epochs)
+        late_size, late_largest = seen_sizes(samples, cfg.trainer.max_epochs)
+        largest = max(largest, late_largest, key=math.prod)
     return Data(
         train=train,
         val=val,
@@ -130,6 +129,7 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
         weights=weights,
         image_size=size,
         late_size=late_size,
+        largest_size=largest,
         classes=classes,
         palette=palette,
         pixels=pixels,

@@ -110,7 +110,7 @@ def warnings_at_start(
             f"augment.late_epochs={augment.late_epochs}: all {settings.trainer.max_epochs} epochs "
             "of the run are late ones, and augment.train is not used"
         )
-    if not augment.late_epochs and augment.late_crop_size != augment.crop_size:
+    if not augment.late_epochs and augment.late_crop_size not in (None, augment.crop_size):
         yield f"augment.late_crop_size={augment.late_crop_size}: not used, augment.late_epochs is 0"
     warmup, epochs = settings.scheduler.get("warmup_epochs") or 0, settings.trainer.max_epochs
     if warmup >= epochs:

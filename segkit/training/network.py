@@ -58,6 +58,12 @@ def build_model(
             refuse_weights(model, f"init_from={settings.init_from}")
             if weights is None:
                 _refuse_random_backbone(settings, model, taken)
+    if settings.trainer.freeze_epochs and not hasattr(model, "set_frozen_backbone"):
+        raise ConfigError(
+            f"trainer.freeze_epochs={settings.trainer.freeze_epochs}: {type(model).__name__} has "
+            "no method set_frozen_backbone(freeze: bool | str), which is called where they begin "
+            "and end; write it, or leave the key out"
+        )
     order = memory_order(settings.trainer.channels_last)
     return model.to(runtime.device).to(memory_format=order), taken
 

@@ -1,7 +1,7 @@
 """What each epoch of a run does: its images, the size of its steps, what is trained in it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segkit.config.schema import TrainConfig, first_late_epoch
 from segkit.data.sampler import step_starts
@@ -68,6 +68,11 @@ class EpochPlan:
     def num_batches(self) -> int:
         """Batches of each process that are left of the epoch."""
         return len(step_starts(self.num_images, self.start, self.global_batch_size))
+
+    @property
+    def or_next(self) -> "EpochPlan":
+        """The next epoch where nothing is left of this one: the one whose batches come first."""
+        return self if self.num_batches else replace(self, epoch=self.epoch + 1, start=0)
 
     def images_after(self, num_batches: int) -> int:
         """Images of the epoch that all processes have used after so many batches from ``start``."""

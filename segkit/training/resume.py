@@ -62,6 +62,9 @@ UNLEARNED = (
     "data.root",
     "data.images",
     "data.masks",
+    "data.dataset.root",
+    "data.dataset.images",
+    "data.dataset.masks",
     "data.check",
     "loader.num_workers",
     "loader.cache",
@@ -298,6 +301,11 @@ def _apply(
     for o in groups:
         name = o.key_or_group
         if o.value() == choices.get(name):
+            if name == "augment":  # what a run that was saved by an older segkit has not yet
+                for key in ("late", "late_crop_size"):
+                    if not cfg.augment[key]:
+                        node = OmegaConf.to_container(composed.augment)[key]  # type: ignore[index, call-overload]
+                        OmegaConf.update(cfg, f"augment.{key}", node)
             continue
         if name in FIXED:
             yield _refusal(str(o.input_line), f"the run has {name}={choices.get(name)}", None)
@@ -313,17 +321,20 @@ def _apply(
         if o.is_sweep_override():
             yield f"{o.input_line}: several values are for a sweep, -m"
         elif o.is_delete():
-            _delete(cfg, key)
+            _delete(cfg, key, is_repeated=composed.resume == "auto")
         else:
             value = o.value()
             add = o.is_add() or o.is_force_add()
             OmegaConf.update(cfg, key, value, merge=isinstance(value, dict), force_add=add)
 
 
-def _delete(cfg: DictConfig, key: str) -> None:
+def _delete(cfg: DictConfig, key: str, *, is_repeated: bool) -> None:
+    """Take a key out; of a command line that was given before, it may be out already."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     if node is None or last not in node:
+        if is_repeated:
+            return
         raise ConfigError(f"~{key}: no such key")
     OmegaConf.set_struct(node, False)
     del node[last]

@@ -1,7 +1,7 @@
 """A run as a whole: its configuration, the checkpoint that it goes on from, its folder."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from segkit.models.weights import LoadReport
 from segkit.runs.checkpoint import BEST, LAST, Checkpoint, best_file, is_after
 from segkit.runs.description import CheckpointMetadata
 from segkit.runs.finished import FinishedRun
-from segkit.runs.folder import forget, locked, make_run_folder, refuse_used
+from segkit.runs.folder import LOCK, forget, locked, make_run_folder, refuse_used
 from segkit.runtime.context import Runtime
 from segkit.runtime.distributed import check_same_start
 from segkit.runtime.log import log, log_to_console
@@ -108,11 +108,13 @@ class Run:
 
     def _make_folder(self, settings: TrainConfig) -> Path:
         out_dir = settings.out_dir
-        was_there = out_dir is not None and Path(out_dir).is_dir()
+        before = None  # what is there already
+        if out_dir is not None and Path(out_dir).is_dir():
+            before = {path.name for path in Path(out_dir).iterdir()} - {LOCK}
         data = settings.data.root or Path(settings.data.images or "run/images").parent
         folder = make_run_folder(out_dir, Path(data).name)
-        if self.checkpoint is None or not was_there:
-            self.runtime.stack.push(partial(_forget_if_unbegun, folder, was_there, self.runtime))
+        if self.checkpoint is None or before is None:
+            self.runtime.stack.push(partial(_forget_if_unbegun, folder, before, self.runtime))
             self.runtime.open(locked(folder))
             if any((folder / "checkpoints").glob("*.pt")):
                 raise ConfigError(
@@ -203,9 +205,13 @@ def _claim(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) -> 
 
 
 def _forget_if_unbegun(
-    folder: Path, was_there: bool, runtime: Runtime, kind: type[BaseException] | None, *_: Any
+    folder: Path,
+    before: Collection[str] | None,
+    runtime: Runtime,
+    kind: type[BaseException] | None,
+    *_: Any,
 ) -> None:
     """At the end of a run: delete what it wrote if a signal ended it before there was a step."""
     if kind in (KeyboardInterrupt, SystemExit) and not runtime.signals.begun:
         log_to_console()  # which lets go of train.log
-        forget(folder, was_there)
+        forget(folder, before)

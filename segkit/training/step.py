@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from segkit.config import build
 from segkit.config.schema import TrainConfig
 from segkit.data.loader import Batch
+from segkit.errors import ConfigError
 from segkit.losses.global_loss import step_loss
 from segkit.losses.parts import Part, needs_sums, of_step, parts
 from segkit.losses.processes import collecting
@@ -50,10 +51,16 @@ class TrainStep:
 
     @classmethod
     def build(cls, settings: TrainConfig, runtime: Runtime) -> "TrainStep":
-        """The step that a configuration describes, on the runtime's device."""
+        """The step that a configuration describes, on the runtime's device.
+
+        Raises:
+            ConfigError: The loss leaves out another label than the data.
+        """
         data, trainer = settings.data, settings.trainer
+        loss_fn: nn.Module = build(settings.loss, "loss").to(runtime.device)
+        refuse_other_ignored(loss_fn, data.ignore_index)
         return cls(
-            loss_fn=build(settings.loss, "loss").to(runtime.device),
+            loss_fn=loss_fn,
             normalize=Normalize(tuple(data.mean), tuple(data.std), trainer.channels_last),
             precision=runtime.precision,
             schedule=build(settings.scheduler, "scheduler"),
@@ -147,3 +154,15 @@ class TrainStep:
         if aux_weight_of(network):
             return network(image, aux=True, **settings)  # type: ignore[no-any-return]
         return (network(image, **settings),)
+
+
+def refuse_other_ignored(loss_fn: nn.Module, ignore_index: int) -> None:
+    """Raise a ConfigError if a loss that was built leaves out another label than the data."""
+    for one in summands(loss_fn):
+        found = getattr(one, "ignore_index", None)
+        if isinstance(found, int) and found != ignore_index:
+            raise ConfigError(
+                f"loss: {type(one).__name__} leaves out pixels of the value {found}, and those "
+                f"without a label have {ignore_index}, data.ignore_index. Give it the argument "
+                "ignore_index: ${data.ignore_index}"
+            )

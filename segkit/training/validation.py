@@ -70,7 +70,7 @@ def evaluate(
         window=window,
         stride=stride,
         window_key="val.window.size",
-        sigmoid=all(isinstance(one, BCELoss) for one in summands(step.loss_fn)),
+        sigmoid=all(isinstance(one, BCELoss) for one in summands(step.loss_fn, weighted=True)),
     )
     matrix = ConfusionMatrix(num_classes, ignore_index)
     values: list[Tensor] = []  # of each image: its loss, and whether its logits are finite

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.losses import CrossEntropyLoss, DiceLoss, MSELoss, WeightedSum, dice_loss
+from segkit.losses import BCELoss, CrossEntropyLoss, DiceLoss, MSELoss, WeightedSum, dice_loss
+from segkit.losses.weighted_sum import summands
 
 
 class MyLoss(nn.Module):
@@ -25,6 +26,16 @@ def batch() -> tuple[Tensor, Tensor]:
     target = torch.randint(0, 3, (2, 4, 4), generator=generator, dtype=torch.uint8)
     target[0, 0] = 255
     return torch.randn(2, 3, 4, 4, generator=generator), target
+
+
+def test_what_it_is_a_sum_of() -> None:
+    inner = WeightedSum({"bce": {"weight": 2.0, "loss": BCELoss()}})
+    loss = WeightedSum(
+        {"inner": {"weight": 1.0, "loss": inner}, "dice": {"weight": 0.0, "loss": DiceLoss()}}
+    )
+    assert [type(one) for one in summands(loss)] == [BCELoss, DiceLoss]
+    # What the logits mean: dice had made those of softmax of them, in windows.
+    assert [type(one) for one in summands(loss, weighted=True)] == [BCELoss]
 
 
 def test_is_the_weighted_sum_and_keeps_each_term(batch: tuple[Tensor, Tensor]) -> None:

@@ -100,6 +100,7 @@ def test_every_device_is_seeded() -> None:
         values: list[float] = torch.rand(8, device="cuda").tolist()
         return values
 
+    torch.cuda.init()  # a step of a training finds it done
     assert draw(1) == draw(1) != draw(2)
 
 

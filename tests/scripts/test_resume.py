@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from processes import run_apart
-from scripts import ROOT, Result, call
+from scripts import ROOT, SMALL, Result, call
 from states import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -453,6 +453,30 @@ def test_another_number_format_is_tried_first(home: Path, whole: Path) -> None:
     again = call("train.py", "resume=in_bf16", "trainer.max_epochs=4", cwd=home)
     assert "epoch 4/4" in again.out
     assert "agrees with" not in again.out
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("more", [(), ("trainer.max_epochs=1",)])
+def test_another_number_format_is_tried_before_a_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """Nothing was left of the epoch, so there was no batch to try it with."""
+
+    def killed(*args: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segkit.training.validation.Validation.run", killed)
+        with pytest.raises(Killed):
+            call(
+                "train.py", *SMALL, "trainer.save_every_steps=3", *more, "out_dir=run", cwd=tmp_path
+            )
+    result = call("train.py", "resume=run", "trainer.precision=bf16", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "bf16 agrees with float32 on the first batch" in result.out
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """augment.late_epochs: the last epochs of a run have transforms of their own."""
 
-from dataclasses import fields, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,17 @@ import pytest
 from composed import config
 from omegaconf import DictConfig
 from scripts import SMALL, call, quick_call
+from voc_folder import make_voc
 
 from segkit.config import build_augment
 from segkit.config.schema import TrainConfig
 from segkit.data.augment import Augment
 from segkit.data.loader import Batch, Collate, Samples
-from segkit.training.data import Data
+from segkit.runtime.context import Runtime
+from segkit.runtime.distributed import DistributedContext
+from segkit.runtime.signals import StopSignals
+from segkit.training.data import load_data
+from segkit.training.field_of_view import seen_sizes
 from segkit.training.plan import epoch_plan
 
 CROPS = ("augment=standard", "augment.crop_size=[32,32]", "augment.late_crop_size=[48,64]")
@@ -108,10 +114,15 @@ def test_a_run_without_others_says_so(tmp_path: Path) -> None:
 
 
 def test_a_crop_for_no_epoch_is_told(tmp_path: Path) -> None:
-    result = quick_call(*SMALL, *CROPS, "trainer.max_epochs=1", "out_dir=run", cwd=tmp_path)
+    once = (*SMALL, *CROPS[:2], "trainer.max_epochs=1")
+    result = quick_call(*once, CROPS[2], "out_dir=run", cwd=tmp_path)
     assert result.status == 0, result.err
     text = "warning: augment.late_crop_size=[48, 64]: not used, augment.late_epochs is 0"
     assert text in result.out + result.err
+    # A file of one's own that knows nothing of it
+    result = quick_call(*once, "augment.late_crop_size=null", "out_dir=other", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "late" not in result.out + result.err
 
 
 @pytest.mark.parametrize(
@@ -148,8 +159,38 @@ def test_a_list_for_no_epoch_need_not_fit_the_data() -> None:
     assert "augment.late[2]: ColorJitter cannot take images of 4 channels" in str(text)
 
 
-def test_the_larger_crop_decides_what_fits() -> None:
-    nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(Data))
-    data = Data(**{**nothing, "image_size": (32, 32), "late_size": (48, 64)})
-    assert data.largest_size == (48, 64)
-    assert replace(data, image_size=(64, 64)).largest_size == (64, 64)
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [((), (32, 32)), ((1, 48, 64), (48, 64)), ((1, 8, 8), (32, 32))],
+)
+def test_the_larger_crop_decides_what_fits(
+    tmp_path: Path, late: tuple[int, ...], expected: tuple[int, int]
+) -> None:
+    make_voc(tmp_path / "voc", {"train": ["a", "b"], "val": ["c"]})
+    epochs, *size = late or (0, 9, 9)
+    arguments = (*CROPS[:2], f"augment.late_epochs={epochs}", f"augment.late_crop_size={size}")
+    cfg = config("train", "data=voc", f"data.root={tmp_path / 'voc'}", *arguments)
+    assert isinstance(cfg, DictConfig), cfg
+    data = load_data(cfg, None, Runtime(DistributedContext(), StopSignals(), ExitStack()))
+    assert data.image_size == (32, 32)
+    assert data.late_size == (tuple(size) if late else (32, 32))
+    assert data.largest_size == expected
+
+
+class Photographs:
+    """Of 20 x 30 pixels, but for one of them that was taken upright."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def read(self, epoch: int, index: int) -> tuple[Any, Any]:
+        size = {12: (30, 20), 25: (20, 36)}.get(index, (20, 30))
+        return np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+
+
+def test_a_batch_is_as_large_as_the_largest_of_its_images() -> None:
+    """It is padded to that, and what had room for the median did not fit."""
+    samples: Any = Photographs()
+    medians, largest = seen_sizes(samples, 1)
+    assert medians == (20, 30)
+    assert largest == (30, 36)

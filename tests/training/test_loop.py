@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segkit.config.schema import TrainConfig, to_settings
 from segkit.data.loader import Batch
-from segkit.errors import TrainingError
+from segkit.errors import ConfigError, TrainingError
 from segkit.losses import BCELoss, CrossEntropyLoss, DiceLoss, WeightedSum
 from segkit.models import DeepLabV3Plus
 from segkit.models.normalize import Normalize
@@ -28,7 +28,7 @@ from segkit.training.monitor import Best, Monitor
 from segkit.training.optimizer import backbone_factor, param_groups
 from segkit.training.plan import EpochPlan
 from segkit.training.state import TrainState
-from segkit.training.step import TrainStep
+from segkit.training.step import TrainStep, refuse_other_ignored
 from segkit.training.validation import Prediction, evaluate
 
 CPU = Precision("fp32", torch.device("cpu"))
@@ -482,3 +482,16 @@ def test_training_on_cuda_learns(name: str) -> None:
     )
     assert losses[-1] < losses[0] - 0.2
     assert state.skipped_steps <= 3
+
+
+def test_a_loss_that_leaves_out_another_label_than_the_data_is_refused() -> None:
+    """A file of one's own may lack the key: ignored pixels were trained on without a word."""
+    for loss in (CrossEntropyLoss(), WeightedSum({"a": {"weight": 1.0, "loss": DiceLoss()}})):
+        refuse_other_ignored(loss, 255)
+        with pytest.raises(
+            ConfigError, match=r"of the value 255, .* label have 0, data\.ignore_ind"
+        ):
+            refuse_other_ignored(loss, 0)
+    with pytest.raises(ConfigError, match="CrossEntropyLoss leaves out pixels of the value -100"):
+        refuse_other_ignored(nn.CrossEntropyLoss(), 255)
+    refuse_other_ignored(nn.MSELoss(), 255)  # it knows of none

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from segkit.config.schema import TrainConfig, to_settings
-from segkit.errors import CheckpointError
+from segkit.errors import CheckpointError, ConfigError
 from segkit.runtime.context import Runtime
 from segkit.runtime.distributed import DistributedContext
 from segkit.runtime.signals import StopSignals
@@ -27,6 +27,15 @@ def built(*arguments: str) -> nn.Module:
     runtime.compute_on("cpu", "fp32")
     torch.manual_seed(4)
     return build_model(to_settings(TrainConfig, cfg), None, runtime)[0]
+
+
+def test_a_model_that_cannot_freeze_its_backbone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was called all the same, when the run had begun."""
+    monkeypatch.setattr("segkit.training.network.build", lambda node, slot: nn.Conv2d(3, 3, 1))
+    start = "model.backbone.weights=null"
+    assert isinstance(built(start), nn.Conv2d)
+    with pytest.raises(ConfigError, match=r"freeze_epochs=2: Conv2d has no method set_frozen_back"):
+        built(start, "trainer.freeze_epochs=2")
 
 
 def test_a_backbone_that_init_from_has_is_not_downloaded(

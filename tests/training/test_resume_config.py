@@ -24,7 +24,7 @@ from segkit.runs.checkpoint import Checkpoint, save_checkpoint
 from segkit.runtime.log import log_to_console
 from segkit.shipped import CONFIGS
 from segkit.training.header import warnings_at_start
-from segkit.training.resume import choices, differences, resumed
+from segkit.training.resume import choices, differences, relearned, resumed
 
 CLASSES = ["background", "disk"]
 
@@ -228,6 +228,25 @@ def test_the_best_is_not_searched_among_values_of_two_measures(here: Path) -> No
     resume("resume=other", "loss=focal")
 
 
+def test_a_line_that_takes_a_key_out_goes_on_as_well(here: Path) -> None:
+    """The same line starts and goes on, but the second time the key was not there."""
+    save_run(here / "run", "loss=[ce,dice]", "~loss.terms.dice")
+    cfg, _ = resume("resume=auto", "out_dir=run", "loss=[ce,dice]", "~loss.terms.dice")
+    assert [*cfg.loss.terms] == ["ce"]
+    with pytest.raises(ConfigError, match=r"~loss\.terms\.dice: no such key"):
+        resume("resume=run", "~loss.terms.dice")
+
+
+def test_data_that_moved_change_nothing_that_is_learned(here: Path) -> None:
+    save_run(here / "run")
+    cfg, saved = resume("resume=run", "data.root=moved")
+    assert saved is not None
+    assert relearned(cfg, saved) == []
+    cfg, saved = resume("resume=run", "optimizer.lr=0.5")
+    assert saved is not None
+    assert relearned(cfg, saved) == ["optimizer.lr=0.5"]
+
+
 @pytest.mark.slow
 @pytest.mark.quick("resume=auto")
 @pytest.mark.parametrize("start", ["resume=run", "resume=auto out_dir=run"])
@@ -292,6 +311,22 @@ def test_a_choice_that_stays_does_not_undo_what_was_set_below_it(
     cfg, _ = resume("resume=run", "loss=focal")
     assert cfg.loss.terms.focal.loss.gamma == 1
     assert display_path(capsys) == []
+
+
+def test_the_choice_again_brings_what_an_older_run_had_not(here: Path) -> None:
+    """The advice to use augment=standard was followed by the same advice."""
+    run = save_run(here / "run", "augment=standard", "augment.train.0.scale=[1,2]")
+    path = run / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    for key in ("late", "late_crop_size", "late_epochs"):
+        del content["about"]["recipe"]["config"]["augment"][key]
+    torch.save(content, path)
+    late = ("augment.late_epochs=1", "augment.late_crop_size=[32,40]", "trainer.max_epochs=90")
+    with pytest.raises(ConfigError, match=r"no transform of augment\.late crops to it; use aug"):
+        resume("resume=run", *late)
+    cfg, _ = resume("resume=run", "augment=standard", *late)
+    assert (cfg.augment.late[0].height, cfg.augment.late[0].width) == (32, 40)
+    assert list(cfg.augment.train[0].scale) == [1, 2]
 
 
 def test_environment_variables_stay_unspelt(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,10 +581,16 @@ def test_another_monitor_is_said_to_replace_the_best(
         ("-m resume=run seed=1,2", "-m resume=run seed=1,2", None),
         (
             "resume=run seed=1 loss=focal loss.x=2 ~a +b=1 hydra.verbose=true --cfg job allow=[x]",
-            "data=voc resume=run loss=focal hydra.verbose=true --cfg job allow=[x]",
+            "--cfg job data=voc resume=run loss=focal hydra.verbose=true allow=[x]",
             "resume=run seed=1 loss=focal loss.x=2 ~a +b=1 allow=[x]",
         ),
         ("seed=1 resume=auto.pt", "data=voc resume=auto.pt", "seed=1 resume=auto.pt"),
+        ("resume='auto' seed=1", "resume='auto' seed=1", None),  # as a call from Python writes it
+        (  # argparse takes arguments that stand apart for unknown ones
+            "--config-dir my resume=run seed=1",
+            "--config-dir my data=voc resume=run",
+            "resume=run seed=1",
+        ),
     ],
 )
 def test_what_hydra_is_shown(given: str, hydra_sees: str, typed: str | None) -> None:
