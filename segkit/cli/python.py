@@ -7,6 +7,7 @@ correct is a :class:`~segkit.errors.SegkitError`.
 
 import copy
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Number
@@ -115,13 +116,27 @@ def _function(name: str) -> Callable[[DictConfig], object]:
 def assignments(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """``{"trainer": {"max_epochs": 20}}`` -> ``trainer.max_epochs=20``, in Hydra's grammar.
 
-    A mapping stands for the keys below, unless its own keys are no texts, as in a ``label_map``.
+    A mapping stands for the keys below, unless it is a value itself, or its keys are no texts.
     """
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value and all(isinstance(k, str) for k in value):
-            yield from assignments(value, f"{prefix}{key}.")
+    for name, value in ((f"{prefix}{key}", value) for key, value in values.items()):
+        is_group = isinstance(value, Mapping) and all(isinstance(k, str) for k in value)
+        if is_group and value and name not in MAPPINGS:
+            yield from assignments(value, f"{name}.")
         else:
-            yield f"{prefix}{key}={_written(value, f'{prefix}{key}')}"
+            yield f"{name}={_written(value, name)}"
+
+
+MAPPINGS = ("palette", "data.label_map", "predictions_label_map")
+UNQUOTED = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|()\[\]{}:=, \t]+")  # by Hydra's grammar of keys
+
+
+def _name(name: object, key: str) -> str:
+    """A name in a mapping, which Hydra takes no quotes around."""
+    if not isinstance(name, str):
+        return str(name)
+    if not UNQUOTED.fullmatch(name):
+        raise ConfigError(f"{key}: the name {name!r} can be given in a file only, {key}='FILE'")
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", name)
 
 
 def _written(value: object, key: str) -> str:
@@ -137,7 +152,8 @@ def _written(value: object, key: str) -> str:
     if isinstance(value, str | os.PathLike):
         return QuotedString(os.fspath(value), Quote.single).with_quotes()
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k}: {_written(v, key)}" for k, v in value.items()) + "}"
+        pairs = (f"{_name(k, key)}: {_written(v, key)}" for k, v in value.items())
+        return "{" + ", ".join(pairs) + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(_written(one, key) for one in value) + "]"
     raise ConfigError(

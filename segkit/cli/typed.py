@@ -47,16 +47,17 @@ def hide_overrides(argv: list[str]) -> tuple[list[str], list[str] | None]:
     only that has (``optimizer.momentum`` in a run with SGD) would be refused. Group files are
     Hydra's business still, on top of ``data=voc``, which brings no recipe of its own.
     """
-    is_path = re.compile(r"resume=(?!auto$|null$)")
+    is_path = re.compile(r"""resume=(?!(['"]?)(auto|null)\1$)""")
     if not any(is_path.match(text) for text in argv) or is_multirun(argv):
         return argv, None
-    shown, typed = [argv[0], "data=voc"], []
+    flags, overrides, typed = [argv[0]], ["data=voc"], []
     for text in argv[1:]:
         key = re.split(r"=", text)[0].lstrip("+~")
-        if text.startswith("-") or key.startswith("hydra") or not re.match(r"~|[^=]+=", text):
-            shown.append(text)
-            continue
-        typed.append(text)
-        if key in (*SWAPPED, "resume", "allow"):
-            shown.append(text)
-    return shown, typed
+        if text.startswith("-") or not re.match(r"~|[^=]+=", text):
+            flags.append(text)  # or what belongs to one
+        elif key.startswith("hydra"):
+            overrides.append(text)
+        else:
+            typed.append(text)
+            overrides += [text] if key in (*SWAPPED, "resume", "allow") else []
+    return [*flags, *overrides], typed  # all overrides together, as argparse wants it

@@ -3,7 +3,7 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import cache
@@ -23,7 +23,7 @@ FILES = ("metrics.jsonl", "metrics.csv", "loggers.json", "train.log", "config.ya
 
 def refuse_used(out_dir: str | None) -> None:
     """Raise a ConfigError if ``out_dir`` holds a run: two runs in one folder would be lost."""
-    used = ("metrics.jsonl", "checkpoints")
+    used = ("metrics.jsonl", "checkpoints", "config.yaml")
     if out_dir is not None and any((Path(out_dir) / name).exists() for name in used):
         raise ConfigError(
             f"out_dir={out_dir}: holds a run already; add resume=auto to go on with it, or give "
@@ -60,15 +60,19 @@ def make_run_folder(out_dir: str | None, name: str) -> Path:
     return folder
 
 
-def forget(folder: Path, was_there: bool) -> None:
-    """Delete what a run that made no step wrote into its folder, and the folder if it was new."""
-    for name in ("checkpoints", "tensorboard", "plots", "wandb"):
-        if not any((folder / name).rglob("*.pt")):
-            shutil.rmtree(folder / name, ignore_errors=True)
+def forget(folder: Path, before: Collection[str] | None) -> None:
+    """Delete what a run that made no step wrote into its folder, and the folder if it was new.
+
+    Args:
+        folder: Of the run.
+        before: Names of what was in it when the run came, which stays; None: it was not there.
+    """
+    for name in {"checkpoints", "tensorboard", "plots", "wandb"} - {*(before or ())}:
+        shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):  # something else is in there, or it has gone
-        for name in FILES:
+        for name in {*FILES} - {*(before or ())}:
             (folder / name).unlink(missing_ok=True)
-        if not was_there:
+        if before is None:
             folder.rmdir()
             if folder.parent == Path("runs").absolute():
                 folder.parent.rmdir()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -121,6 +122,9 @@ class DistributedContext:
                 dist.broadcast(buffer, src=0)
 
 
+_calls = count()  # of `connect` in this process; all processes make the same
+
+
 @contextmanager
 def connect() -> Iterator[DistributedContext]:
     """The world that torchrun describes in the environment, connected; alone without torchrun.
@@ -140,9 +144,11 @@ def connect() -> Iterator[DistributedContext]:
         yield world
         return
     server, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
-    # A store of its own for each attempt: one that torchrun starts again after a failure would
-    # find the addresses of the dead processes in it.
-    store = PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+    # A store of its own for each attempt, and each call in a program: one that torchrun starts
+    # again after a failure would find the addresses of the dead processes in it, and a second call
+    # those of the first.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"attempt_{attempt}_{next(_calls)}", server)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         store=store,

@@ -204,10 +204,27 @@ def test_a_mistake_of_evaluate(here: Path) -> None:
         ({"resume": None, "seed": 1, "a": True}, ["resume=null", "seed=1", "a=true"]),
         ({"lr": 1e-5, "path": Path("a b")}, ["lr=1e-05", "path='a b'"]),
         ({"lr": np.float32(0.5)}, ["lr=0.5"]),
+        ({"palette": {"disk": "orange"}}, ["palette={disk: 'orange'}"]),
+        ({"data": {"label_map": {"255": "ignore"}}}, ["data.label_map={255: 'ignore'}"]),
     ],
 )
 def test_how_values_are_written(values: dict, words: list[str]) -> None:
     assert list(assignments(values)) == words
+
+
+@settings(max_examples=50)
+@given(st.text(st.sampled_from("aB1_-.+%@|()[]{}:=, \t\\"), min_size=1))
+def test_every_name_in_a_mapping_arrives_as_it_is(text: str) -> None:
+    name = f"a{text}b"  # outer blanks are lost, and 1 is a number
+    (word,) = assignments({"palette": {name: [1, 2, 3]}})
+    assert OverridesParser.create().parse_override(word).value() == {name: [1, 2, 3]}
+
+
+def test_a_name_that_hydra_cannot_read_is_for_a_file() -> None:
+    with pytest.raises(
+        ConfigError, match="palette: the name 'caf\u00e9' can be given in a file only"
+    ):
+        list(assignments({"palette": {"caf\u00e9": "red"}}))
 
 
 @settings(max_examples=50)

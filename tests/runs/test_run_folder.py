@@ -13,7 +13,7 @@ from processes import run_apart
 
 from segkit.errors import ConfigError
 from segkit.runs import folder as run_folder
-from segkit.runs.folder import LOCK, locked, make_run_folder, refuse_used
+from segkit.runs.folder import LOCK, forget, locked, make_run_folder, refuse_used
 
 
 def test_two_runs_in_one_second_get_two_folders(
@@ -33,7 +33,7 @@ def test_two_runs_in_one_second_get_two_folders(
     assert all(folder.parent == tmp_path / "runs" for folder in folders)
 
 
-@pytest.mark.parametrize("what", ["metrics.jsonl", "checkpoints"])
+@pytest.mark.parametrize("what", ["metrics.jsonl", "checkpoints", "config.yaml"])
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path, what: str) -> None:
     refuse_used(None)
     refuse_used(str(tmp_path / "new"))
@@ -41,6 +41,25 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path, what: str) -> None
     (tmp_path / what).mkdir()
     with pytest.raises(ConfigError, match=r"holds a run already; add resume=auto to go on with it"):
         refuse_used(str(tmp_path))
+
+
+def test_only_what_a_run_wrote_is_deleted_with_it(tmp_path: Path) -> None:
+    """Ctrl-C before the first step took a folder of plots that had been there before."""
+    for name in ("plots/mine.png", "wandb/mine", "train.log"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    make_run_folder(str(tmp_path), "voc")
+    (tmp_path / "tensorboard").mkdir()
+    for name in ("plots/first.png", "tensorboard/events", "config.yaml"):
+        (tmp_path / name).touch()
+    forget(tmp_path, before)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert (tmp_path / "plots/mine.png").exists() and (tmp_path / "wandb/mine").exists()
+    new = make_run_folder(str(tmp_path / "new"), "voc")
+    (new / "config.yaml").touch()
+    forget(new, None)
+    assert not new.exists()
 
 
 def test_the_folder_may_be_there(tmp_path: Path) -> None:

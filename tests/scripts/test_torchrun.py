@@ -277,6 +277,25 @@ def test_a_signal_to_one_process_stops_both_within_a_validation(here: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_program_may_connect_more_than_once(here: Path) -> None:
+    """The second call found addresses of the first one in torchrun's store."""
+    program = here / "program.py"
+    given = [*SAME, HALF, "trainer.max_epochs=1"]
+    program.write_text(
+        "import segkit\n"
+        f"given = {given!r}\n"
+        "for name in ('twice_a', 'twice_b'):\n"
+        "    run = segkit.train(*given, out_dir=name)\n"
+        "    segkit.evaluate(checkpoint=run.folder, bootstrap={'resamples': 0})\n"
+    )
+    with torchrun(str(program), cwd=here) as run:
+        assert run.wait() == 0, run.text
+    first, second = (weights(here / name) for name in ("twice_a", "twice_b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (here / "twice_b/eval/val-best/metrics.json").is_file()
+
+
+@pytest.mark.slow
 def test_a_wrong_value_is_told_once(here: Path) -> None:
     with torchrun("train.py", "seed=-1", cwd=here) as run:
         assert run.wait() != 0
