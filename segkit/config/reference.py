@@ -27,8 +27,9 @@ HEAD = """# Configuration
 <!-- Written by `python -m segkit.config.reference docs/config.md`; do not edit. -->
 
 Every key can be given on the command line as `key=value`. A misspelt key, a wrong type or an
-impossible value is refused before anything is read. `python train.py --cfg job` prints the whole
-configuration of a run.
+impossible value is refused before anything is read. Defaults below hold where no file of a group
+sets the key; `data=shapes` (the default), `experiment=...`, `augment=...` and others set some.
+`python train.py data=voc data.root=PATH --cfg job` prints what holds for a run.
 """
 
 
@@ -160,10 +161,21 @@ def value_text(value: Any) -> str:
 def group_row(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text) or {}
-    keys = ", ".join(f"`{key}`" for key in content if not str(key).startswith(("_", "defaults")))
+    keys = ", ".join(
+        key_text(key, value)
+        for key, value in content.items()
+        if not str(key).startswith(("_", "defaults"))
+    )
     first = takewhile(lambda line: line.startswith("#"), text.splitlines())
     about = [line.lstrip("# ") for line in first if "@package" not in line]
     return row(f"`{path.stem}`", keys, " ".join(about))
+
+
+def key_text(key: str, value: Any) -> str:
+    """A key of a file, with its value where that is short and stands there."""
+    text = value_text(value).strip("`")
+    is_short = not isinstance(value, dict) and len(text) <= 20 and "${" not in text
+    return f"`{key}={text}`" if is_short else f"`{key}`"
 
 
 def table(*heads: str) -> list[str]:
