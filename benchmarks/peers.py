@@ -28,6 +28,7 @@ from typing import Any
 SIDES = ("segkit", "smp")
 CLASSES, SIZE, BATCH, STEPS = 11, (352, 480), 8, 1
 EVALUATED, FULL = 4, (352, 480)  # smp takes multiples of 16 only
+EVERY = 8  # of the images of the loaders: 8 from files
 LOSS_CLASSES = (11, 21, 150)
 SUMS = {"CE": ("ce",), "CE+dice": ("ce", "dice"), "CE+focal+dice": ("ce", "focal", "dice")}
 
@@ -172,6 +173,10 @@ def parts(side: str, data: Path | None) -> dict[str, Callable[[], Work]]:
         "evaluation, ours with all that evaluate.py measures": lambda: evaluation(True),
         "start-up: a process until its model is made": lambda: start_up(side),
     }
+    if data:
+        found["evaluation of files, each one's default model and measures"] = lambda: (
+            our_files if ours else their_files
+        )(data / "360")
     for height, kind in ((360, None), (360, "ram"), (960, None), (960, "ram")) if data else ():
         label = f"loader, {height} pixels high" + (
             f", ours with loader.cache={kind}" if kind else ""
@@ -330,6 +335,80 @@ def their_evaluation() -> Work:
         tp, fp, fn, tn = (torch.cat(one) for one in zip(*stats, strict=True))
         for metric in (smp.metrics.iou_score, smp.metrics.f1_score, smp.metrics.accuracy):
             metric(tp, fp, fn, tn, reduction="macro")
+
+    return work
+
+
+def our_files(root: Path) -> Work:
+    """What evaluate.py makes of a split in one process."""
+    import torch
+
+    from segkit.data import VOCSegmentation
+    from segkit.data.loader import Collate, EvalBatches
+    from segkit.evaluation.measures import Measures
+    from segkit.inference.predictions import predict_masks
+    from segkit.inference.predictor import Inference
+    from segkit.models import DeepLabV3Plus
+    from segkit.models.normalize import memory_order
+    from segkit.runtime.device import Precision
+
+    torch.manual_seed(0)
+    model = DeepLabV3Plus("mobilenet_v2", CLASSES).to(memory_format=memory_order(True))
+    inference = Inference(model, normalize(True), Precision("fp32", CPU()))
+    batches = EvalBatches(
+        VOCSegmentation(root, "train"),
+        collate=Collate((0, 0, 0), 255),
+        batch_size=BATCH,
+        num_workers=0,
+        device=CPU(),
+        world_size=EVERY,
+    )
+
+    def work() -> None:
+        measures = Measures(CLASSES, 255, trimap_widths=[5])
+        for image in predict_masks(inference, iter(batches)):
+            measures.update(image)
+        measures.scores()
+        measures.intervals(0.95)
+
+    return work
+
+
+def their_files(root: Path) -> Work:
+    """The validation of smp's CamVid example: padded to multiples of 32, a batch, with a loss."""
+    import albumentations as A
+    import cv2
+    import segmentation_models_pytorch as smp
+    import torch
+    from loader import Usual
+
+    cv2.setNumThreads(0)
+    dataset = Usual(root, A.Compose([A.PadIfNeeded(384, 480, fill_mask=255)]))
+    loader = torch.utils.data.DataLoader(
+        dataset,  # type: ignore[arg-type]  # it has all that is asked for here
+        BATCH,
+        sampler=range(0, len(dataset.ids), EVERY),
+    )
+    model, params = smp_model().eval(), smp.encoders.get_preprocessing_params("mobilenet_v2")
+    mean, std = (torch.tensor(params[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    loss_fn = smp.losses.DiceLoss("multiclass", from_logits=True, ignore_index=255)
+
+    @torch.no_grad()
+    def work() -> None:
+        stats = []
+        for image, mask in loader:
+            mask = mask.long()
+            logits = model((image - mean) / std).contiguous()
+            loss_fn(logits, mask)
+            pred = logits.softmax(1).argmax(1)
+            stats.append(
+                smp.metrics.get_stats(
+                    pred, mask, mode="multiclass", num_classes=CLASSES, ignore_index=255
+                )
+            )
+        tp, fp, fn, tn = (torch.cat(one) for one in zip(*stats, strict=True))
+        for reduction in ("micro-imagewise", "micro"):
+            smp.metrics.iou_score(tp, fp, fn, tn, reduction=reduction)
 
     return work
 
