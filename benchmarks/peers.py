@@ -173,10 +173,10 @@ def parts(side: str, data: Path | None) -> dict[str, Callable[[], Work]]:
         "evaluation, ours with all that evaluate.py measures": lambda: evaluation(True),
         "start-up: a process until its model is made": lambda: start_up(side),
     }
-    if data:
-        found["evaluation of files, each one's default model and measures"] = lambda: (
-            our_files if ours else their_files
-        )(data / "360")
+    for size in (8, 1) if data else ():
+        found[f"evaluation of files, each one's own; the peer {size} at a time"] = lambda n=size: (  # type: ignore[misc]
+            our_files(data / "360") if ours else their_files(data / "360", n)
+        )
     for height, kind in ((360, None), (360, "ram"), (960, None), (960, "ram")) if data else ():
         label = f"loader, {height} pixels high" + (
             f", ours with loader.cache={kind}" if kind else ""
@@ -374,8 +374,8 @@ def our_files(root: Path) -> Work:
     return work
 
 
-def their_files(root: Path) -> Work:
-    """The validation of smp's CamVid example: padded to multiples of 32, a batch, with a loss."""
+def their_files(root: Path, size: int) -> Work:
+    """The validation of smp's CamVid example: batches padded to multiples of 32, with a loss."""
     import albumentations as A
     import cv2
     import segmentation_models_pytorch as smp
@@ -386,11 +386,12 @@ def their_files(root: Path) -> Work:
     dataset = Usual(root, A.Compose([A.PadIfNeeded(384, 480, fill_mask=255)]))
     loader = torch.utils.data.DataLoader(
         dataset,  # type: ignore[arg-type]  # it has all that is asked for here
-        BATCH,
+        size,
         sampler=range(0, len(dataset.ids), EVERY),
     )
-    model, params = smp_model().eval(), smp.encoders.get_preprocessing_params("mobilenet_v2")
-    mean, std = (torch.tensor(params[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    model = smp_model().eval()
+    constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # as it has them of ImageNet
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in constants)
     loss_fn = smp.losses.DiceLoss("multiclass", from_logits=True, ignore_index=255)
 
     @torch.no_grad()
