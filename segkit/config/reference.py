@@ -29,7 +29,7 @@ HEAD = """# Configuration
 Every key can be given on the command line as `key=value`. A misspelt key, a wrong type or an
 impossible value is refused before anything is read. Defaults below hold where no file of a group
 sets the key; `data=shapes` (the default), `experiment=...`, `augment=...` and others set some.
-`python train.py data=voc data.root=PATH --cfg job` prints what holds for a run.
+`python train.py --cfg job data=voc data.root=PATH` prints what holds for a run.
 """
 
 
