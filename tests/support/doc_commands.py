@@ -127,7 +127,10 @@ RULES = [
     ),
     Rule(r"train\.py model/backbone=timm", (*SHORT, *FOUR_SHAPES[1:]), ("timm",)),
     Rule(r"train\.py .*model/backbone=tiny .*out_dir=runs/mine", (*SHORT, TINY[1])),
-    Rule(r"train\.py (data=(voc|folders)|experiment=(voc2012|cityscapes))", (*SHORT, *TINY, CROP)),
+    Rule(
+        r"train\.py (--cfg job )?(data=(voc|folders)|experiment=(voc2012|cityscapes))",
+        (*SHORT, *TINY, CROP),
+    ),
     Rule(r"train\.py", SHAPES),
     Rule(r"evaluate\.py .*\.onnx", ("device=cpu", "loader.num_workers=0"), ONNX),
     Rule(r"evaluate\.py", ("device=cpu", "loader.num_workers=0")),
