@@ -16,6 +16,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
@@ -127,16 +128,21 @@ def assignments(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 MAPPINGS = ("palette", "data.label_map", "predictions_label_map")
-UNQUOTED = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|()\[\]{}:=, \t]+")  # by Hydra's grammar of keys
 
 
 def _name(name: object, key: str) -> str:
     """A name in a mapping, which Hydra takes no quotes around."""
     if not isinstance(name, str):
         return str(name)
-    if not UNQUOTED.fullmatch(name):
-        raise ConfigError(f"{key}: the name {name!r} can be given in a file only, {key}='FILE'")
-    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", name)
+    escaped = re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", name)
+    try:
+        mapping: Any = OverridesParser.create().parse_override(f"x={{{escaped}: 1}}").value()
+    except HydraException:
+        mapping = {}
+    if [*map(str, mapping)] != [name]:
+        way_out = "; put the mapping into a file, palette='FILE'" if key == "palette" else ""
+        raise ConfigError(f"{key}: the name {name!r} cannot be given in a call{way_out}")
+    return escaped
 
 
 def _written(value: object, key: str) -> str:

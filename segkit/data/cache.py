@@ -57,7 +57,8 @@ class CheckCache:
 
 def class_name(dataset: FileDataset) -> str:
     """Of the class that reads: one derived from it may read something else from the same files."""
-    reader = getattr(dataset, "reader", type(dataset))
+    reader = getattr(dataset, "class_of_items", None)  # of a CachedDataset
+    reader = reader if isinstance(reader, type) else type(dataset)
     return f"{reader.__module__}.{reader.__qualname__}"
 
 

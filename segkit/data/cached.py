@@ -62,8 +62,8 @@ class CachedDataset:
         return str(self.dataset.fingerprint)
 
     @property
-    def reader(self) -> type:
-        """The class whose items these are."""
+    def class_of_items(self) -> type:
+        """The class that reads them."""
         return type(self.dataset)
 
     def files(self, index: int) -> tuple[Path, Path]:

@@ -135,20 +135,14 @@ def read_lines(path: PathLike) -> list[str]:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file, and its folder; :func:`read_lines` reads it.
-
-    Raises:
-        DataError: As :func:`check_lines`; then nothing was written.
-    """
-    lines = list(lines)
-    check_lines(lines, path)
+    """Write a text file, and its folder; :func:`read_lines` reads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def check_lines(names: Iterable[str], path: Path) -> None:
-    """Raise a DataError unless a text file can hold these names of files, one in each line."""
-    bad = [name for name in names if NO_LINE.search(name)]
+def check_lines(ids: Iterable[str], path: Path) -> None:
+    """Raise a DataError unless a list can hold these ids, one in each line."""
+    bad = [name for name in ids if NO_LINE.search(name)]
     if bad:
         raise DataError(
             f"{path}: {len(bad)} ids hold ends of lines, or bytes that are no UTF-8, which a list "

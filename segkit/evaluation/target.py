@@ -117,8 +117,8 @@ def check_images(
         settings["data.bits"] = saved_bits(metadata), getattr(dataset, "bits", 8)
     if predictions is not None:
         way_out = (
-            f"Name it first: checkpoint={checkpoint.path} compare={predictions}, without data.*; "
-            "then the images are read as it was trained"
+            f"Name it first: checkpoint={checkpoint.path} compare={predictions}; then the images "
+            "are read as it was trained, and of data.* only their place may be given"
         )
     else:
         way_out = (

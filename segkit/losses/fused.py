@@ -18,11 +18,11 @@ from segkit.losses.focal import FocalLoss
 from segkit.losses.pixels import PixelLoss, check_class_ids
 
 BLOCK, GATHER_BLOCK, CLASSES = 64, 32, 16
-SUMS = 7  # of each class
 """Pixels per program of the first two kernels and of the third, and classes at a time.
 
 The largest for which nothing is spilled from the registers of sm_90; not tuned on a device yet.
 """
+SUMS = 7  # of each class
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -79,7 +79,7 @@ def convert(request: Request) -> None:
             layout.take(found, gone, staging)
     pixels = Counts(counts[: len(found.classes)], int(counts[IGNORE]))
     say(class_table(found.classes, {request.split: pixels}))
-    for note in [*found.notes, *request.noted, *request.elsewhere_note()]:
+    for note in [*found.notes, *request.notes, *request.elsewhere_note()]:
         say(f"note: {note}")
     if found.unseen:
         say(

@@ -80,11 +80,12 @@ def split(request: Request) -> None:
             f"say, to make it anew, or rename it and give of=NAME"
         )
     place = find_place(request)
-    groups = find_groups(list(place.masks), request.group)
     kept, gone = earlier_test(request, place)
-    test = list(kept)
-    inside = np.isin(list(place.masks), test)
-    apart = np.isin(groups, groups[inside])
+    test, count = list(kept), len(place.masks)
+    names = [*place.masks, *(name for name in test if name not in place.masks)]
+    groups = find_groups(names, request.group)
+    inside = np.isin(names, test)
+    apart = np.isin(groups, groups[inside])[:count]
     masks = dict(compress(place.masks.items(), ~apart))
     test_list = list_of(request, place, "test")
     if gone and not kept:
@@ -98,7 +99,7 @@ def split(request: Request) -> None:
             f"{test_list}: lists all images, so none is left to divide; give test= to choose them "
             "anew, or delete it"
         )
-    ids, groups = list(masks), groups[~apart]
+    ids, groups = list(masks), groups[:count][~apart]
     counted = map_parallel(partial(count_pixels, request), list(masks.values()), "count pixels")
     pixels = np.array([one.pixels for one in counted])
     if request.colormap is None:
@@ -132,7 +133,7 @@ def split(request: Request) -> None:
             f"{test_list} stays: its {len(test)} images are in no other list; give test= to "
             "choose them anew, or delete it to divide them too"
         )
-        if more := apart.sum() - inside.sum():
+        if more := apart.sum() - inside[:count].sum():
             say(f"note: {more} other images of their groups are in no list")
     if test_list in files and gone:
         say(f"{test_list}: without {len(gone)} images that are gone:\n{bullet_list(gone)}")
@@ -165,12 +166,15 @@ def earlier_test(request: Request, place: "Place") -> tuple[dict[str, str], list
     path = list_of(request, place, "test")
     if request.test > 0 or not path.exists() or request.of == name:
         return {}, []
+    lines = read_lines(path)
+    if not any(lines):
+        return {}, []
     if request.data_root is not None:
         root = user_path(request.data_root)
         there = {*files_by_id(root / IMAGES, None), *files_by_id(root / MASKS, None)}
         ids = read_split(root, name)
         return {id_: id_ for id_ in ids if id_ in there}, [id_ for id_ in ids if id_ not in there]
-    lines, files = read_lines(path), folder_files(request)
+    files = folder_files(request)
     kept: dict[str, str] = {}
     if rows := parse_pairs(lines):
         for number, image, mask in rows:

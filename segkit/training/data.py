@@ -116,10 +116,11 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
             log.warning("warning: %s", warning)
     augment = build_augment(cfg, pixels)
     samples = Samples(train, augment, cfg.seed, cfg.data.ignore_index)
-    size, largest = seen_sizes(samples, 1)
+    size, largest = seen_sizes(samples, 1, cfg.augment.crop_size)
     late_size = size
     if cfg.augment.late_epochs:
-        late_size, late_largest = seen_sizes(samples, cfg.trainer.max_epochs)
+        crop, last = cfg.augment.late_crop_size, cfg.trainer.max_epochs
+        late_size, late_largest = seen_sizes(samples, last, crop)
         largest = max(largest, late_largest, key=math.prod)
     return Data(
         train=train,

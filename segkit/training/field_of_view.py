@@ -18,22 +18,30 @@ NUM_SAMPLES = 8  # crops are all of one size, whole images of a few
 NUM_LARGE = 64  # of which some are turned, or larger than others
 
 
-def seen_sizes(samples: Samples, epoch: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def seen_sizes(
+    samples: Samples, epoch: int, crop_size: Sequence[int] | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """What the transforms of an epoch make of some images, as height and width in pixels.
+
+    Args:
+        samples: Of training.
+        epoch: Whose transforms.
+        crop_size: What they crop to; None: images may be of any size.
 
     Returns:
         Their medians; and the size of a batch that holds the largest height and the largest width.
     """
     shapes = _shapes(samples, epoch, NUM_SAMPLES)
     medians = median_low(s[0] for s in shapes), median_low(s[1] for s in shapes)
-    if len(set(shapes)) > 1:
+    if crop_size is None or len(set(shapes)) > 1:
         shapes += _shapes(samples, epoch, NUM_LARGE)
     return medians, (max(s[0] for s in shapes), max(s[1] for s in shapes))
 
 
 def _shapes(samples: Samples, epoch: int, count: int) -> list[tuple[int, ...]]:
-    step = max(1, len(samples) // count)
-    return [samples.read(epoch, i)[0].shape for i in range(0, len(samples), step)[:count]]
+    size = len(samples)
+    indices = [i * size // count for i in range(count)] if size > count else range(size)
+    return [samples.read(epoch, index)[0].shape for index in indices]
 
 
 def complete_model(model: DictConfig, size: tuple[int, int]) -> None:

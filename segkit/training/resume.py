@@ -158,7 +158,7 @@ def _on_top(cfg: DictConfig, typed: Sequence[str], saved: "Checkpoint") -> DictC
     new = copy.deepcopy(before)
     try:
         overrides = OverridesParser.create().parse_overrides(list(typed))
-        problems = list(_apply(new, overrides, cfg, recipe["choices"]))
+        problems = list(_apply(new, overrides, cfg, recipe))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, "train")) from error
     new.resume, new.allow = None, cfg.allow
@@ -294,18 +294,18 @@ def _computed(node: Any, path: str = "", key: object = "") -> Iterator[tuple[str
 
 
 def _apply(
-    cfg: DictConfig, overrides: Sequence[Override], composed: DictConfig, choices: Mapping[str, Any]
+    cfg: DictConfig, overrides: Sequence[Override], composed: DictConfig, recipe: Mapping[str, Any]
 ) -> Iterator[str]:
     """Change ``cfg`` as the overrides say: groups first, as Hydra does; yields what is refused."""
+    choices = recipe["choices"]
     groups = [o for o in overrides if o.key_or_group in (*SWAPPED, *FIXED)]
     for o in groups:
         name = o.key_or_group
         if o.value() == choices.get(name):
             if name == "augment":  # what a run that was saved by an older segkit has not yet
-                for key in ("late", "late_crop_size"):
-                    if not cfg.augment[key]:
-                        node = OmegaConf.to_container(composed.augment)[key]  # type: ignore[index, call-overload]
-                        OmegaConf.update(cfg, f"augment.{key}", node)
+                node: Any = OmegaConf.to_container(composed.augment)
+                for key in node.keys() - recipe["config"]["augment"].keys():
+                    OmegaConf.update(cfg, f"augment.{key}", node[key])
             continue
         if name in FIXED:
             yield _refusal(str(o.input_line), f"the run has {name}={choices.get(name)}", None)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -220,11 +221,15 @@ def test_every_name_in_a_mapping_arrives_as_it_is(text: str) -> None:
     assert OverridesParser.create().parse_override(word).value() == {name: [1, 2, 3]}
 
 
-def test_a_name_that_hydra_cannot_read_is_for_a_file() -> None:
+@pytest.mark.parametrize("name", ["caf\u00e9", "null", "true", "it's"])
+def test_a_name_that_hydra_would_change_is_for_a_file(name: str) -> None:
+    text = re.escape(f"palette: the name {name!r} cannot be given in a call; put the mapping into")
+    with pytest.raises(ConfigError, match=text):
+        list(assignments({"palette": {name: "red"}}))
     with pytest.raises(
-        ConfigError, match="palette: the name 'caf\u00e9' can be given in a file only"
+        ConfigError, match=r"label_map: the name .* cannot be given in a call$"
     ):
-        list(assignments({"palette": {"caf\u00e9": "red"}}))
+        list(assignments({"data": {"label_map": {name: 1}}}))
 
 
 @settings(max_examples=50)

@@ -202,6 +202,8 @@ def test_a_plain_class_is_enough_and_leaves_no_cache(cache_home):
 
 def test_a_subclass_with_a_read_of_its_own_is_read_by_it(root):
     class Merged(VOCSegmentation):
+        class_of_items = "a name that is the user's"
+
         def read(self, index):
             image, mask = super().read(index)
             return image, np.where(mask == 2, 1, mask).astype(np.uint8)

@@ -443,7 +443,7 @@ def test_a_comparison(home: Path, plain: dict[str, Any]) -> None:
     assert "images whose mIoU differs most:" in result.out
 
 
-def test_what_was_computed_in_another_way_is_told(home: Path) -> None:
+def test_what_was_computed_in_another_way_is_said(home: Path) -> None:
     """A difference was told of two models that was one of their windows."""
     _, result = evaluate(home, "ways", "checkpoint=one", "compare=windows")
     assert "warning: the two were computed differently" in result.out
@@ -535,7 +535,7 @@ def test_without_draws_there_are_no_intervals(home: Path) -> None:
         ),
         (
             "predictions=voc/SegmentationClass data.root=voc compare=other_range",
-            "voc/SegmentationClass, without data.*; then the images are read as it was trained",
+            "voc/SegmentationClass; then the images are read as it was trained, and of data.* only",
         ),
         ("checkpoint=one compare=[]", "compare=[]: expected a checkpoint, several, or a folder"),
         ("checkpoint=one bootstrap.level=95", "bootstrap.level=95.0: expected a number below 1"),

@@ -450,7 +450,7 @@ def test_what_cannot_be_read_is_named_and_leaves_no_trace(
     assert not Path("out").exists()
 
 
-def test_what_unlabelled_pixels_become_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_unlabelled_pixels_become_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     write(cats("a"))
     run(f"{LABELME} classes=[cat,dog] ignore=[horse]")
     out = capsys.readouterr().out

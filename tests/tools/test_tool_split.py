@@ -287,6 +287,24 @@ def test_images_of_the_test_parts_groups_stay_out(
     }
 
 
+def test_hidden_test_images_keep_their_group_apart(root: Path) -> None:
+    """Other frames of their video were trained on."""
+    (root / "SegmentationClass/scene0_00.png").unlink()
+    (root / "ImageSets/Segmentation/test.txt").write_text("scene0_00\n")
+    run(root, r"group=^(scene\d)_", "val=0.3", "force=true")
+    found = lists(root)
+    assert found["test"] == ["scene0_00"]
+    assert len(found["train"] + found["val"]) == 15
+    assert not any(name.startswith("scene0") for name in found["train"] + found["val"])
+
+
+def test_a_test_list_that_was_emptied_is_none(root: Path) -> None:
+    (root / "ImageSets/Segmentation/test.txt").touch()
+    run(root, "val=0.25", "force=true")
+    train = read_split(root, "train") + read_split(root, "val")
+    assert sorted(train) == read_split(root, "all")
+
+
 def test_fewer_folds_leave_none_of_before(root: Path) -> None:
     run(root, "folds=5", "prefix=a.")
     with pytest.raises(DataError, match="10 lists are there already"):

@@ -184,13 +184,14 @@ class Photographs:
         return 100
 
     def read(self, epoch: int, index: int) -> tuple[Any, Any]:
-        size = {12: (30, 20), 25: (20, 36)}.get(index, (20, 30))
+        size = {14: (30, 20), 90: (20, 36)}.get(index, (20, 30))
         return np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
 
 
 def test_a_batch_is_as_large_as_the_largest_of_its_images() -> None:
     """It is padded to that, and what had room for the median did not fit."""
     samples: Any = Photographs()
-    medians, largest = seen_sizes(samples, 1)
+    medians, largest = seen_sizes(samples, 1, None)
     assert medians == (20, 30)
     assert largest == (30, 36)
+    assert seen_sizes(samples, 1, (20, 30))[1] == (20, 30)  # of crops eight are enough

@@ -29,7 +29,9 @@ def built(*arguments: str) -> nn.Module:
     return build_model(to_settings(TrainConfig, cfg), None, runtime)[0]
 
 
-def test_a_model_that_cannot_freeze_its_backbone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_freeze_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It was called all the same, when the run had begun."""
     monkeypatch.setattr("segkit.training.network.build", lambda node, slot: nn.Conv2d(3, 3, 1))
     start = "model.backbone.weights=null"

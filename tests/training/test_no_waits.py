@@ -358,15 +358,8 @@ def test_averages_follow_another_order_of_the_weights_in_memory(kind: str, fused
 
     def steps(p: nn.Parameter, optimizer: torch.optim.Optimizer, grads: list[Tensor]) -> None:
         for grad in grads:
-            p.grad = (
-                grad.clone(memory_format=torch.preserve_format)
-                .reshape_as(p)
-                .to(
-                    memory_format=torch.channels_last
-                    if p.stride()[1] == 1
-                    else torch.contiguous_format
-                )
-            )
+            order = torch.channels_last if p.stride()[1] == 1 else torch.contiguous_format
+            p.grad = grad.to(memory_format=order)
             optimizer.step()
 
     expected, first = made(torch.contiguous_format)

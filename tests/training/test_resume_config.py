@@ -327,6 +327,10 @@ def test_the_choice_again_brings_what_an_older_run_had_not(here: Path) -> None:
     cfg, _ = resume("resume=run", "augment=standard", *late)
     assert (cfg.augment.late[0].height, cfg.augment.late[0].width) == (32, 40)
     assert list(cfg.augment.train[0].scale) == [1, 2]
+    # But what was set by the user stays.
+    save_run(here / "other", "augment=standard", "augment.late=[]", "augment.late_crop_size=null")
+    cfg, _ = resume("resume=other", "augment=standard")
+    assert (list(cfg.augment.late), cfg.augment.late_crop_size) == ([], None)
 
 
 def test_environment_variables_stay_unspelt(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

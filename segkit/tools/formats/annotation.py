@@ -174,7 +174,7 @@ class Request:
         return []
 
     @cached_property
-    def noted(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What else to say, as sentences; grows while labels are read."""
         return []
 
@@ -271,7 +271,7 @@ def number_labels(found: Iterable[str], request: Request) -> tuple[list[str], di
             f"become class 0, {classes[0]}. Put {late[0]} first"
         )
     if classes[0] in objects:
-        request.noted.append(
+        request.notes.append(
             f"pixels without a label became {classes[0]}, which comes first in classes; if they "
             f"are none, begin with a name for them: classes=[background,{classes[0]},...]"
         )
@@ -284,7 +284,7 @@ def check_ignored(request: Request, labels: Sequence[str]) -> None:
     """Raise a DataError for a name in ``ignore`` that no label has; labelme lists no names."""
     lost = [name for name in request.ignore if name not in labels]
     if lost and request.format == "labelme":
-        request.noted.append(f"no shape has the label {', '.join(lost)} of ignore")
+        request.notes.append(f"no shape has the label {', '.join(lost)} of ignore")
     elif lost:
         other = did_you_mean(lost[0], labels)
         raise DataError(f"ignore: no label of {request.source} is called {lost[0]}{other}")
