@@ -226,9 +226,7 @@ def test_a_name_that_hydra_would_change_is_for_a_file(name: str) -> None:
     text = re.escape(f"palette: the name {name!r} cannot be given in a call; put the mapping into")
     with pytest.raises(ConfigError, match=text):
         list(assignments({"palette": {name: "red"}}))
-    with pytest.raises(
-        ConfigError, match=r"label_map: the name .* cannot be given in a call$"
-    ):
+    with pytest.raises(ConfigError, match=r"label_map: the name .* cannot be given in a call$"):
         list(assignments({"data": {"label_map": {name: 1}}}))
 
 
