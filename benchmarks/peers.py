@@ -313,6 +313,14 @@ def our_evaluation(everything: bool) -> Work:
     return work if everything else matrix_alone
 
 
+def their_stats(pred: Any, truth: Any) -> Any:
+    import segmentation_models_pytorch as smp
+
+    return smp.metrics.get_stats(
+        pred, truth, mode="multiclass", num_classes=CLASSES, ignore_index=255
+    )
+
+
 def their_evaluation() -> Work:
     """The plain loop with smp's metrics: IoU, F1 and accuracy of each class."""
     import segmentation_models_pytorch as smp
@@ -327,11 +335,7 @@ def their_evaluation() -> Work:
         for i in range(EVALUATED):
             pred = model(image[i : i + 1]).softmax(1).argmax(1)
             truth = target[i : i + 1]
-            stats.append(
-                smp.metrics.get_stats(
-                    pred, truth, mode="multiclass", num_classes=CLASSES, ignore_index=255
-                )
-            )
+            stats.append(their_stats(pred, truth))
         tp, fp, fn, tn = (torch.cat(one) for one in zip(*stats, strict=True))
         for metric in (smp.metrics.iou_score, smp.metrics.f1_score, smp.metrics.accuracy):
             metric(tp, fp, fn, tn, reduction="macro")
@@ -402,11 +406,7 @@ def their_files(root: Path, size: int) -> Work:
             logits = model((image - mean) / std).contiguous()
             loss_fn(logits, mask)
             pred = logits.softmax(1).argmax(1)
-            stats.append(
-                smp.metrics.get_stats(
-                    pred, mask, mode="multiclass", num_classes=CLASSES, ignore_index=255
-                )
-            )
+            stats.append(their_stats(pred, mask))
         tp, fp, fn, tn = (torch.cat(one) for one in zip(*stats, strict=True))
         for reduction in ("micro-imagewise", "micro"):
             smp.metrics.iou_score(tp, fp, fn, tn, reduction=reduction)

@@ -116,11 +116,12 @@ def load_data(cfg: DictConfig, checkpoint: Checkpoint | None, runtime: Runtime) 
             log.warning("warning: %s", warning)
     augment = build_augment(cfg, pixels)
     samples = Samples(train, augment, cfg.seed, cfg.data.ignore_index)
-    size, largest = seen_sizes(samples, 1, cfg.augment.crop_size)
+    is_auto = cfg.loader.batch_size == "auto"  # which has to make room for the largest
+    size, largest = seen_sizes(samples, 1, look_for_large=is_auto)
     late_size = size
     if cfg.augment.late_epochs:
-        crop, last = cfg.augment.late_crop_size, cfg.trainer.max_epochs
-        late_size, late_largest = seen_sizes(samples, last, crop)
+        last = cfg.trainer.max_epochs
+        late_size, late_largest = seen_sizes(samples, last, look_for_large=is_auto)
         largest = max(largest, late_largest, key=math.prod)
     return Data(
         train=train,

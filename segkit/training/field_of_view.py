@@ -19,21 +19,21 @@ NUM_LARGE = 64  # of which some are turned, or larger than others
 
 
 def seen_sizes(
-    samples: Samples, epoch: int, crop_size: Sequence[int] | None
+    samples: Samples, epoch: int, *, look_for_large: bool
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """What the transforms of an epoch make of some images, as height and width in pixels.
 
     Args:
         samples: Of training.
         epoch: Whose transforms.
-        crop_size: What they crop to; None: images may be of any size.
+        look_for_large: At more images, for the largest; each is read and transformed.
 
     Returns:
         Their medians; and the size of a batch that holds the largest height and the largest width.
     """
     shapes = _shapes(samples, epoch, NUM_SAMPLES)
     medians = median_low(s[0] for s in shapes), median_low(s[1] for s in shapes)
-    if crop_size is None or len(set(shapes)) > 1:
+    if look_for_large:
         shapes += _shapes(samples, epoch, NUM_LARGE)
     return medians, (max(s[0] for s in shapes), max(s[1] for s in shapes))
 

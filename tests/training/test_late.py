@@ -191,7 +191,7 @@ class Photographs:
 def test_a_batch_is_as_large_as_the_largest_of_its_images() -> None:
     """It is padded to that, and what had room for the median did not fit."""
     samples: Any = Photographs()
-    medians, largest = seen_sizes(samples, 1, None)
+    medians, largest = seen_sizes(samples, 1, look_for_large=True)
     assert medians == (20, 30)
     assert largest == (30, 36)
-    assert seen_sizes(samples, 1, (20, 30))[1] == (20, 30)  # of crops eight are enough
+    assert seen_sizes(samples, 1, look_for_large=False)[1] == (20, 30)  # as of eight
